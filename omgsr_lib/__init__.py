@@ -1,0 +1,4 @@
+from ._torchvision import ensure_torchvision
+
+
+ensure_torchvision()

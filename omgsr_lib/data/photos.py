@@ -1,0 +1,100 @@
+"""Photographs: where they come from and how they are opened.
+
+Pixels are RGB tensors `(3, H, W)` in `[-1, 1]` inside the library and PIL images outside.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by picture.
+# Licences: NASA, CC0 and public domain (scikit-image), CC BY 2.0 (scikit-learn), US Navy portrait (matplotlib).
+PACKAGED = {
+    "train": (
+        ("skimage", "data/coffee.png"),
+        ("skimage", "data/rocket.jpg"),
+        ("skimage", "data/motorcycle_left.png"),
+        ("skimage", "data/hubble_deep_field.jpg"),
+        ("sklearn", "datasets/images/flower.jpg"),
+    ),
+    "eval": (
+        ("skimage", "data/astronaut.png"),
+        ("skimage", "data/chelsea.png"),
+        ("sklearn", "datasets/images/china.jpg"),
+        ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    ),
+}
+
+
+def find_photos(folder):
+    """All photographs below `folder`, sorted by relative path.
+
+    Raises `FileNotFoundError` if the folder is missing or holds no file with a suffix of `SUFFIXES` (any case).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A photo folder must exist: got '{folder}'. Check the path.")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise FileNotFoundError(
+            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{folder}' has none."
+        )
+    return paths
+
+
+def packaged_photos(split):
+    """Paths of the photographs that come with the dependencies; `split` is "train" or "eval" (split by picture)."""
+    if split not in PACKAGED:
+        raise ValueError(f"split must be one of {sorted(PACKAGED)}, got {split!r}.")
+    from importlib.util import find_spec
+
+    return [Path(find_spec(package).origin).parent / name for package, name in PACKAGED[split]]
+
+
+def freely_licensed(folder, provenance):
+    """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
+    folder, provenance = Path(folder), Path(provenance)
+    with open(provenance, newline="") as file:
+        licences = {row["file"]: row["licence"] for row in csv.DictReader(file)}
+    photos = find_photos(folder)
+    names = [p.relative_to(provenance.parent).as_posix() for p in photos]
+    unlisted = [name for name in names if name not in licences]
+    if unlisted:
+        raise ValueError(f"Every photograph needs a row in {provenance.name}; {unlisted[0]!r} has none.")
+    return [path for path, name in zip(photos, names) if "research" not in licences[name].lower()]
+
+
+def open_photo(path, *, min_side=2):
+    """Open `path` as an upright RGB PIL image.
+
+    Raises `ValueError` if the file is not a picture or a side is shorter than `min_side` pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, SyntaxError) as err:
+        raise ValueError(f"A photograph must be a readable picture: '{path}' is not. Remove or replace it.") from err
+    if min(image.size) < min_side:
+        raise ValueError(
+            f"A photograph must measure at least {min_side} pixels on each side: '{path}' is "
+            f"{image.width}x{image.height}. Remove or replace it."
+        )
+    return image
+
+
+def to_pixels(image):
+    """PIL image to a float32 tensor `(3, H, W)` in `[-1, 1]`."""
+    array = torch.from_numpy(np.array(image.convert("RGB")))
+    return array.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_image(pixels):
+    """Tensor `(3, H, W)` in `[-1, 1]` (clamped) to a PIL image, rounded to the nearest of 256 levels."""
+    array = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,26 @@
+"""Perceptual distances on pixels `(B, 3, H, W)` in `[-1, 1]`."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def lpips_squeeze(folder):
+    """LPIPS v0.1 with a SqueezeNet backbone from local weights; distances `(B, 1, 1, 1)`.
+
+    `folder` holds `squeezenet/squeezenet1_1_fp16.safetensors` (a torchvision state dict). The linear heads come with
+    the `lpips` package (Zhang et al., CVPR 2018). Frozen; gradients reach the pictures.
+    Values must not be compared with published LPIPS, which is measured with AlexNet.
+    """
+    import lpips
+    from safetensors.torch import load_file
+
+    path = Path(folder) / "squeezenet" / "squeezenet1_1_fp16.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"LPIPS-SqueezeNet needs its backbone: '{path}' is missing. Give the weights folder.")
+    model = lpips.LPIPS(net="squeeze", version="0.1", pnet_rand=True, verbose=False)
+    backbone = {name.removeprefix("features."): value.float() for name, value in load_file(path).items()}
+    own = model.net.state_dict()
+    model.net.load_state_dict({name: backbone[name.split(".", 1)[1]] for name in own})
+    return model.eval().requires_grad_(False)
