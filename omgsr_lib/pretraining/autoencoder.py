@@ -35,8 +35,8 @@ def new_autoencoder(pixels, seed):
 def train_autoencoder(crops, folder, *, steps, batch_size=8, learning_rate=5e-4, seed=0, perceptual=None, every=100):
     """Train on `crops` (a `CropSampler`) and return the autoencoder; checkpoints in `folder` make it resumable.
 
-    Loss: L1 + 0.5 perceptual + 0.1 (latent power - 1)^2. The decoder sees latents with Gaussian noise of standard deviation
-    0.3 u^2, u ~ U(0, 1), so that it forgives the errors of a one-step prediction.
+    Loss: L1 + 0.5 perceptual + 0.1 (latent power - 1)^2. The decoder sees latents with Gaussian noise of standard
+    deviation 0.3 u^2, u ~ U(0, 1), so that it forgives the errors of a one-step prediction.
     """
     vae = new_autoencoder(crops.batch(-1, 512), seed).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)

@@ -1,8 +1,8 @@
 """Start an `AutoencoderDC` at the exact linear optimum: PCA of 8x8 patches.
 
-The pixel-unshuffle shortcuts of the deep-compression autoencoder (Chen et al., arXiv 2410.10733) carry a picture through
-the encoder unchanged if every residual branch is silent. Its last convolution may then project onto the principal
-components, and the decoder may undo it. Training starts from that solution instead of from noise.
+The pixel-unshuffle shortcuts of the deep-compression autoencoder (Chen et al., arXiv 2410.10733) carry a picture
+through the encoder unchanged if every residual branch is silent. Its last convolution may then project onto the
+principal components, and the decoder may undo it. Training starts from that solution instead of from noise.
 """
 
 import torch

@@ -1,12 +1,12 @@
 """The resumable loop that all pre-training shares: losses in, log line and checkpoint out."""
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
+
+from ..checkpoint import append_log, load_state, save_state, trim_log
 
 
 def cosine_with_warmup(optimizer, steps, *, warmup, flat=0.3):
@@ -25,20 +25,20 @@ def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every
     """Run `step_losses(step) -> {name: loss}` from the last checkpoint in `folder` to `steps`.
 
     The state (modules, optimiser, schedule, step) is written every `every` steps, aside and then renamed. Data and
-    noise must depend on the step number alone; a resumed run then equals an uninterrupted one. `log.jsonl` gets one line
-    per `every` steps: mean losses and seconds per step.
+    noise must depend on the step number alone; a resumed run then equals an uninterrupted one. `log.jsonl` gets one
+    line per `every` steps: mean losses and seconds per step.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "state.pt", folder / "log.jsonl"
     step = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    if (state := load_state(checkpoint)) is not None:
         step = state["step"]
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+    trim_log(log, step)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sums, counted, started = {}, 0, time.perf_counter()
     while step < steps:
@@ -57,15 +57,15 @@ def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every
         if step % every == 0 or step == steps:
             line = {"step": step, **{name: value / counted for name, value in sums.items()}}
             line["seconds_per_step"] = (time.perf_counter() - started) / counted
-            with open(log, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_log(log, line)
             print(" ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True)
-            state = {
-                "step": step,
-                "modules": {name: module.state_dict() for name, module in modules.items()},
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            }
-            torch.save(state, folder / "state.pt.part")
-            os.replace(folder / "state.pt.part", checkpoint)
+            save_state(
+                checkpoint,
+                {
+                    "step": step,
+                    "modules": {name: module.state_dict() for name, module in modules.items()},
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                },
+            )
             sums, counted, started = {}, 0, time.perf_counter()

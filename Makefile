@@ -1,0 +1,48 @@
+# Each target makes .venv by itself where it is missing or older than pyproject.toml or constraints.txt.
+PYTHON ?= python3
+PRESET ?= mini
+PHOTOS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce study test lint bench lab clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder"
+
+reproduce: $(READY) ## run the whole study; a second run repeats only what changed
+	$(BIN)/omgsr reproduce --preset $(PRESET) $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+study: $(READY) ## the longer trainings behind the ablation tables (hours, resumable)
+	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+test: lint ## lint, import contract, unit tests, every notebook with the smoke preset
+	$(BIN)/pytest
+
+lint: $(READY) ## code style and import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+bench: $(READY) ## side-by-side measurements, one JSON per run
+	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+clean: ## remove .venv and caches; results and runs stay
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find omgsr_lib tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is the last line: an installation that was stopped half-way is taken up again.
+# torch and torchvision in one command, so that pip takes a pair that fits together.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d: name another with make PYTHON=..." % sys.version_info[:2])'
+	@echo "Setting up .venv (a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q -c constraints.txt torch torchvision
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

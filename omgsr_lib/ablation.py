@@ -1,0 +1,71 @@
+"""What the study's runs say: the timestep sweep and paired contrasts with intervals, from `study.csv` alone."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from .metrics.specs import SPECS
+from .metrics.statistics import paired_difference, summarise
+
+
+# Name of a contrast and what its second side changes in the run at the mid-timestep.
+CONTRASTS = {
+    "mid - initial (999)": {"timestep": 999},
+    "mid - 600": {"timestep": 600},
+    "mid - 200": {"timestep": 200},
+    "mid - late (25)": {"timestep": 25},
+    "trained - random prior": {"prior": "random"},
+    "with - without LDR": {"refinement": False},
+}
+SIDES = ["variant", "protocol", "timestep", "prior", "refinement"]
+
+
+def read_study(file):
+    """The study's data frame, or None where `make study` has not been run for this preset."""
+    return pd.read_csv(file) if Path(file).is_file() else None
+
+
+def sweep_table(frame):
+    """Mean and interval by variant, protocol, timestep and metric, of seed 0, the trained prior and the full loss."""
+    runs = frame[(frame.seed == 0) & (frame.prior == "trained") & frame.refinement]
+    tables = []
+    for (variant, protocol, timestep), part in runs.groupby(["variant", "protocol", "timestep"]):
+        table = summarise(_scores(part, "run"))
+        tables.append(table.assign(variant=variant, protocol=protocol.replace("_", "-"), timestep=timestep))
+    return pd.concat(tables, ignore_index=True).drop(columns="method")
+
+
+def contrast_table(frame, mids):
+    """Paired differences of the contrasts by variant, protocol and metric, over the training seeds both sides have.
+
+    `mids`: mid-timestep of each variant. Columns: contrast, variant, protocol, seeds, metric, mean, lo, hi, n, better.
+    """
+    tables = []
+    for variant, mid in mids.items():
+        for protocol in frame.protocol.unique():
+            first = dict(zip(SIDES, (variant, protocol, mid, "trained", True), strict=True))
+            for name, change in CONTRASTS.items():
+                sides = [_select(frame, first), _select(frame, first | change)]
+                seeds = sorted(set(sides[0].seed) & set(sides[1].seed))
+                if not seeds:
+                    continue
+                scores = [_scores(side[side.seed.isin(seeds)], method) for side, method in zip(sides, "ab", strict=True)]
+                table = paired_difference(pd.concat(scores), "a", "b")
+                better = table.better.map({"a": name.split(" - ")[0], "b": name.split(" - ")[1]}).fillna("")
+                facts = dict(contrast=name, variant=variant, protocol=protocol, seeds=len(seeds))
+                tables.append(table.assign(**facts, better=better))
+    columns = ["contrast", "variant", "protocol", "seeds", "metric", "mean", "lo", "hi", "n", "better"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _select(frame, wanted):
+    keep = pd.Series(True, index=frame.index)
+    for column, value in wanted.items():
+        keep &= frame[column] == value
+    return frame[keep]
+
+
+def _scores(frame, method):
+    """Per-image means over seeds in the shape that `metrics.statistics` takes."""
+    scores = frame.groupby(["image", "metric"], as_index=False, sort=False)["value"].mean()
+    return scores.assign(method=method, lower_better=scores.metric.map(lambda name: SPECS[name].lower_better))

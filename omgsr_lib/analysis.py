@@ -1,0 +1,87 @@
+"""Pairs of photographs through a latent space or a model: latents, pictures, scores."""
+
+import torch
+
+from .metrics.evaluate import evaluate_images
+from .presets import FAMILIES, PACKAGED_PRIORS, RECIPES, TINY_AUTOENCODERS, recipe
+from .priors.latents import decode_latents, encode_latents
+from .priors.loading import WEIGHTS, load_autoencoder
+from .priors.tiny import tiny_autoencoder
+from .schedules import NoiseSchedule
+
+
+def preset_recipe(preset, variant, **changes):
+    """The recipe of a preset's variant "s" or "f" (the first resolution listed), with `changes`."""
+    for name, part in RECIPES:
+        if name == preset and part[0] == variant:
+            return recipe(preset, part, **changes)
+    raise ValueError(f"A preset with recipes must be one of {sorted({name for name, _ in RECIPES})}: got {preset!r}.")
+
+
+def latent_space(preset, variant):
+    """The frozen autoencoder and the `NoiseSchedule` of a preset's variant ("s": DDPM, "f": flow matching).
+
+    Preset `latents` takes the tiny autoencoders of Stable Diffusion and FLUX.1 from the hub, with the models' schedules.
+    """
+    if preset == "latents":
+        return load_latent_space(TINY_AUTOENCODERS[variant], FAMILIES[variant])
+    chosen = preset_recipe(preset, variant)
+    if chosen.base in PACKAGED_PRIORS or chosen.base == "tiny":
+        return load_latent_space("tiny" if chosen.base == "tiny" else "mini", chosen.family)
+    return load_autoencoder(chosen.base, subfolder="vae"), load_schedule(chosen.family)
+
+
+def load_latent_space(name, family):
+    """Autoencoder `name` with the schedule of `family` ("ddpm": Stable Diffusion's, "flow": FLUX's).
+
+    `name`: "mini" (ships with the package), "tiny" (random), a folder or a hub id of any diffusers autoencoder.
+    """
+    if name == "tiny":
+        return tiny_autoencoder(), load_schedule(family)
+    return load_autoencoder(WEIGHTS / "mini-autoencoder" if name == "mini" else name), load_schedule(family)
+
+
+def load_schedule(family):
+    """The schedule of Stable Diffusion ("ddpm") or of FLUX.1-dev at 1024 pixels ("flow"), without a download."""
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    if family == "ddpm":
+        scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    elif family == "flow":
+        scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    else:
+        raise ValueError(f"family must be 'ddpm' or 'flow', got {family!r}.")
+    return NoiseSchedule.from_scheduler(scheduler)
+
+
+@torch.no_grad()
+def encode_pairs(vae, pairs):
+    """LQ and HQ latents of `EvaluationPair`s, one picture at a time."""
+    lq = [encode_latents(vae, pair.lq[None])[0] for pair in pairs]
+    hq = [encode_latents(vae, pair.hq[None])[0] for pair in pairs]
+    return torch.stack(lq), torch.stack(hq)
+
+
+@torch.no_grad()
+def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
+    """Pictures `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph, `(C, h, w)`, at each of `timesteps`."""
+    noise = torch.randn(hq_latents.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = [schedule.add_noise(hq_latents[None], noise[None], timestep) for timestep in timesteps]
+    return [decode_latents(vae, latents)[0].clamp(-1, 1) for latents in noisy]
+
+
+@torch.inference_mode()
+def restored_pairs(model, pairs, *, timestep=None, batch_size=4):
+    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file."""
+    lq = torch.stack([pair.lq for pair in pairs])
+    images = torch.cat([model(part, timestep).images for part in lq.split(batch_size)])
+    return list(((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
+
+
+def score_pairs(restored, pairs, *, method, metrics, weights=None):
+    """Long data frame (method, image, metric, value, ...) of restored pictures against the photographs."""
+    frame = evaluate_images(
+        restored, [pair.hq for pair in pairs], metrics, [pair.name for pair in pairs], weights=weights
+    )
+    frame.insert(0, "method", method)
+    return frame

@@ -1,0 +1,254 @@
+"""The command `omgsr`: reproduce, study, restore, midstep, pretrain, train, evaluate."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments=None):
+    """Run a command; returns the exit code. Bad input gives one line on stderr and code 2."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (OSError, ValueError) as err:
+        print(f"omgsr {options.command}: {err}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser():
+    """The argument parser, one sub-command per function below."""
+    parser = argparse.ArgumentParser(prog="omgsr", description="One-step restoration at a mid-timestep (OMGSR).")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(run, help, **arguments):
+        sub = commands.add_parser(run.__name__.removeprefix("run_"), help=help)
+        for name, settings in arguments.items():
+            flags = [settings.pop("positional")] if "positional" in settings else [f"--{name.replace('_', '-')}"]
+            sub.add_argument(*flags, **settings)
+        sub.set_defaults(run=run)
+
+    integer, number = dict(type=int), dict(type=float)
+    command(
+        run_reproduce,
+        "run the notebooks in order",
+        preset=dict(default="mini", help="smoke, mini, latents, paper or release"),
+        results=dict(default="results", help="output folder, relative to the project"),
+        photos=dict(help="folder with your own photographs"),
+        only=dict(nargs="+", help="steps to run, by name"),
+        force=dict(action="store_true", help="run steps that are up to date too"),
+    )
+    command(
+        run_study,
+        "the trainings of notebook 06 that take an hour or two",
+        results=dict(default="results/mini/study", help="output folder"),
+        photos=dict(help="folder with training photographs; without it those of the dependencies and synthetic ones"),
+        provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
+        evaluation=dict(help="folder with evaluation photographs; without it those of the dependencies"),
+        weights=dict(help="weights folder for LPIPS-SqueezeNet, an additional measure"),
+        steps=integer | dict(default=150, help="of each training"),
+        jobs=integer | dict(default=2, help="processes side by side, one thread each"),
+    )
+    command(
+        run_restore,
+        "restore a picture or a folder",
+        source=dict(positional="source", help="picture or folder"),
+        out=dict(required=True, help="folder for the restored PNG files"),
+        model=dict(default="mini-s", help="mini-s, mini-f, omgsr-{s,f}-{512,1024} or a folder"),
+        base=dict(help="folder or hub id of the base model"),
+        adapter=dict(help="folder with the adapters"),
+        prompt_embeds=dict(help="safetensors file with the prompt's embeddings"),
+        scale=number | dict(default=4.0),
+        timestep=integer | dict(help="instead of the model's mid-timestep"),
+        tile=integer | dict(help="tile side in pixels of the output"),
+        overlap=integer | dict(help="overlap of tiles in pixels"),
+        colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
+        seed=integer | dict(help="sample the encoder's posterior with this seed"),
+    )
+    command(
+        run_midstep,
+        "the mid-timestep of an autoencoder on photographs",
+        photos=dict(required=True, help="folder with photographs"),
+        vae=dict(default="mini", help="mini, a folder or a hub id of a diffusers autoencoder"),
+        provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
+        family=dict(default="ddpm", choices=["ddpm", "flow"]),
+        short_side=integer | dict(help="reduce photographs to this short side first"),
+        size=integer | dict(default=512, help="crop side in pixels"),
+        scale=integer | dict(default=4),
+        seed=integer | dict(default=0),
+    )
+    command(
+        run_pretrain,
+        "train the mini autoencoder or a mini prior",
+        part=dict(positional="part", choices=["autoencoder", "ddpm", "flow"]),
+        photos=dict(required=True, help="folder with training photographs"),
+        provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
+        out=dict(required=True, help="run folder: checkpoint, log and the finished model"),
+        steps=integer | dict(required=True),
+        batch_size=integer | dict(default=8),
+        learning_rate=number | dict(default=3e-4),
+        size=integer | dict(default=96, help="crop side in pixels (autoencoder)"),
+        perceptual=dict(help="weights folder for LPIPS-SqueezeNet (autoencoder)"),
+        evaluation=dict(help="folder with photographs that the model card measures on"),
+        seed=integer | dict(default=0),
+        threads=integer | dict(default=1),
+    )
+    command(
+        run_train,
+        "train the adapters of OMGSR",
+        preset=dict(default="mini", help="smoke, mini, paper or release"),
+        variant=dict(required=True, help="s or f; with a resolution for paper and release: f-1024"),
+        photos=dict(required=True, help="folder with training photographs"),
+        provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
+        out=dict(required=True, help="run folder: checkpoint, log and the adapters"),
+        steps=integer | dict(help="instead of the recipe's"),
+        batch_size=integer | dict(help="instead of the recipe's"),
+        perceptual=dict(help="weights folder for LPIPS-SqueezeNet"),
+        precision=dict(default="bf16", choices=["no", "bf16", "fp16"]),
+        seed=integer | dict(default=0),
+        threads=integer | dict(default=1),
+    )
+    command(
+        run_evaluate,
+        "score a folder of restored pictures against references of the same names",
+        restored=dict(positional="restored"),
+        reference=dict(positional="reference"),
+        metrics=dict(nargs="+", default=["psnr_y", "ssim_y"]),
+        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet)"),
+        out=dict(help="CSV to write; printed otherwise"),
+    )
+    return parser
+
+
+def run_reproduce(options):
+    from .reproduce import reproduce
+
+    reproduce(
+        options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force
+    )
+
+
+def run_study(options):
+    from .data.photos import find_photos, packaged_photos
+    from .presets import recipe
+    from .study import StudyData, study
+
+    own = bool(options.photos)
+    data = StudyData(
+        train=tuple(training_photos(options) if own else packaged_photos("train")),
+        evaluation=tuple(find_photos(options.evaluation) if options.evaluation else packaged_photos("eval")),
+        crops_per_photo=1 if options.evaluation else 8,
+        synthetic=0 if own else 40,
+        weights=options.weights,
+        steps=options.steps,
+    )
+    mids = {variant: recipe("mini", variant).timestep for variant in ("s", "f")}
+    study(options.results, data, mids, jobs=options.jobs)
+
+
+def run_restore(options):
+    from .model import OMGSR
+    from .restore import restore_folder
+
+    model = OMGSR.from_pretrained(
+        options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
+    )
+    written = restore_folder(
+        model.merge(),
+        options.source,
+        options.out,
+        scale=options.scale,
+        timestep=options.timestep,
+        tile=options.tile,
+        overlap=options.overlap,
+        colour_fix=None if options.colour_fix == "none" else options.colour_fix,
+        seed=options.seed,
+    )
+    print(f"{len(written)} restored: {options.out}")
+
+
+def run_midstep(options):
+    from .analysis import encode_pairs, load_latent_space
+    from .data.pairs import evaluation_pairs
+    from .midstep import snr_mid_timestep
+
+    vae, schedule = load_latent_space(options.vae, options.family)
+    pairs = evaluation_pairs(
+        training_photos(options), options.size, seed=options.seed, scale=options.scale, short_side=options.short_side
+    )
+    mid = snr_mid_timestep(*encode_pairs(vae, pairs), schedule)
+    low, high = mid.interval
+    print(f"mid-timestep {mid.timestep} (95 % interval {low} to {high}, {len(mid.per_image)} pictures)")
+
+
+def run_pretrain(options):
+    import torch
+
+    from .pretraining.command import pretrain
+
+    torch.set_num_threads(options.threads)
+    pretrain(
+        options.part,
+        training_photos(options),
+        options.out,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        size=options.size,
+        perceptual=options.perceptual,
+        evaluation=options.evaluation,
+        seed=options.seed,
+    )
+
+
+def run_train(options):
+    import torch
+
+    from .data.pairs import Pairs
+    from .losses.perceptual import lpips_squeeze
+    from .model import OMGSR
+    from .presets import recipe
+    from .train import train
+
+    torch.set_num_threads(options.threads)
+    chosen = recipe(options.preset, options.variant, batch_size=options.batch_size)
+    model = OMGSR.from_base(chosen.base, chosen.family, chosen.timestep)
+    model.add_adapters(chosen.vae_rank, chosen.denoiser_rank, seed=options.seed)
+    pairs = Pairs(training_photos(options), chosen.resolution, seed=options.seed, scale=chosen.scale)
+    train(
+        model,
+        pairs,
+        chosen,
+        options.out,
+        seed=options.seed,
+        steps=options.steps,
+        perceptual=lpips_squeeze(options.perceptual) if options.perceptual else None,
+        precision=options.precision,
+    )
+    model.save_adapter(Path(options.out) / "adapter")
+
+
+def run_evaluate(options):
+    from .metrics.evaluate import evaluate_folder
+    from .provenance import atomic_write
+
+    frame = evaluate_folder(
+        options.restored, options.reference, metrics=tuple(options.metrics), weights=options.weights
+    )
+    if options.out:
+        with atomic_write(options.out) as part:
+            frame.to_csv(part, index=False)
+    print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
+
+
+def training_photos(options):
+    """The photographs that `--photos` and `--provenance` name."""
+    from .data.photos import find_photos, freely_licensed
+
+    if options.provenance:
+        return freely_licensed(options.photos, options.provenance)
+    return find_photos(options.photos)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The two-order Real-ESRGAN degradation that makes a low-quality picture from a photograph (Wang et al. 2021).
+
+Parameters are those with which OMGSR is trained. `recipe` draws a whole chain, `degrade` draws and applies it. Inside
+the chain pictures are RGB tensors `(3, H, W)` in `[0, 1]`, on the CPU.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import pdtr
+
+from .jpeg import jpeg
+from .kernels import filter2d, gaussian_kernel, plateau_kernel, sinc_kernel
+
+
+MODES = ("area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Order:
+    """One pass of blur, resize, noise and JPEG. Pairs are ranges of uniform draws."""
+
+    blur: float  # probability
+    sigma: tuple  # standard deviations of the blur, pixels
+    resize: tuple  # probabilities of enlarging, shrinking, keeping
+    factor: tuple  # smallest and largest resize factor
+    gaussian: tuple  # standard deviation of Gaussian noise, in units of 1/255
+    poisson: tuple  # multiple of Poisson noise
+    jpeg: tuple  # quality
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """All parameters of the chain; the defaults are OMGSR's at 512 pixels, `for_size` has both columns."""
+
+    scale: int = 4  # side of HQ / side of LQ
+    kernel_sizes: tuple = tuple(range(7, 22, 2))
+    sinc: float = 0.1  # probability of a sinc instead of a bell-shaped kernel
+    sinc_switch: int = 13  # sinc kernels below this size start at a cut-off of pi/3, the others at pi/5
+    final_sinc: float = 0.8  # probability of the last sinc; otherwise no filter
+    isotropic: tuple = (0.45, 0.12, 0.12)  # probabilities of round Gaussian, generalised Gaussian, plateau
+    anisotropic: tuple = (0.25, 0.03, 0.03)
+    beta_gaussian: tuple = (0.5, 4.0)  # half of the draws below 1, half above
+    beta_plateau: tuple = (1.0, 2.0)
+    gaussian_noise: float = 0.5  # probability of Gaussian instead of Poisson noise
+    grey_noise: float = 0.4  # probability of the same noise in all channels
+    first: Order = Order(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95))
+    second: Order = Order(0.5, (0.2, 1.5), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100))
+
+    @classmethod
+    def for_size(cls, size):
+        """OMGSR's parameters for pictures of 512 (x4; also right for smaller crops) or 1024 pixels (x8).
+
+        Raises `ValueError` for any other size.
+        """
+        if size == 512:
+            return cls()
+        if size == 1024:
+            return cls(scale=8, kernel_sizes=tuple(range(11, 42, 2)), sinc_switch=25)
+        raise ValueError(f"The degradation is specified for 512 and 1024 pixels, got {size}. Use 512 for small crops.")
+
+
+def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
+    """The low-quality twin of `hq`, a function of `(hq, seed, index)` and the settings alone.
+
+    Args:
+        hq: float tensor `(3, H, W)` in `[-1, 1]`; both sides at least 16 pixels and at least `2 * scale`.
+        seed, index: non-negative integers; all draws come from `numpy.random.default_rng([seed, index])`.
+        scale: overrides the factor of `settings` (4 by default).
+        settings: a `Degradation`; `Degradation.for_size(512)` by default.
+        upscale: False returns the small picture `(3, H // scale, W // scale)` before the final resize.
+
+    Returns a float32 tensor in `[-1, 1]` on the grid of 8-bit values: with `upscale` of the size of `hq`, rounded only
+    after the up-scaling as OMGSR's training does, so not exactly an enlargement of the rounded small picture.
+    Raises `ValueError` for a wrong shape, type, range, size or scale.
+    """
+    settings = Degradation() if settings is None else settings
+    settings = settings if scale is None else replace(settings, scale=scale)
+    _check(hq, settings.scale)
+    rng = np.random.default_rng([seed, index])
+    steps = recipe(settings, *hq.shape[1:], rng)
+    image = (hq.float() + 1) / 2
+    for step in steps if upscale else steps[:-1]:
+        image = step(image)
+    return (image.clamp(0, 1) * 255).round() / 127.5 - 1
+
+
+def recipe(settings, height, width, rng):
+    """Draw the chain for a picture of `height x width` pixels: a list of `functools.partial`, one per step.
+
+    Call each in turn on the picture, in `[0, 1]`; `.func` and `.keywords` show what was drawn. The last step is the
+    enlargement back to the full size. Order and odds: OMGSR's training pipeline.
+    """
+    lq_size = (height // settings.scale, width // settings.scale)
+    first, second = settings.first, settings.second
+
+    steps = _blur(settings, first, rng)
+    factor = _factor(first, rng)
+    if factor != 1:
+        steps += [partial(resize, scale_factor=factor, mode=_mode(rng))]
+    steps += [_noise(settings, first, rng), partial(jpeg, quality=rng.uniform(*first.jpeg))]
+
+    steps += _blur(settings, second, rng)
+    factor = _factor(second, rng)
+    size = (int(height / settings.scale * factor), int(width / settings.scale * factor))
+    steps += [partial(resize, size=size, mode=_mode(rng)), _noise(settings, second, rng)]
+
+    to_lq = [partial(resize, size=lq_size, mode=_mode(rng))]
+    if rng.random() < settings.final_sinc:
+        size = int(rng.choice(settings.kernel_sizes))
+        to_lq += [partial(blur, kernel=partial(sinc_kernel, size, _cutoff(rng, 3)))]
+    compress = [partial(jpeg, quality=rng.uniform(*second.jpeg))]
+    steps += to_lq + compress if rng.random() < 0.5 else compress + to_lq
+    return steps + [partial(resize, size=(height, width), mode=_mode(rng))]
+
+
+def draw_kernel(settings, sigma, rng):
+    """Draw a kernel with standard deviations from the range `sigma`: a partial that builds it when called."""
+    size = int(rng.choice(settings.kernel_sizes))
+    if rng.random() < settings.sinc:
+        return partial(sinc_kernel, size, _cutoff(rng, 3 if size < settings.sinc_switch else 5))
+    family = rng.choice(6, p=settings.isotropic + settings.anisotropic)
+    shape = {"sigma_x": rng.uniform(*sigma)}
+    if family >= 3:
+        shape |= {"sigma_y": rng.uniform(*sigma), "theta": rng.uniform(-math.pi, math.pi)}
+    if family % 3 == 0:
+        return partial(gaussian_kernel, size, **shape)
+    kernel, (smallest, largest) = (
+        (gaussian_kernel, settings.beta_gaussian) if family % 3 == 1 else (plateau_kernel, settings.beta_plateau)
+    )
+    beta = rng.uniform(smallest, 1) if rng.random() < 0.5 else rng.uniform(1, largest)
+    return partial(kernel, size, **shape, beta=beta)
+
+
+def blur(image, *, kernel):
+    """Filter `image` with the kernel that `kernel()` builds."""
+    return filter2d(image, kernel())
+
+
+def resize(image, *, mode, size=None, scale_factor=None):
+    """`torch.nn.functional.interpolate` without anti-aliasing, as BasicSR resizes; give `size` or `scale_factor`."""
+    return F.interpolate(image[None], size=size, scale_factor=scale_factor, mode=mode)[0]
+
+
+def gaussian_noise(image, *, sigma, grey, rng):
+    """Add white noise of standard deviation `sigma / 255`, one field for all channels if `grey`; clamp to `[0, 1]`."""
+    shape = (1 if grey else 3, *image.shape[1:])
+    return (image + sigma / 255 * torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))).clamp(0, 1)
+
+
+def poisson_noise(image, *, scale, grey, rng):
+    """Add `scale` times the shot noise of the 8-bit picture (of its grey version if `grey`); clamp to `[0, 1]`.
+
+    White stands for `2^ceil(log2(n))` photons, `n` being the number of distinct 8-bit values (BasicSR's rule). Each
+    pixel turns one uniform number into its photons by the inverse distribution function, so that a pixel one level
+    brighter (a rounding difference between machines) changes its own noise and no other.
+    """
+    signal = torch.tensor([0.2989, 0.587, 0.114]).view(3, 1, 1).mul(image).sum(0, keepdim=True) if grey else image
+    levels = (signal.clamp(0, 1) * 255).round()
+
+    flat, uniform = levels.byte().numpy().ravel(), rng.random(levels.numel())
+    order = np.argsort(flat, kind="stable")
+    distinct, starts = np.unique(flat[order], return_index=True)
+    white = 2 ** math.ceil(math.log2(len(distinct)))
+    photons, distribution = np.empty(flat.size, dtype=np.float32), _photon_distribution(white)
+    for level, pixels in zip(distinct, np.split(order, starts[1:]), strict=True):
+        photons[pixels] = np.searchsorted(distribution[level], uniform[pixels], side="right")
+
+    noise = torch.from_numpy(photons).view_as(levels) / white - levels / 255
+    return (image + scale * noise).clamp(0, 1)
+
+
+@cache
+def _photon_distribution(white):
+    """P(photons <= k) of a pixel of each 8-bit level, `(256, k)`; more than the last k come with less than 1e-12."""
+    photons = np.arange(white + 8 * math.sqrt(white) + 16)
+    return pdtr(photons, np.arange(256)[:, None] / 255 * white)
+
+
+def _blur(settings, order, rng):
+    return [partial(blur, kernel=draw_kernel(settings, order.sigma, rng))] if rng.random() < order.blur else []
+
+
+def _factor(order, rng):
+    smallest, largest = order.factor
+    return (rng.uniform(1, largest), rng.uniform(smallest, 1), 1)[rng.choice(3, p=order.resize)]
+
+
+def _mode(rng):
+    return MODES[rng.integers(3)]
+
+
+def _cutoff(rng, divisor):
+    return rng.uniform(math.pi / divisor, math.pi)
+
+
+def _noise(settings, order, rng):
+    grey = rng.random() < settings.grey_noise
+    if rng.random() < settings.gaussian_noise:
+        return partial(gaussian_noise, sigma=rng.uniform(*order.gaussian), grey=grey, rng=rng)
+    return partial(poisson_noise, scale=rng.uniform(*order.poisson), grey=grey, rng=rng)
+
+
+def _check(hq, scale):
+    if scale < 1 or scale != int(scale):
+        raise ValueError(f"scale must be a positive integer, got {scale}.")
+    if hq.ndim != 3 or hq.shape[0] != 3 or not hq.is_floating_point():
+        raise ValueError(f"hq must be a float tensor (3, H, W), got {hq.dtype} {tuple(hq.shape)}. Index a batch.")
+    if min(hq.shape[1:]) < max(16, 2 * scale):
+        raise ValueError(
+            f"hq must measure at least {max(16, 2 * scale)} pixels on each side at scale {scale}, got "
+            f"{hq.shape[2]}x{hq.shape[1]}. Use a larger crop."
+        )
+    if not hq.abs().max() <= 1 + 1e-4:  # also true for NaN
+        raise ValueError(
+            f"hq must lie in [-1, 1], got {float(hq.min()):g} to {float(hq.max()):g}. Map bytes by x / 127.5 - 1."
+        )

@@ -1,0 +1,149 @@
+"""Pairs of low- and high-quality pictures: endless random crops to train on, fixed crops to evaluate on."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .crops import CropSampler
+from .degradation import degrade
+from .photos import open_photo, to_pixels
+from .synthetic import synthetic_pictures
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Random crops and their degraded twins; item `index` depends on `(seed, index)` alone, whatever was read before.
+
+    Args:
+        paths: photographs; may be empty if `synthetic` is not 0.
+        size: side of a crop in pixels, at least 16.
+        seed: non-negative integer.
+        scale: factor between HQ and LQ.
+        synthetic: number of synthetic pictures, of side `2 * size`; each is as likely as one level of one photograph.
+        short_sides: pyramid of each photograph, see `CropSampler`.
+        settings: a `Degradation`, by default the one for 512 pixels.
+        length: number of items; a run of n steps uses batch size times n of them, in order.
+
+    An item is a dict of float32 tensors `lq` and `hq`, both `(3, size, size)` in `[-1, 1]`.
+    Raises `ValueError` if there is no picture at all; `IndexError` for an index outside `0 <= index < length`.
+    """
+
+    def __init__(
+        self,
+        paths,
+        size,
+        *,
+        seed,
+        scale=4,
+        synthetic=0,
+        short_sides=(256, 384, 512),
+        settings=None,
+        length=1_000_000,
+    ):
+        self.seed, self.scale, self.settings, self.length = seed, scale, settings, length
+        self.crops = CropSampler(paths, size, seed=seed, short_sides=short_sides)
+        for picture in synthetic_pictures(synthetic, 2 * size, seed=seed):
+            self.crops.levels.append(((picture + 1) * 127.5).round().byte())
+        if not self.crops.levels:
+            raise ValueError("Training pairs need pictures: got no photograph and synthetic=0. Give some.")
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.length:
+            raise IndexError(f"Pair {index} does not exist: there are {self.length}. Raise `length` for a longer run.")
+        hq = self.crops.batch(index, 1)[0]
+        return {"lq": degrade(hq, seed=self.seed, index=index, scale=self.scale, settings=self.settings), "hq": hq}
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationPair:
+    """One evaluation picture; float32 tensors in `[-1, 1]` on the 8-bit grid."""
+
+    name: str  # file name without suffix, and the number of the crop if there are several per photograph
+    lq: torch.Tensor  # (3, size, size), enlarged again as in training
+    lq_small: torch.Tensor  # (3, size // scale, size // scale), what a restorer is given
+    hq: torch.Tensor  # (3, size, size)
+
+
+def evaluation_pairs(paths, size, *, seed, scale=4, crops_per_photo=1, short_side=None, settings=None):
+    """Fixed pairs from photographs, a list of `EvaluationPair`.
+
+    One crop per photograph is its centre; several are the most detailed cells (mean absolute difference of
+    neighbouring pixels) of a centred grid of cells that do not overlap. The degradation of a crop depends on `seed`,
+    the photograph's bytes and the crop's number, so a pair stays the same whatever else is evaluated beside it.
+
+    Args:
+        paths: photographs; those shorter than `size` are enlarged (Lanczos).
+        size: side of a crop in pixels, at least 16.
+        seed: non-negative integer.
+        scale: factor between HQ and LQ.
+        crops_per_photo: number of crops.
+        short_side: photographs with a longer short side are first reduced to it (Lanczos); None keeps them.
+        settings: a `Degradation`, by default the one for 512 pixels.
+
+    Raises `ValueError` if two photographs share a name or one holds fewer cells than `crops_per_photo`.
+    """
+    pairs = []
+    for path in map(Path, paths):
+        photo = open_photo(path)
+        target = max(size, min(min(photo.size), short_side or min(photo.size)))
+        shape = [max(size, round(length * target / min(photo.size))) for length in photo.size]
+        pixels = to_pixels(photo if tuple(shape) == photo.size else photo.resize(shape, Image.LANCZOS))
+        cells = _centre(pixels, size) if crops_per_photo == 1 else _most_detailed(pixels, size)
+        if len(cells) < crops_per_photo:
+            raise ValueError(
+                f"'{path}' ({shape[0]}x{shape[1]}) holds {len(cells)} crops of {size} pixels, not {crops_per_photo}. "
+                "Ask for fewer or smaller crops."
+            )
+        first = int(_digest(path)[:12], 16)
+        for number, hq in enumerate(cells[:crops_per_photo]):
+            chain = dict(seed=seed, index=first + number, scale=scale, settings=settings)
+            lq, lq_small = degrade(hq, **chain), degrade(hq, **chain, upscale=False)
+            name = path.stem if crops_per_photo == 1 else f"{path.stem}_{number}"
+            pairs.append(EvaluationPair(name, lq, lq_small, hq))
+    _assert_unique([pair.name for pair in pairs])
+    return pairs
+
+
+def assert_disjoint(train_paths, eval_paths):
+    """Raise `ValueError`, naming the picture, if a training photograph is also an evaluation photograph.
+
+    Pictures are the same if their files have the same bytes (SHA-256) or the same file name.
+    """
+    train_paths = list(map(Path, train_paths))
+    names, contents = {path.name: path for path in train_paths}, {_digest(path): path for path in train_paths}
+    for path in map(Path, eval_paths):
+        twin = names.get(path.name) or contents.get(_digest(path))
+        if twin:
+            raise ValueError(
+                f"Evaluation pictures must not be trained on: '{path}' equals the training picture '{twin}' in "
+                f"{'name' if twin.name == path.name else 'content'}. Remove one of them."
+            )
+
+
+def _centre(pixels, size):
+    top, left = (pixels.shape[1] - size) // 2, (pixels.shape[2] - size) // 2
+    return [pixels[:, top : top + size, left : left + size]]
+
+
+def _most_detailed(pixels, size):
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    top, left = (pixels.shape[1] - rows * size) // 2, (pixels.shape[2] - columns * size) // 2
+    grid = pixels[:, top : top + rows * size, left : left + columns * size]
+    cells = grid.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    detail = [float(cell.diff(dim=1).abs().mean() + cell.diff(dim=2).abs().mean()) for cell in cells]
+    return [cells[i].contiguous() for i in sorted(range(len(cells)), key=lambda i: -detail[i])]
+
+
+def _digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _assert_unique(names):
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"Evaluation pictures need different names, but two are called '{name}'. Rename one.")

@@ -1,0 +1,92 @@
+"""What the notebooks of a preset start from: recipe, model and photographs."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from .analysis import preset_recipe, restored_pairs, score_pairs
+from .data.pairs import Pairs, evaluation_pairs
+from .data.photos import find_photos, open_photo, packaged_photos, to_image
+from .model import OMGSR
+from .presets import MODELS
+from .provenance import atomic_write
+
+
+def study_photos(photos, split):
+    """Photographs of the user's folder `photos`; without one those inside the dependencies ("train" or "eval")."""
+    return find_photos(photos) if photos else packaged_photos(split)
+
+
+def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6):
+    """`EvaluationPair`s of the user's photographs, or of the dependencies' evaluation photographs."""
+    paths = study_photos(photos, "eval")
+    return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=crops_per_photo)
+
+
+def training_pairs(photos, recipe, *, synthetic, seed):
+    """Training pairs at the recipe's size from the user's photographs, or the dependencies' training photographs."""
+    paths = study_photos(photos, "train")
+    return Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, synthetic=synthetic)
+
+
+def untuned_model(recipe):
+    """The prior of a recipe at its mid-timestep, without adapters."""
+    return OMGSR.from_base(recipe.base, recipe.family, recipe.timestep)
+
+
+def preset_model(preset, variant):
+    """The best model a preset has without training: the shipped adapters of `mini`, else the un-tuned prior."""
+    names = {chosen: name for name, chosen in MODELS.items()}
+    if preset == "mini":
+        return OMGSR.from_pretrained(names[preset, variant])
+    return untuned_model(preset_recipe(preset, variant))
+
+
+def mid_timestep_of(file, variant):
+    """t* of a variant by the SNR rule, from the `midstep.csv` of notebook 02."""
+    table = pd.read_csv(file)
+    return int(table[(table.variant == variant) & (table.rule == "snr")].timestep.iloc[0])
+
+
+def evaluated_models(preset, folder):
+    """The models that notebook 06 compares: each variant's un-tuned prior, short training, and shipped adapters.
+
+    The short trainings are those of notebooks 03 and 04 in `folder`. Yields `(name, model)`, one model in memory at a time.
+    """
+    folder = Path(folder)
+    mids = folder / "02_mid_timestep" / "midstep.csv"
+    for variant, number in (("s", "03"), ("f", "04")):
+        chosen = preset_recipe(preset, variant, timestep=mid_timestep_of(mids, variant))
+        yield f"prior-{variant}", untuned_model(chosen)
+        adapter = folder / f"{number}_train_omgsr_{variant}" / "adapter"
+        yield f"short-{variant}", untuned_model(chosen).load_adapter(adapter)
+        if preset == "mini":
+            yield f"omgsr-{variant}", preset_model(preset, variant)
+
+
+def low_quality_pictures(photos, *, size, scale=4, seed=0):
+    """Low-quality PIL pictures by name: the user's own as they are, or degraded evaluation photographs of the dependencies."""
+    if photos:
+        return {path.stem: open_photo(path) for path in find_photos(photos)}
+    pairs = study_pairs(None, size=size, scale=scale, seed=seed, crops_per_photo=1)
+    return {pair.name: to_image(pair.lq_small) for pair in pairs}
+
+
+def injection_cache(model, pair, folder, *, count=20):
+    """Restore one `EvaluationPair` at `count` timesteps into `folder`: PNG files and `index.csv` (timestep, file, scores).
+
+    The timesteps are evenly spread and include the model's own. Returns the folder, what `widgets.timestep_explorer` takes.
+    """
+    last = len(model.prior.schedule.sigmas) - 1
+    timesteps = sorted({round(last * index / (count - 1)) for index in range(count)} | {model.timestep})
+    rows = []
+    for timestep in timesteps:
+        pixels = restored_pairs(model, [pair], timestep=timestep)
+        scores = score_pairs(pixels, [pair], method="", metrics=("psnr_y", "ssim_y", "gmsd"))
+        file = f"t{timestep:03d}.png"
+        with atomic_write(folder / file) as part:
+            to_image(pixels[0]).save(part, format="PNG")
+        rows.append({"timestep": timestep, "file": file, **scores.set_index("metric")["value"].round(4).to_dict()})
+    with atomic_write(folder / "index.csv") as part:
+        pd.DataFrame(rows).to_csv(part, index=False)
+    return folder

@@ -1,0 +1,55 @@
+"""Folders written whole or not at all, and the hashes of shipped weights."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from .provenance import sha256
+
+
+HASHES = "SHA256SUMS"
+
+
+@contextmanager
+def atomic_folder(folder):
+    """Yields an empty folder beside `folder` to write into; renamed to `folder` on success, removed on failure.
+
+    An existing `folder` is replaced only by a complete new one.
+    """
+    folder = Path(folder)
+    part = folder.with_name(f".part-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_hashes(folder):
+    """Write `SHA256SUMS` of every weight file (`*.safetensors`) below `folder`, in the format of sha256sum."""
+    folder = Path(folder)
+    files = sorted(folder.rglob("*.safetensors"))
+    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    (folder / HASHES).write_text("".join(lines))
+
+
+def verify_hashes(folder):
+    """Compare the weight files below `folder` with its `SHA256SUMS`.
+
+    Raises `ValueError` that names a damaged file, `FileNotFoundError` one that is missing.
+    """
+    folder = Path(folder)
+    for line in (folder / HASHES).read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        file = folder / name
+        if not file.is_file():
+            raise FileNotFoundError(f"A shipped weight file is missing: '{name}'. Restore it with git checkout.")
+        if (found := sha256(file)) != expected:
+            raise ValueError(
+                f"A shipped weight file must have the hash in {HASHES}: '{name}' has {found[:12]}..., expected "
+                f"{expected[:12]}.... Restore it with git checkout."
+            )

@@ -1,0 +1,110 @@
+"""Image measures without a trained network: pixels `(B, 3, H, W)` in `[-1, 1]` in, one value per picture `(B,)` out.
+
+All of them compute in float64 and round nothing unless the field does; `specs.py` states each convention in words.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+def luma_601(pixels):
+    """Studio-range Y of BT.601, `(B, 1, H, W)` in `[16/255, 235/255]`, as MATLAB's rgb2ycbcr before its rounding."""
+    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=pixels.device)
+    return (_unit(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True) / 255 + 16 / 255
+
+
+def luma_yiq(pixels):
+    """Full-range luma, `(B, 1, H, W)` in `[0, 1]`, with the weights of MATLAB's rgb2gray and rgb2ntsc."""
+    weights = torch.tensor([0.298936021, 0.587043074, 0.114020904], dtype=torch.float64, device=pixels.device)
+    return (_unit(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def psnr_y(restored, reference):
+    """Peak signal-to-noise ratio (dB) of the unrounded BT.601 Y: `10 log10(1 / (MSE + 1e-8))`, so at most 80 dB."""
+    return _psnr(luma_601(restored), luma_601(reference))
+
+
+def psnr_rgb(restored, reference):
+    """Peak signal-to-noise ratio (dB) over the three channels, data range 1."""
+    return _psnr(_unit(restored), _unit(reference))
+
+
+def ssim_y(restored, reference):
+    """Structural similarity (Wang et al., 2004) of Y rounded to 8 bits; both sides need 11 pixels.
+
+    Gaussian window 11x11, sigma 1.5, windows inside the picture only, biased moments, data range 255. Negative
+    contrast-structure terms count as 0, as in pyiqa.
+    """
+    if min(restored.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(restored.shape[-2:])}.")
+    x, y = ((luma_601(p) * 255).round() for p in (restored, reference))
+    window = torch.exp(-(torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device) ** 2) / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def local_mean(values):
+        return F.conv2d(F.conv2d(values, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
+    covariance = local_mean(x * y) - mean_x * mean_y
+    structure = ((2 * covariance + c2) / (var_x + var_y + c2)).clamp(min=0)
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def gmsd(restored, reference):
+    """Gradient magnitude similarity deviation (Xue et al., 2014): 0 for equal pictures, larger is worse.
+
+    Full-range luma in 0..255, averaged over 2x2 pixels, Prewitt gradients / 3, T = 170, zero padding as in the
+    authors' MATLAB code.
+    """
+    prewitt = torch.tensor([[1.0, 0.0, -1.0]] * 3, dtype=torch.float64, device=restored.device) / 3
+    kernels = torch.stack([prewitt, prewitt.T]).unsqueeze(1)
+
+    def gradient(pixels):
+        luma = luma_yiq(pixels) * 255
+        luma = F.pad(luma, (0, luma.shape[-1] % 2, 0, luma.shape[-2] % 2))
+        return F.conv2d(F.avg_pool2d(luma, 2), kernels, padding=1).square().sum(1).sqrt()
+
+    x, y = gradient(restored), gradient(reference)
+    similarity = (2 * x * y + 170) / (x**2 + y**2 + 170)
+    return similarity.flatten(1).std(dim=1)
+
+
+def checkerboard(pixels, period=8):
+    """Energy of a pattern that repeats every `period` pixels, in dB above the spectrum around it; 0 without a pattern.
+
+    The power spectra of all rows (Hann window) are averaged, likewise those of all columns. At the frequencies
+    k / period, k = 1 .. period - 1, the power is compared with the geometric mean of the bins 2, 3 and 4 to each side;
+    the result is the mean of these ratios in decibels over k and both directions. An autoencoder that compresses by
+    `period`, or a transformer that packs its latents (issue #17 of the official tracker), leaves such a grid.
+    Both sides need at least 9 periods, or neighbouring peaks would share bins.
+    """
+    height, width = (side - side % period for side in pixels.shape[-2:])
+    if min(height, width) < 9 * period:
+        raise ValueError(
+            f"The checkerboard meter needs at least {9 * period} pixels on each side (9 periods of {period}), "
+            f"got {tuple(pixels.shape[-2:])}."
+        )
+    luma = luma_yiq(pixels)[:, 0, :height, :width]
+    ratios = []
+    for lines in (luma, luma.transpose(1, 2)):
+        length = lines.shape[-1]
+        window = torch.hann_window(length, periodic=True, dtype=torch.float64, device=lines.device)
+        power = torch.fft.fft((lines - lines.mean(-1, keepdim=True)) * window).abs().square().mean(1) + 1e-12
+        peaks = torch.arange(1, period, device=lines.device) * length // period
+        offsets = torch.tensor([-4, -3, -2, 2, 3, 4], device=lines.device)
+        around = power[:, (peaks[:, None] + offsets) % length].log10().mean(-1)
+        ratios.append(power[:, peaks].log10() - around)
+    return 10 * torch.cat(ratios, dim=1).mean(1)
+
+
+def _unit(pixels):
+    return (pixels.double() + 1) / 2
+
+
+def _psnr(x, y):
+    return -10 / math.log(10) * ((x - y).square().mean(dim=(1, 2, 3)) + 1e-8).log()

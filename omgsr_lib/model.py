@@ -1,0 +1,203 @@
+"""OMGSR: LQ latents in at the mid-timestep, one prediction, clean latents out (arXiv 2508.08227)."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import presets
+from .files import atomic_folder, verify_hashes
+from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from .priors.latents import compression, decode_latents, encode_latents
+from .priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
+from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from .tiling import tiled
+
+
+@dataclass
+class OMGSROutput:
+    """Result of a forward pass.
+
+    Attributes:
+        images: `(B, 3, H, W)`; OMGSR-S clamps them to `[-1, 1]`, OMGSR-F does not, as published.
+        clean_latents: `(B, C, H / f, W / f)`, the one-step prediction.
+        lq_latents: same shape, the LoRA encoder's latents of the LQ picture.
+    """
+
+    images: torch.Tensor
+    clean_latents: torch.Tensor
+    lq_latents: torch.Tensor
+
+
+class OMGSR(nn.Module):
+    """One-step restoration by a prior at its mid-timestep.
+
+    Args:
+        vae: frozen diffusers autoencoder; encodes HQ pictures and decodes.
+        prior: `DDPMPrior` or `FlowPrior`.
+        timestep: mid-timestep t*, an index into `prior.schedule`.
+
+    `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures.
+    """
+
+    def __init__(self, vae, prior, timestep):
+        super().__init__()
+        self.vae = vae.requires_grad_(False).eval()
+        self.prior = prior.requires_grad_(False).eval()
+        self.timestep = int(timestep)
+        decoder, vae.decoder = vae.decoder, None
+        self.lq_vae = copy.deepcopy(vae)
+        vae.decoder = decoder
+        self.ranks = None
+
+    def forward(self, lq_pixels, timestep=None, *, generator=None):
+        """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
+
+        `timestep`: t* by default; an int or a `(B,)` tensor, one timestep per image. With a `generator` the latents
+        are a sample of the encoder's posterior, as in the authors' code; without one its mean.
+        """
+        lq_latents = self.encode(lq_pixels, generator=generator)
+        clean_latents = self.predict_clean(lq_latents, timestep)
+        return OMGSROutput(self.decode(clean_latents), clean_latents, lq_latents)
+
+    def encode(self, lq_pixels, *, generator=None):
+        """LQ latents of the adapted encoder. Sides must be multiples of `self.multiple` pixels."""
+        height, width = lq_pixels.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. Pad the picture or call restore()."
+            )
+        return encode_latents(self.lq_vae, lq_pixels, generator=generator)
+
+    def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian"):
+        """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
+
+        With `tile` (in latents; `overlap` defaults to half of it) the model output of the tiles is blended and the formula
+        is applied once to the whole, as in the two-stage tiled restoration of the paper.
+        """
+        timestep = self.timestep if timestep is None else timestep
+        if tile is None:
+            output = self.prior(lq_latents, timestep)
+        else:
+            overlap = tile // 2 if overlap is None else overlap
+            output = tiled(
+                lambda part: self.prior(part, timestep), lq_latents, tile=tile, overlap=overlap, window=window
+            )
+        return self.prior.schedule.predict_clean(lq_latents, output, timestep)
+
+    def decode(self, clean_latents):
+        """Pictures of clean latents by the frozen decoder."""
+        images = decode_latents(self.vae, clean_latents)
+        return images.clamp(-1, 1) if self.prior.clamps_images else images
+
+    @property
+    def multiple(self):
+        """Sides of a picture must be multiples of this many pixels."""
+        return compression(self.vae) * self.prior.latent_multiple
+
+    def add_adapters(self, vae_rank, denoiser_rank, *, seed=0):
+        """Add trainable LoRA to the LQ encoder and the denoiser (method.md 1.4); `vae_rank=0` leaves the encoder frozen."""
+        torch.manual_seed(seed)
+        if vae_rank:
+            add_lora(self.lq_vae.encoder, vae_rank, TARGETS["ddpm"])
+        if denoiser_rank:
+            add_lora(self.prior.denoiser, denoiser_rank, TARGETS[self.prior.family])
+        self.ranks = (vae_rank, denoiser_rank)
+        return self
+
+    def trainable_parameters(self):
+        """The LoRA parameters by name, encoder first."""
+        encoder = {f"encoder.{name}": p for name, p in lora_parameters(self.lq_vae.encoder).items()}
+        return encoder | {f"denoiser.{name}": p for name, p in lora_parameters(self.prior.denoiser).items()}
+
+    def merge(self):
+        """Add the adapters to the weights, in place: the same outputs, faster. Afterwards adapters can't be saved."""
+        merge_lora(self.lq_vae.encoder)
+        merge_lora(self.prior.denoiser)
+        self.ranks = None
+        return self
+
+    def save_adapter(self, folder):
+        """Write both adapters in the official layout (see `lora`) and the timestep in `omgsr.json`."""
+        if self.ranks is None:
+            raise ValueError("A model must have adapters to save them: this one has none (never added, or merged).")
+        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        vae_rank, denoiser_rank = self.ranks
+        with atomic_folder(folder) as part:
+            if denoiser_rank:
+                targets = TARGETS[self.prior.family]
+                save_adapter(self.prior.denoiser, part / denoiser_folder, rank=denoiser_rank, targets=targets)
+            if vae_rank:
+                save_adapter(self.lq_vae.encoder, part / encoder_folder, rank=vae_rank, targets=TARGETS["ddpm"])
+            about = {"family": self.prior.family, "timestep": self.timestep, "ranks": list(self.ranks)}
+            (part / "omgsr.json").write_text(json.dumps(about, indent=2) + "\n")
+        return Path(folder)
+
+    def load_adapter(self, folder):
+        """Load both adapters of a folder in the official layout."""
+        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        folder = Path(folder)
+        load_adapter(self.prior.denoiser, folder / denoiser_folder)
+        load_adapter(self.lq_vae.encoder, folder / encoder_folder)
+        ranks = [
+            json.loads((folder / name / "adapter_config.json").read_text())["r"]
+            for name in (encoder_folder, denoiser_folder)
+        ]
+        self.ranks = tuple(ranks)
+        return self
+
+    def save_pretrained(self, folder):
+        """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained(folder)` reads them back exactly."""
+        with atomic_folder(folder) as part:
+            self.save_adapter(part)
+            save_model(self.vae, part / "vae")
+            save_prior(self.prior, part)
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, dtype=torch.float32, revision=None):
+        """Load a model by name, or from a folder that `save_pretrained` wrote.
+
+        Args:
+            name: "mini-s" or "mini-f" (they ship with the package), "omgsr-{s,f}-{512,1024}", or a folder.
+            base: folder or hub id in diffusers layout, instead of the preset's.
+            adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
+                the un-tuned prior is returned.
+            prompt_embeds: safetensors file of the fixed prompt's embeddings; the base then needs no text encoders.
+            dtype: precision of all weights; `revision`: of a hub id.
+        """
+        folder = Path(name)
+        if (folder / "omgsr.json").is_file():
+            about = json.loads((folder / "omgsr.json").read_text())
+            family, timestep = about["family"], about["timestep"]
+            base, adapter = base or folder, adapter or folder
+        elif name in presets.MODELS:
+            recipe = presets.recipe(*presets.MODELS[name])
+            family, timestep = recipe.family, recipe.timestep
+            if base is None and recipe.base in presets.PACKAGED_PRIORS:
+                verify_hashes(WEIGHTS)
+                adapter = adapter or WEIGHTS / name
+            base = base or recipe.base
+        else:
+            raise ValueError(
+                f"A model must be one of {', '.join(presets.MODELS)} or a folder with omgsr.json: got {str(name)!r}."
+            )
+        model = cls.from_base(base, family, timestep, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
+        return model.load_adapter(adapter) if adapter else model
+
+    @classmethod
+    def from_base(cls, base, family, timestep, *, prompt_embeds=None, dtype=torch.float32, revision=None, seed=0):
+        """The un-tuned model on `base`: "tiny" (random), a prior of this package, a folder or a hub id."""
+        if base == "tiny":
+            prior = {"ddpm": tiny_ddpm, "flow": tiny_flow}[family](seed=seed)
+            return cls(tiny_autoencoder(seed=seed), prior, timestep)
+        options = dict(dtype=dtype, revision=revision)
+        if base in presets.PACKAGED_PRIORS:
+            vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)
+            base = WEIGHTS / base
+        else:
+            vae = load_autoencoder(base, subfolder="vae", **options)
+        return cls(vae, load_prior(base, family, prompt_embeds=prompt_embeds, **options), timestep)

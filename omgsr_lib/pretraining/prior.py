@@ -1,0 +1,139 @@
+"""Pre-train the small priors of the `mini` preset on cached latents: a UNet (DDPM), a FLUX-type transformer (flow)."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from ..data.photos import open_photo, to_pixels
+from ..priors.latents import compression, encode_latents
+from ..priors.tiny import new_ddpm, new_flow
+from .loop import cosine_with_warmup, run_steps
+
+
+WINDOW = 16  # latents along a side of a training example: 128 pixels
+EMA_DECAY = 0.999
+
+
+@torch.no_grad()
+def cache_latents(vae, paths, file, *, short_sides=(256, 384)):
+    """Latent maps `(C, h, w)` of each photograph and its mirror image at each size, in half precision.
+
+    They are kept in `file`, written aside and renamed; one that exists is read instead.
+    """
+    file = Path(file)
+    if not file.exists():
+        factor, maps = compression(vae), []
+        for path in paths:
+            photo = open_photo(path)
+            for side in short_sides:
+                scale = side / min(photo.size)
+                shape = [round(length * scale) // factor * factor for length in photo.size]
+                pixels = to_pixels(photo.resize(shape, Image.LANCZOS))[None]
+                maps += [encode_latents(vae, p)[0].half() for p in (pixels, pixels.flip(-1))]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(maps, f"{file}.part")
+        os.replace(f"{file}.part", file)
+    return torch.load(file, weights_only=True)
+
+
+def latent_windows(maps, step, batch_size, *, seed):
+    """Random windows `(batch_size, C, 16, 16)` of latent maps, and the generator to go on drawing from.
+
+    Both depend on `(seed, step)` alone.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    areas = torch.tensor([float(m.shape[1] * m.shape[2]) for m in maps])
+    windows = []
+    for index in torch.multinomial(areas, batch_size, replacement=True, generator=generator).tolist():
+        latents = maps[index]
+        top = int(torch.randint(latents.shape[1] - WINDOW + 1, (), generator=generator))
+        left = int(torch.randint(latents.shape[2] - WINDOW + 1, (), generator=generator))
+        windows.append(latents[:, top : top + WINDOW, left : left + WINDOW])
+    return torch.stack(windows).float(), generator
+
+
+def new_prior(family, latent_channels, seed):
+    """The untrained prior of the `mini` preset: 12.6 M parameters (ddpm) or 2.4 M (flow)."""
+    if family == "ddpm":
+        return new_ddpm(latent_channels, widths=(96, 160, 224), heads=(3, 5, 7), groups=32, prompt_width=64, seed=seed)
+    return new_flow(
+        latent_channels, blocks=2, single_blocks=4, heads=4, head_axes=(4, 14, 14), prompt_width=64, seed=seed
+    )
+
+
+def draw_timesteps(schedule, batch_size, generator):
+    """Training timesteps `(B,)`: DDPM uniform with one in four above 700; flow matching with logit-normal sigma.
+
+    The high DDPM timesteps are drawn more often because their error is multiplied by sigma / alpha (up to 14.6) in x0.
+    """
+    last = len(schedule.sigmas) - 1
+    if schedule.prediction_type == "flow_prediction":
+        sigmas = torch.sigmoid(torch.randn(batch_size, generator=generator, dtype=torch.float64))
+        return torch.searchsorted(schedule.sigmas, sigmas).clamp(max=last)
+    timesteps = torch.randint(last + 1, (batch_size,), generator=generator)
+    high = torch.randint(700, last + 1, (batch_size,), generator=generator)
+    return torch.where(torch.rand(batch_size, generator=generator) < 0.25, high, timesteps)
+
+
+def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-4, seed=0, every=100):
+    """Train the `family` prior on latent maps `(C, H, W)`; returns it with averaged weights. Resumable in `folder`."""
+    prior = new_prior(family, maps[0].shape[0], seed).train()
+    denoiser = prior.denoiser.to(memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(
+        denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    )
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
+    schedule = cosine_with_warmup(optimizer, steps, warmup=100, flat=0.5)
+
+    def step_losses(step):
+        latents, generator = latent_windows(maps, step, batch_size, seed=seed)
+        timesteps = draw_timesteps(prior.schedule, batch_size, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = prior.schedule.add_noise(latents, noise, timesteps)
+        target = noise - latents if family == "flow" else noise
+        with torch.autocast("cpu", torch.bfloat16):
+            output = prior(noisy, timesteps)
+        return {"mse": F.mse_loss(output.float(), target)}
+
+    modules = {"denoiser": denoiser, "average": average}
+    run_steps(
+        folder, steps, step_losses, modules=modules, optimizer=optimizer, schedule=schedule, every=every,
+        after_step=lambda step: average.update_parameters(denoiser),
+    )  # fmt: skip
+    denoiser.load_state_dict(average.module.state_dict())
+    return prior.eval()
+
+
+@torch.no_grad()
+def sample(prior, shape, *, steps=20, seed=0):
+    """Latents `(B, C, H, W)` drawn from the prior: DDIM for DDPM, Euler for flow matching, both of diffusers."""
+    from diffusers import DDIMScheduler
+
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if prior.family == "ddpm":
+        sampler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
+        sampler.set_timesteps(steps)
+        indices = sampler.timesteps
+    else:
+        sampler = type(prior.scheduler).from_config(prior.scheduler.config)
+        sampler.set_timesteps(steps, mu=prior.scheduler.config.max_shift)
+        distances = sampler.sigmas[:-1, None].double() - prior.schedule.sigmas
+        indices = distances.abs().argmin(1)
+    for index, timestep in zip(indices, sampler.timesteps, strict=True):
+        latents = sampler.step(prior(latents, int(index)), timestep, latents).prev_sample
+    return latents
+
+
+@torch.no_grad()
+def clean_error(prior, latents, timesteps, *, seed=0):
+    """Mean squared error of the one-step prediction from noisy HQ latents, by timestep; 1 is predicting the mean."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    errors = {}
+    for timestep in timesteps:
+        noisy = prior.schedule.add_noise(latents, noise, timestep)
+        clean = prior.schedule.predict_clean(noisy, prior(noisy, timestep), timestep)
+        errors[int(timestep)] = float((clean - latents).square().mean() / latents.var())
+    return errors

@@ -1,0 +1,61 @@
+"""Pixels to scaled latents and back: the only place that knows scale, shift, posterior and packing."""
+
+import torch
+
+
+def encode_latents(vae, pixels, *, generator=None):
+    """Scaled latents `(B, C, H / f, W / f)` of pixels `(B, 3, H, W)` in `[-1, 1]`.
+
+    Takes every diffusers autoencoder, whether it returns a posterior (`AutoencoderKL`: its mean, or a sample if a
+    `generator` is given), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are deterministic.
+    `z = (latent - shift_factor) * scaling_factor`, as in the Stable Diffusion and FLUX pipelines.
+    """
+    encoded = vae.encode(pixels)
+    if hasattr(encoded, "latent_dist"):
+        posterior = encoded.latent_dist
+        latents = posterior.mean if generator is None else posterior.sample(generator)
+    else:
+        latents = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+    scale, shift = _scale_and_shift(vae)
+    return (latents - shift) * scale
+
+
+def decode_latents(vae, latents):
+    """Pixels `(B, 3, H, W)`, about `[-1, 1]` and not clamped, of scaled latents."""
+    scale, shift = _scale_and_shift(vae)
+    return vae.decode(latents / scale + shift).sample
+
+
+def compression(vae):
+    """Pixels per latent along a side (8 for Stable Diffusion and FLUX)."""
+    config = vae.config
+    widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
+    return 2 ** (len(widths) - 1)
+
+
+def pack_latents(latents):
+    """`(B, C, H, W)` to FLUX tokens `(B, H/2 * W/2, 4 C)`: one token per 2x2 latents. Sides must be even."""
+    batch, channels, height, width = latents.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"FLUX packs 2x2 latents, so both sides must be even: got {height}x{width}. Pad the picture.")
+    latents = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return latents.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // 2 * (width // 2), 4 * channels)
+
+
+def unpack_latents(tokens, height, width):
+    """Inverse of `pack_latents` for latents of `height` x `width`."""
+    batch, _, channels = tokens.shape
+    tokens = tokens.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
+    return tokens.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
+
+
+def position_ids(height, width, device=None):
+    """FLUX position ids `(H/2 * W/2, 3)` of latents `height` x `width`: (0, row, column)."""
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+    return ids.reshape(-1, 3).to(device=device, dtype=torch.float32)
+
+
+def _scale_and_shift(vae):
+    config = vae.config
+    return config.scaling_factor or 1.0, getattr(config, "shift_factor", None) or 0.0

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from omgsr_lib.colour import adain, fix_colour, low_pass, wavelet
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, 2, 3, 45, 70, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def five_levels(restored, reference):
+    """The definition: peel off five levels of detail, add them to the blurred rest of the reference."""
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
+    kernel = (row[:, None] * row / 16).expand(3, 1, 3, 3)
+
+    def decompose(pixels):
+        detail = torch.zeros_like(pixels)
+        for level in range(5):
+            padded = F.pad(pixels, (2**level,) * 4, mode="replicate")
+            blurred = F.conv2d(padded, kernel, groups=3, dilation=2**level)
+            detail, pixels = detail + pixels - blurred, blurred
+        return detail, pixels
+
+    return decompose(restored)[0] + decompose(reference)[1]
+
+
+def test_wavelet_equals_the_five_level_definition(pair):
+    restored, reference = pair
+    assert torch.allclose(wavelet(restored, reference), five_levels(restored, reference), atol=1e-12)
+    single = wavelet(restored.float(), reference.float())
+    assert (single.double() - five_levels(restored, reference)).abs().max() < 1e-6
+
+
+def test_low_pass_of_an_impulse_has_unit_sum_and_the_width_of_five_blurs():
+    impulse = torch.zeros(1, 3, 161, 161, dtype=torch.float64)
+    impulse[..., 80, 80] = 1
+    response = low_pass(impulse)[0, 0]
+    assert response.sum().item() == pytest.approx(1, abs=1e-12)
+    position = torch.arange(-80.0, 81.0, dtype=torch.float64)
+    variance = (response.sum(0) * position**2).sum().item()  # [1 2 1] / 4 dilated by r has the variance r^2 / 2
+    assert variance == pytest.approx(sum(r * r for r in (1, 2, 4, 8, 16)) / 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", [adain, wavelet])
+def test_a_constant_colour_shift_is_removed_exactly(pair, method):
+    reference = pair[0]
+    shift = torch.tensor([0.3, -0.2, 0.05], dtype=torch.float64).view(1, 3, 1, 1)
+    assert (method(reference + shift, reference) - reference).abs().max() < 1e-12
+
+
+def test_adain_equals_the_fields_formula_on_unit_pixels(pair):
+    restored, reference = pair
+    x, y = (restored + 1) / 2, (reference + 1) / 2
+    expected = torch.empty_like(x)
+    for image in range(2):
+        for channel in range(3):
+            a, b = x[image, channel], y[image, channel]
+            scale = ((b.var() + 1e-5) / (a.var() + 1e-5)).sqrt()
+            expected[image, channel] = (a - a.mean()) * scale + b.mean()
+    assert torch.allclose((adain(restored, reference) + 1) / 2, expected, atol=1e-12)
+
+
+def test_fix_colour_chooses_the_method_and_refuses_others(pair):
+    restored, reference = pair
+    assert fix_colour(restored, reference, None) is restored
+    assert torch.equal(fix_colour(restored, reference), adain(restored, reference))
+    assert torch.equal(fix_colour(restored, reference, "wavelet"), wavelet(restored, reference))
+    with pytest.raises(ValueError, match='"adain", "wavelet" or None, got \'lab\''):
+        fix_colour(restored, reference, "lab")
+    with pytest.raises(ValueError, match="Up-scale the LQ picture first"):
+        fix_colour(restored, reference[..., 1:])

@@ -1,0 +1,240 @@
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import convolve
+from skimage import data
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from omgsr_lib.data.photos import open_photo, to_pixels
+from omgsr_lib.metrics import measures
+from omgsr_lib.metrics.evaluate import COLUMNS, evaluate_folder, evaluate_images
+from omgsr_lib.metrics.niqe import niqe
+from omgsr_lib.metrics.specs import SPECS
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """A photograph (H, W, 3) uint8 and a noisy, blurred copy; odd sides."""
+    photo = data.astronaut()[:181, :203]
+    noise = np.random.default_rng(0).normal(0, 9, photo.shape)
+    return photo, np.clip(0.7 * photo + 0.3 * np.roll(photo, 1, 1) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pixels(photos):
+    return [to_pixels(Image.fromarray(photo))[None] for photo in photos]
+
+
+def test_psnr_equals_skimage(photos, pixels):
+    y = [rgb2ycbcr(photo) / 255 for photo in photos]
+    expected = peak_signal_noise_ratio(y[0][..., 0], y[1][..., 0], data_range=1)
+    assert measures.psnr_y(pixels[1], pixels[0]).item() == pytest.approx(expected, abs=2e-4)  # 1e-8 in the MSE
+    expected = peak_signal_noise_ratio(photos[0] / 255, photos[1] / 255, data_range=1)
+    assert measures.psnr_rgb(pixels[1], pixels[0]).item() == pytest.approx(expected, abs=2e-4)
+    assert measures.psnr_y(pixels[0], pixels[0]).item() == pytest.approx(80, abs=1e-9)
+
+
+def test_the_two_definitions_of_luma_differ_by_their_range(pixels):
+    """Studio range against full range is 20 log10(255 / 219) = 1.3219 dB on grey pictures."""
+    grey = [p.mean(1, keepdim=True).expand(-1, 3, -1, -1) for p in pixels]
+    studio, full = (measures._psnr(*(luma(p) for p in grey)).item() for luma in (measures.luma_601, measures.luma_yiq))
+    assert studio - full == pytest.approx(1.3219, abs=2e-4)
+
+
+def test_ssim_equals_skimage(photos, pixels):
+    y = [np.round(rgb2ycbcr(photo)[..., 0]) for photo in photos]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(*y, **options)
+    assert measures.ssim_y(pixels[1], pixels[0]).item() == pytest.approx(expected, abs=1e-9)
+    assert measures.ssim_y(pixels[0], pixels[0]).item() == 1
+    with pytest.raises(ValueError, match="at least 11x11 pixels, got \\(10, 30\\)"):
+        measures.ssim_y(torch.zeros(1, 3, 10, 30), torch.zeros(1, 3, 10, 30))
+
+
+def test_gmsd_equals_brute_force(photos, pixels):
+    """MATLAB's conv2(..., 'same') written out with scipy."""
+
+    def gradient(photo):
+        grey = photo.astype(float) @ [0.298936021, 0.587043074, 0.114020904]
+        grey = np.pad(grey, ((0, 1), (0, 1)))  # odd sides
+        grey = (grey[::2, ::2] + grey[1::2, ::2] + grey[::2, 1::2] + grey[1::2, 1::2]) / 4
+        kernel = np.array([[1, 0, -1]] * 3) / 3
+        return np.hypot(*(convolve(grey, k, mode="constant") for k in (kernel, kernel.T)))
+
+    x, y = (gradient(photo) for photo in photos)
+    similarity = (2 * x * y + 170) / (x**2 + y**2 + 170)
+    assert measures.gmsd(pixels[1], pixels[0]).item() == pytest.approx(similarity.std(ddof=1), abs=1e-9)
+    assert measures.gmsd(pixels[0], pixels[0]).item() == 0
+
+
+def test_checkerboard_has_its_closed_form():
+    """White noise of variance s^2 plus `a cos(2 pi x / 8)`: its two bins rise by 1 + N a^2 / (6 s^2)."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(16, 1, 256, 256, generator=generator, dtype=torch.float64).expand(-1, 3, -1, -1)
+    assert measures.checkerboard(noise).mean().abs() < 0.05
+    grid = 0.03 * torch.cos(2 * torch.pi * torch.arange(256, dtype=torch.float64) / 8)
+    expected = 10 * np.log10(1 + 256 * 0.03**2 / (6 * 0.1**2)) * 2 / 14  # 2 of 7 harmonics, one of two directions
+    rise = measures.checkerboard(noise + grid) - measures.checkerboard(noise)
+    assert rise.mean().item() == pytest.approx(expected, rel=0.02)
+    assert torch.allclose(
+        measures.checkerboard(noise + grid), measures.checkerboard((noise + grid).transpose(2, 3)), atol=1e-9
+    )
+
+
+def test_checkerboard_sees_a_repeated_pattern_and_not_photographs(pixels):
+    photo = pixels[0][..., :176, :200]
+    pattern = 0.04 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 22, 25)
+    assert abs(measures.checkerboard(pixels[0]).item()) < 1
+    assert measures.checkerboard(photo + pattern).item() > 5
+    assert abs(measures.checkerboard(photo + pattern.roll(1), period=7).item()) < 1
+    with pytest.raises(ValueError, match="at least 72 pixels"):
+        measures.checkerboard(torch.zeros(1, 3, 64, 80))
+
+
+def test_measures_are_per_picture(pixels):
+    batch = torch.cat([pixels[1], pixels[0]]), torch.cat([pixels[0], pixels[1].flip(-1)])
+    for name in ("psnr_y", "psnr_rgb", "ssim_y", "gmsd"):
+        function = getattr(measures, name)
+        expected = [function(a[None], b[None]).item() for a, b in zip(*batch, strict=True)]
+        assert function(*batch).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_published_psnr_ssim_and_niqe_are_reproduced(reference):
+    """OSEDiff's per-image log of its RealSR outputs, made with pyiqa."""
+    folder = reference / "data" / "realsr"
+    published = pd.read_csv(folder / "osediff_published_metrics.csv").set_index("image")
+    parameters = dict(np.load(reference / "weights" / "niqe" / "niqe_pris_params.npz"))
+    for path in sorted((folder / "osediff_outputs").glob("*.webp"))[::4]:
+        restored = to_pixels(open_photo(path))[None]
+        hq = to_pixels(open_photo(folder / "test_HR" / path.name))[None]
+        row = published.loc[f"{path.stem}.png"]
+        assert measures.psnr_y(restored, hq).item() == pytest.approx(row.PSNR, abs=1e-5)
+        assert measures.ssim_y(restored, hq).item() == pytest.approx(row.SSIM, abs=2e-6)
+        assert niqe(restored, parameters).item() == pytest.approx(row.NIQE, rel=0.01)
+
+
+def test_specs_state_every_convention():
+    assert SPECS["psnr_y"].convention.startswith(
+        "Y of YCbCr (BT.601, 16-235), border 0, data range 0-1; Y not rounded"
+    )
+    assert {name for name, spec in SPECS.items() if spec.lower_better} == {
+        "gmsd", "lpips_squeeze", "niqe", "checkerboard", "lpips", "dists", "fid",
+    }  # fmt: skip
+    assert SPECS["maniqa"].backend == "pyiqa:maniqa-pipal"
+
+
+@pytest.fixture
+def folders(tmp_path, photos):
+    for side, suffix in (("restored", ".png"), ("reference", ".bmp")):
+        (tmp_path / side).mkdir()
+        for index in range(3):
+            photo = np.roll(photos[side == "restored"], 20 * index, axis=0)
+            Image.fromarray(photo).save(tmp_path / side / f"photo_{index}{suffix}")
+    return tmp_path / "restored", tmp_path / "reference"
+
+
+def test_folders_are_paired_by_name(folders, photos):
+    frame = evaluate_folder(*folders, metrics=("psnr_y", "gmsd", "checkerboard"), device="cpu")
+    assert list(frame.columns) == list(COLUMNS) and len(frame) == 9
+    assert list(frame["image"].unique()) == ["photo_0", "photo_1", "photo_2"]
+    images = [[Image.fromarray(np.roll(photo, 20 * k, axis=0)) for k in range(3)] for photo in photos]
+    names = [f"photo_{k}" for k in range(3)]
+    in_memory = evaluate_images(images[1], images[0], ("psnr_y", "gmsd", "checkerboard"), names)
+    pd.testing.assert_frame_equal(frame, in_memory)
+    stacked = torch.stack([to_pixels(image) for image in images[1]])
+    pd.testing.assert_frame_equal(
+        frame, evaluate_images(stacked, images[0], ("psnr_y", "gmsd", "checkerboard"), names)
+    )
+    assert frame["lower_better"].tolist() == [False, True, True] * 3
+
+
+def test_folder_mistakes_are_named(folders, photos):
+    restored, reference = folders
+    Image.fromarray(photos[0]).save(restored / "extra.png")
+    (reference / "photo_2.bmp").unlink()
+    with pytest.raises(ValueError, match="restored': extra, photo_2. Only in '.*reference': none"):
+        evaluate_folder(restored, reference)
+    (restored / "extra.png").unlink(), (restored / "photo_2.png").unlink()
+    Image.fromarray(photos[0]).save(restored / "photo_1.webp")
+    with pytest.raises(ValueError, match="Two files claim the name 'photo_1'"):
+        evaluate_folder(restored, reference)
+    (restored / "photo_1.webp").unlink()
+    Image.fromarray(photos[0][1:]).save(restored / "photo_1.png")
+    with pytest.raises(ValueError, match="'photo_1' has 203x180 and 203x181"):
+        evaluate_folder(restored, reference)
+    content = (restored / "photo_0.png").read_bytes()
+    (restored / "photo_1.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="photo_1.png"):
+        evaluate_folder(restored, reference)
+    (restored / "photo_1.png").write_text("not a picture")
+    with pytest.raises(ValueError, match="photo_1.png"):
+        evaluate_folder(restored, reference)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        evaluate_folder(restored / "nowhere", reference)
+    with pytest.raises(ValueError, match="one of psnr_y, .*; got 'psnr'"):
+        evaluate_folder(restored, reference, metrics=("psnr",))
+
+
+def test_picture_mistakes_are_named(pixels):
+    picture = pixels[0][0]
+    with pytest.raises(ValueError, match="\\[-1, 1\\]: 'a' spans \\[.*, 255\\]"):
+        evaluate_images([(picture + 1) * 127.5], [picture], names=["a"])
+    with pytest.raises(ValueError, match="shape \\(1, 3, 181, 203\\)"):
+        evaluate_images([pixels[0]], [picture])
+    with pytest.raises(ValueError, match="spans \\[nan, nan\\]"):
+        evaluate_images([picture * float("nan")], [picture])
+    with pytest.raises(ValueError, match="'restored': 1, 'names': 1, 'reference': 2"):
+        evaluate_images([picture], [picture] * 2)
+    with pytest.raises(ValueError, match="'psnr_y' needs reference pictures"):
+        evaluate_images([picture], None)
+    with pytest.raises(FileNotFoundError, match="'niqe' needs weights"):
+        evaluate_images([picture], None, ("niqe",))
+    with pytest.raises(ValueError, match="'0': The checkerboard meter needs"):
+        evaluate_images([picture[:, :40]], None, ("checkerboard",))
+
+
+def test_pyiqa_is_asked_for_by_name_or_called_on_unit_pixels(monkeypatch, pixels, folders):
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(
+        ImportError, match="'maniqa' is computed by pyiqa, which is not installed. `pip install pyiqa`"
+    ):
+        evaluate_images([pixels[0][0]], None, ("maniqa",))
+
+    def create_metric(name, device):
+        if name == "musiq":
+            raise OSError("no network")
+        if name == "fid":
+            return lambda restored, reference: 12.5
+        return lambda *inputs: torch.stack([x.mean() for x in inputs]).sum()
+
+    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
+    picture = pixels[0][0]
+    frame = evaluate_images([picture], [picture], ("dists", "maniqa"))
+    unit = float((picture.mean() + 1) / 2)
+    assert frame["value"].tolist() == pytest.approx([2 * unit, unit], abs=1e-6)
+    with pytest.raises(OSError, match="needs pyiqa's weights for 'musiq'.*no network"):
+        evaluate_images([picture], [picture], ("musiq",))
+    frame = evaluate_folder(*folders, metrics=("fid", "psnr_y"))
+    assert frame.iloc[-1][["image", "metric", "value"]].tolist() == ["all", "fid", 12.5] and len(frame) == 4
+
+
+def test_lpips_squeeze_ranks_as_published(reference):
+    folder = reference / "data" / "realsr"
+    published = pd.read_csv(folder / "osediff_published_metrics.csv").set_index("image")["LPIPS"]
+    paths = sorted((folder / "osediff_outputs").glob("*.webp"))[::2]
+    frame = evaluate_images(
+        [open_photo(path) for path in paths],
+        [open_photo(folder / "test_HR" / path.name) for path in paths],
+        ("lpips_squeeze",),
+        [f"{path.stem}.png" for path in paths],
+        weights=reference / "weights",
+    )
+    values = frame.set_index("image")["value"]
+    assert values.mean() == pytest.approx(0.1858, abs=1e-3)
+    assert np.corrcoef(values, published[values.index])[0, 1] > 0.9

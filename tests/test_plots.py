@@ -1,0 +1,179 @@
+import hashlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from omgsr_lib import plots, tables
+
+
+@pytest.fixture
+def gap():
+    timesteps = np.arange(0, 1000, 100)
+    curves = {"snr": np.abs(timesteps - 300) / 100 + 0.05, "frechet": timesteps / 1000 + 0.2}
+    frame = pd.concat(pd.DataFrame({"timestep": timesteps, "distance": k, "value": v}) for k, v in curves.items())
+    minima = pd.DataFrame({"distance": ["snr", "frechet"], "timestep": [300, 0], "value": [0.05, 0.2]})
+    return frame, minima
+
+
+@pytest.fixture
+def sweep():
+    rows = [
+        (variant, protocol, metric, timestep, value, value - 0.1, value + 0.2)
+        for variant in ("omgsr-s", "omgsr-f")
+        for protocol in ("full", "frozen-encoder")
+        for metric, value in (("psnr_y", 23.0), ("gmsd", 0.3))
+        for timestep in (999, 25, 365)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "protocol", "metric", "timestep", "mean", "lo", "hi"])
+
+
+@pytest.fixture
+def summary():
+    rows = [
+        ("bicubic", "psnr_y", 22.456, 22.1, 22.9, 60, False),
+        ("omgsr-s", "psnr_y", 23.456, 23.1, 23.9, 60, False),
+        ("bicubic", "lpips_squeeze", 0.55, 0.5, 0.6, 60, True),
+        ("omgsr-s", "lpips_squeeze", 0.21, 0.2, 0.22, 60, True),
+    ]
+    return pd.DataFrame(rows, columns=["method", "metric", "mean", "lo", "hi", "n", "lower_better"])
+
+
+def drawings(gap, sweep, summary):
+    steps = np.arange(40)
+    pictures = [np.full((20, 30, 3), shade, dtype=np.uint8) for shade in (0, 100, 200)]
+    log = pd.DataFrame({"step": steps, "pixel": 1 / (steps + 1), "note": "", "seconds": 0.1})
+    curve = pd.DataFrame({"timestep": range(1000), "objective": np.abs(np.arange(1000) - 365) + 0.5})
+    return {
+        "gap": plots.plot_gap(*gap, mid=365),
+        "snr": plots.plot_snr_match(curve, 365, (350, 380), 273),
+        "per_image": plots.plot_per_image_timesteps(
+            {"omgsr-s": range(340, 390), "b": [500]}, {"omgsr-s": 365, "b": 500}
+        ),
+        "losses": plots.plot_losses(log),
+        "sweep": plots.plot_timestep_sweep(sweep, {"omgsr-s": 365, "omgsr-f": 509}),
+        "tradeoff": plots.plot_tradeoff(summary),
+        "crops": plots.compare_crops([pictures], ["a", "b", "c"], [["1", "2", "3"]], [(5, 0, 25, 20)]),
+        "sheet": plots.contact_sheet(pictures, ["t = 0", "", "t = 2"], columns=2),
+    }
+
+
+def test_two_runs_give_identical_files_and_leave_nothing_open(gap, sweep, summary, tmp_path):
+    hashes = []
+    for run in ("first", "second"):
+        np.random.seed(len(hashes))
+        for name, fig in drawings(gap, sweep, summary).items():
+            plots.save_figure(fig, tmp_path / run / f"{name}.{'pdf' if name == 'snr' else 'png'}", note="commit 0123")
+        files = sorted((tmp_path / run).iterdir())
+        assert len(files) == 9  # the PDF comes with a PNG
+        hashes.append([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
+    assert hashes[0] == hashes[1]
+    assert not plt.get_fignums()
+    image = Image.open(tmp_path / "first" / "sweep.png")
+    assert image.width == round(plots.PAGE * 300) and image.text == {"Comment": "commit 0123"}
+
+
+def test_no_text_is_cut_off(gap, sweep, summary):
+    for name, fig in drawings(gap, sweep, summary).items():
+        fig.draw_without_rendering()
+        page = fig.bbox
+        box = fig.get_tightbbox()
+        inches = np.array([[0, 0], [page.width / fig.dpi, page.height / fig.dpi]])
+        assert box.x0 > inches[0, 0] - 0.02 and box.x1 < inches[1, 0] + 0.02, name
+        assert box.y0 > inches[0, 1] - 0.02 and box.y1 < inches[1, 1] + 0.02, name
+
+
+def test_gap_marks_each_minimum(gap):
+    fig = plots.plot_gap(*gap, mid=365)
+    for ax, (timestep, value) in zip(fig.axes, ((300, 0.05), (0, 0.2)), strict=True):
+        dashed, curve, mark = ax.get_lines()
+        assert dashed.get_xdata() == [365, 365]
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (timestep, value)
+        assert len(curve.get_xdata()) == 10
+        assert ax.texts[0].get_text() == f"least at t = {timestep}"
+    assert [ax.get_yscale() for ax in fig.axes] == ["log", "linear"]
+
+
+def test_sweep_draws_means_and_intervals_in_fixed_colours(sweep):
+    fig = plots.plot_timestep_sweep(sweep)
+    axes = np.reshape(fig.axes, (2, 2))
+    assert axes[0, 0].get_ylabel() == "PSNR-Y (dB) ↑" and axes[1, 0].get_ylabel() == "GMSD ↓"
+    full, frozen = axes[0, 0].containers
+    assert full.lines[0].get_color() == plots.METHOD_COLOURS["full"]
+    assert frozen.lines[0].get_color() == plots.METHOD_COLOURS["frozen-encoder"]
+    assert full.lines[0].get_xdata().tolist() == [22, 362, 996]  # 3 steps aside, so that intervals do not overlap
+    low, high = full.lines[2][0].get_segments()[0]
+    assert (low[1], high[1]) == pytest.approx((22.9, 23.2))
+
+
+def test_tradeoff_places_each_method(summary):
+    points = plots.plot_tradeoff(summary).axes[0].containers
+    assert [(p.lines[0].get_xdata()[0], p.lines[0].get_ydata()[0]) for p in points] == [(22.456, 0.55), (23.456, 0.21)]
+    assert to_hex(points[1].lines[0].get_color()) == plots.METHOD_COLOURS["omgsr-s"].lower()
+
+
+def test_crops_show_the_box_of_the_picture():
+    picture = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    fig = plots.compare_crops([[picture, Image.fromarray(picture)]], ["a", "b"], boxes=[(5, 2, 25, 12)])
+    for ax in fig.axes:
+        assert np.array_equal(ax.images[0].get_array(), picture[2:12, 5:25])
+    with pytest.raises(ValueError, match="lie in its picture of 30x20"):
+        plots.compare_crops([[picture]], ["a"], boxes=[(5, 2, 31, 12)])
+    with pytest.raises(ValueError, match="needs 2 pictures, one per label, got \\[1\\]"):
+        plots.compare_crops([[picture]], ["a", "b"])
+
+
+def test_figures_are_written_whole_or_not_at_all(summary, tmp_path, monkeypatch):
+    fig = plots.plot_tradeoff(summary)
+    with pytest.raises(ValueError, match="written as .png or .pdf: got 'a.jpg'"):
+        plots.save_figure(fig, tmp_path / "a.jpg")
+
+    def fail(part, **_):
+        open(part, "w").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fig, "savefig", fail)
+    with pytest.raises(OSError, match="No space left"):
+        plots.save_figure(fig, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_need_a_step():
+    with pytest.raises(ValueError, match="needs the column 'step' and losses, got \\['pixel'\\]"):
+        plots.plot_losses(pd.DataFrame({"pixel": [1.0]}))
+
+
+def test_markdown_table_marks_the_best(summary):
+    assert tables.to_markdown(summary, labels={"omgsr-s": "OMGSR-S"}) == (
+        "| Method | PSNR-Y (dB) ↑ | LPIPS-Squeeze ↓ |\n"
+        "| :-- | --: | --: |\n"
+        "| bicubic | 22.46 [22.10, 22.90] | 0.5500 [0.5000, 0.6000] |\n"
+        "| OMGSR-S | **23.46 [23.10, 23.90]** | **0.2100 [0.2000, 0.2200]** |\n"
+    )
+    part = summary.iloc[[0, 1, 2]].assign(dataset=["x", "y", "x"])
+    assert tables.to_markdown(part, intervals=False).splitlines()[2:] == [
+        "| x | bicubic | **22.46** | **0.5500** |",
+        "| y | omgsr-s | **23.46** | – |",
+    ]
+
+
+def test_latex_table_is_booktabs(summary, tmp_path):
+    summary = summary.replace({"method": {"bicubic": "bicubic_x4"}})
+    text = tables.write_table(summary, tmp_path / "table.tex", intervals=False).read_text()
+    assert text.split("\n") == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r" & PSNR-Y (dB) $\uparrow$ & LPIPS-Squeeze $\downarrow$ \\",
+        r"\midrule",
+        r"bicubic\_x4 & 22.46 & 0.5500 \\",
+        r"omgsr-s & \bfseries 23.46 & \bfseries 0.2100 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ]
+    with pytest.raises(ValueError, match="written as .md or .tex"):
+        tables.write_table(summary, tmp_path / "table.txt")
+    assert [file.name for file in tmp_path.iterdir()] == ["table.tex"]

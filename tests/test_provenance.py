@@ -1,0 +1,170 @@
+import errno
+import hashlib
+import json
+import os
+import random
+import subprocess
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from omgsr_lib import provenance
+from omgsr_lib.provenance import atomic_write, git_state, seed_everything, sha256, start_run, versions, write_json
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_sha256_of_known_bytes(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_atomic_write_replaces_only_on_success(tmp_path):
+    target = tmp_path / "deep" / "table.csv"
+    with atomic_write(target) as part:
+        part.write_text("first")
+        assert part.suffix == ".csv" and not target.exists()
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "first"
+    assert os.listdir(target.parent) == ["table.csv"]
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "table.csv") as part:
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.errno == errno.ENOSPC
+    message = str(caught.value)
+    assert "table.csv (No space left on device): free some space" in message and "\n" not in message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full of Linux")
+def test_a_disk_that_fills_while_writing(tmp_path):
+    with pytest.raises(OSError, match="No space left on device"), atomic_write(tmp_path / "table.csv"):
+        with open("/dev/full", "w") as full:
+            full.write("x" * 100)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write .*run.json .* choose a folder that can be written"):
+        start_run("step", {}, seed=0, folder=tmp_path / "file" / "step")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_refuses_numbers_that_are_not_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "run.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_seed_everything_repeats_every_generator():
+    def draw():
+        seed_everything(5)
+        return random.random(), np.random.rand(), torch.rand(3).tolist()
+
+    assert draw() == draw()
+    assert draw()[2] == torch.rand(3, generator=torch.Generator().manual_seed(5)).tolist()
+
+
+def test_run_json_holds_what_went_in_and_what_came_out(here):
+    @dataclass
+    class Config:
+        preset: str
+        sizes: tuple
+
+    (here / "photos").mkdir()
+    (here / "photos" / "b.txt").write_bytes(b"b")
+    (here / "photos" / "a.txt").write_bytes(b"abc")
+    folder = here / "results" / "mini" / "01_gap"
+    run = start_run("01_gap", Config("mini", (64, 128)), seed=3, folder="results/mini/01_gap")
+    assert torch.initial_seed() == 3
+    run.add_input("photos")
+    with atomic_write(run.path("gap.csv")) as part:
+        part.write_text("t,gap\n")
+    run.path("images/0.png").write_bytes(b"0")
+    run.add_output(folder / "images").joinpath("1.png").write_bytes(b"1")
+    assert run.finish() == ["gap.csv", "images/0.png", "images/1.png"]
+
+    content = json.loads((folder / "run.json").read_text())
+    assert content["config"] == {"preset": "mini", "sizes": [64, 128]} and content["seed"] == 3
+    assert content["inputs"] == [
+        {"path": "photos/a.txt", "sha256": hashlib.sha256(b"abc").hexdigest()},
+        {"path": "photos/b.txt", "sha256": hashlib.sha256(b"b").hexdigest()},
+    ]
+    assert content["outputs"][0] == {"path": "gap.csv", "sha256": hashlib.sha256(b"t,gap\n").hexdigest()}
+    assert content["versions"]["torch"] == torch.__version__ and content["versions"]["numpy"] == np.__version__
+    assert 0 <= content["seconds"] < 60
+    assert 50 < content["peak_memory_mib"] < 24_000
+    assert content["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu, 1 thread(s)")
+    assert str(here) not in (folder / "run.json").read_text()
+
+
+def test_inputs_from_elsewhere_are_named_without_their_folder(here, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("private") / "photo.png"
+    outside.write_bytes(b"abc")
+    run = start_run("step", {}, seed=0, folder="step")
+    run.add_input(outside)
+    run.finish()
+    assert [item["path"] for item in json.loads((here / "step" / "run.json").read_text())["inputs"]] == [
+        "<elsewhere>/photo.png"
+    ]
+
+
+def test_a_run_that_stops_leaves_no_record(here):
+    start_run("step", {}, seed=0, folder="step").finish()
+    assert os.listdir("step") == ["run.json"]
+    run = start_run("step", {}, seed=0, folder="step")
+    assert os.listdir("step") == []
+    run.path("never.csv")
+    with pytest.raises(FileNotFoundError, match="never.csv"):
+        run.finish()
+    assert os.listdir("step") == []
+
+
+def test_paths_are_refused_where_they_would_not_travel(here):
+    with pytest.raises(ValueError, match="relative paths only, got config.data.photos: /home/me"):
+        start_run("step", {"data": {"photos": "/home/me"}}, seed=0, folder="step")
+    run = start_run("step", {}, seed=0, folder="step")
+    with pytest.raises(ValueError, match="outputs of a run lie in its folder step, got elsewhere.csv"):
+        run.add_output("elsewhere.csv")
+
+
+def test_versions_are_those_installed():
+    from importlib.metadata import version
+
+    assert versions()["diffusers"] == version("diffusers")
+    assert all(found is None or found[0].isdigit() for found in versions().values())
+
+
+def test_git_state(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setattr(provenance, "PROJECT_ROOT", tmp_path)
+    assert git_state() == (None, None)
+    git("init")
+    assert git_state() == (None, None)
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit, dirty = git_state()
+    assert len(commit) == 40 and dirty is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("1")
+    assert git_state() == (commit, False)
+    (tmp_path / "code.py").write_text("2")
+    assert git_state() == (commit, True)
+    monkeypatch.setenv("PATH", "")
+    assert git_state() == (None, None)
