@@ -49,7 +49,9 @@ def contrast_table(frame, mids):
                 seeds = sorted(set(sides[0].seed) & set(sides[1].seed))
                 if not seeds:
                     continue
-                scores = [_scores(side[side.seed.isin(seeds)], method) for side, method in zip(sides, "ab", strict=True)]
+                scores = [
+                    _scores(side[side.seed.isin(seeds)], method) for side, method in zip(sides, "ab", strict=True)
+                ]
                 table = paired_difference(pd.concat(scores), "a", "b")
                 better = table.better.map({"a": name.split(" - ")[0], "b": name.split(" - ")[1]}).fillna("")
                 facts = dict(contrast=name, variant=variant, protocol=protocol, seeds=len(seeds))

@@ -21,7 +21,7 @@ def preset_recipe(preset, variant, **changes):
 def latent_space(preset, variant):
     """The frozen autoencoder and the `NoiseSchedule` of a preset's variant ("s": DDPM, "f": flow matching).
 
-    Preset `latents` takes the tiny autoencoders of Stable Diffusion and FLUX.1 from the hub, with the models' schedules.
+    Preset `latents` takes the tiny autoencoders of Stable Diffusion and FLUX.1 from the hub and the models' schedules.
     """
     if preset == "latents":
         return load_latent_space(TINY_AUTOENCODERS[variant], FAMILIES[variant])
@@ -64,7 +64,7 @@ def encode_pairs(vae, pairs):
 
 @torch.no_grad()
 def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
-    """Pictures `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph, `(C, h, w)`, at each of `timesteps`."""
+    """Pictures `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph `(C, h, w)`, one per timestep."""
     noise = torch.randn(hq_latents.shape, generator=torch.Generator().manual_seed(seed))
     noisy = [schedule.add_noise(hq_latents[None], noise[None], timestep) for timestep in timesteps]
     return [decode_latents(vae, latents)[0].clamp(-1, 1) for latents in noisy]

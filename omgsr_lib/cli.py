@@ -4,15 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
+from .runner import NotebookFailed
+
 
 def main(arguments=None):
-    """Run a command; returns the exit code. Bad input gives one line on stderr and code 2."""
+    """Run a command; returns the exit code. Bad input: 2 and one line on stderr; a failing notebook: 1 and one."""
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
-    except (OSError, ValueError) as err:
-        print(f"omgsr {options.command}: {err}", file=sys.stderr)
-        return 2
+    except (OSError, ValueError, NotebookFailed) as err:
+        print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
+        return 1 if isinstance(err, NotebookFailed) else 2
     return 0
 
 
@@ -90,6 +92,7 @@ def build_parser():
         size=integer | dict(default=96, help="crop side in pixels (autoencoder)"),
         perceptual=dict(help="weights folder for LPIPS-SqueezeNet (autoencoder)"),
         evaluation=dict(help="folder with photographs that the model card measures on"),
+        data=dict(default="the user's own", help="the training photographs and their licence, for the model card"),
         seed=integer | dict(default=0),
         threads=integer | dict(default=1),
     )
@@ -103,8 +106,11 @@ def build_parser():
         out=dict(required=True, help="run folder: checkpoint, log and the adapters"),
         steps=integer | dict(help="instead of the recipe's"),
         batch_size=integer | dict(help="instead of the recipe's"),
+        learning_rate=number | dict(help="instead of the recipe's"),
         perceptual=dict(help="weights folder for LPIPS-SqueezeNet"),
-        precision=dict(default="bf16", choices=["no", "bf16", "fp16"]),
+        evaluation=dict(help="folder with photographs that the model card measures on"),
+        data=dict(default="the user's own", help="the training photographs and their licence, for the model card"),
+        precision=dict(default="bf16", choices=["no", "bf16"]),
         seed=integer | dict(default=0),
         threads=integer | dict(default=1),
     )
@@ -123,9 +129,7 @@ def build_parser():
 def run_reproduce(options):
     from .reproduce import reproduce
 
-    reproduce(
-        options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force
-    )
+    reproduce(options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force)
 
 
 def run_study(options):
@@ -137,7 +141,7 @@ def run_study(options):
     data = StudyData(
         train=tuple(training_photos(options) if own else packaged_photos("train")),
         evaluation=tuple(find_photos(options.evaluation) if options.evaluation else packaged_photos("eval")),
-        crops_per_photo=1 if options.evaluation else 8,
+        crops_per_photo=1 if options.evaluation else 4,
         synthetic=0 if own else 40,
         weights=options.weights,
         steps=options.steps,
@@ -147,9 +151,12 @@ def run_study(options):
 
 
 def run_restore(options):
+    from .data.photos import find_photos
     from .model import OMGSR
     from .restore import restore_folder
 
+    if not Path(options.source).is_file():
+        find_photos(options.source)  # before the model is loaded, which may be large
     model = OMGSR.from_pretrained(
         options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
     )
@@ -172,10 +179,10 @@ def run_midstep(options):
     from .data.pairs import evaluation_pairs
     from .midstep import snr_mid_timestep
 
-    vae, schedule = load_latent_space(options.vae, options.family)
     pairs = evaluation_pairs(
         training_photos(options), options.size, seed=options.seed, scale=options.scale, short_side=options.short_side
     )
+    vae, schedule = load_latent_space(options.vae, options.family)
     mid = snr_mid_timestep(*encode_pairs(vae, pairs), schedule)
     low, high = mid.interval
     print(f"mid-timestep {mid.timestep} (95 % interval {low} to {high}, {len(mid.per_image)} pictures)")
@@ -197,6 +204,7 @@ def run_pretrain(options):
         size=options.size,
         perceptual=options.perceptual,
         evaluation=options.evaluation,
+        data=options.data,
         seed=options.seed,
     )
 
@@ -204,28 +212,26 @@ def run_pretrain(options):
 def run_train(options):
     import torch
 
-    from .data.pairs import Pairs
-    from .losses.perceptual import lpips_squeeze
-    from .model import OMGSR
+    from .data.photos import find_photos
+    from .finetune import finetune
     from .presets import recipe
-    from .train import train
 
     torch.set_num_threads(options.threads)
-    chosen = recipe(options.preset, options.variant, batch_size=options.batch_size)
-    model = OMGSR.from_base(chosen.base, chosen.family, chosen.timestep)
-    model.add_adapters(chosen.vae_rank, chosen.denoiser_rank, seed=options.seed)
-    pairs = Pairs(training_photos(options), chosen.resolution, seed=options.seed, scale=chosen.scale)
-    train(
-        model,
-        pairs,
-        chosen,
-        options.out,
-        seed=options.seed,
-        steps=options.steps,
-        perceptual=lpips_squeeze(options.perceptual) if options.perceptual else None,
-        precision=options.precision,
+    chosen = recipe(
+        options.preset, options.variant, batch_size=options.batch_size, learning_rate=options.learning_rate
     )
-    model.save_adapter(Path(options.out) / "adapter")
+    finetune(
+        chosen,
+        training_photos(options),
+        options.out,
+        name=f"{options.preset}-{options.variant}",
+        steps=options.steps,
+        perceptual=options.perceptual,
+        precision=options.precision,
+        evaluation=find_photos(options.evaluation) if options.evaluation else None,
+        data=options.data,
+        seed=options.seed,
+    )
 
 
 def run_evaluate(options):
@@ -248,6 +254,14 @@ def training_photos(options):
     if options.provenance:
         return freely_licensed(options.photos, options.provenance)
     return find_photos(options.photos)
+
+
+def _one_line(err):
+    if isinstance(err, OSError) and err.filename:
+        return f"{err.strerror}: '{err.filename}'. Check the path and its permissions."
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
+    return " ".join(str(err).split())
 
 
 if __name__ == "__main__":

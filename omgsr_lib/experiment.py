@@ -31,7 +31,7 @@ def training_pairs(photos, recipe, *, synthetic, seed):
 
 def untuned_model(recipe):
     """The prior of a recipe at its mid-timestep, without adapters."""
-    return OMGSR.from_base(recipe.base, recipe.family, recipe.timestep)
+    return OMGSR.from_base(recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt)
 
 
 def preset_model(preset, variant):
@@ -51,7 +51,8 @@ def mid_timestep_of(file, variant):
 def evaluated_models(preset, folder):
     """The models that notebook 06 compares: each variant's un-tuned prior, short training, and shipped adapters.
 
-    The short trainings are those of notebooks 03 and 04 in `folder`. Yields `(name, model)`, one model in memory at a time.
+    The short trainings are those of notebooks 03 and 04 in `folder`. Yields `(name, model)`, one model in memory at a
+    time.
     """
     folder = Path(folder)
     mids = folder / "02_mid_timestep" / "midstep.csv"
@@ -65,7 +66,7 @@ def evaluated_models(preset, folder):
 
 
 def low_quality_pictures(photos, *, size, scale=4, seed=0):
-    """Low-quality PIL pictures by name: the user's own as they are, or degraded evaluation photographs of the dependencies."""
+    """Low-quality PIL pictures by name: the user's own as they are, or degraded photographs of the dependencies."""
     if photos:
         return {path.stem: open_photo(path) for path in find_photos(photos)}
     pairs = study_pairs(None, size=size, scale=scale, seed=seed, crops_per_photo=1)
@@ -73,9 +74,10 @@ def low_quality_pictures(photos, *, size, scale=4, seed=0):
 
 
 def injection_cache(model, pair, folder, *, count=20):
-    """Restore one `EvaluationPair` at `count` timesteps into `folder`: PNG files and `index.csv` (timestep, file, scores).
+    """Restore one `EvaluationPair` at `count` timesteps into `folder`: PNG files and `index.csv`.
 
-    The timesteps are evenly spread and include the model's own. Returns the folder, what `widgets.timestep_explorer` takes.
+    The index names timestep, file and scores. The timesteps are evenly spread and include the model's own. Returns the
+    folder, what `widgets.timestep_explorer` takes.
     """
     last = len(model.prior.schedule.sigmas) - 1
     timesteps = sorted({round(last * index / (count - 1)) for index in range(count)} | {model.timestep})

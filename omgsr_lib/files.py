@@ -14,17 +14,22 @@ HASHES = "SHA256SUMS"
 def atomic_folder(folder):
     """Yields an empty folder beside `folder` to write into; renamed to `folder` on success, removed on failure.
 
-    An existing `folder` is replaced only by a complete new one.
+    In an existing `folder` entries of the same names are replaced once the new ones are complete; others stay.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     part = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
         if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+            for new in part.iterdir():
+                old = folder / new.name
+                if old.is_dir():
+                    shutil.rmtree(old)
+                new.replace(old)
+        else:
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -43,6 +48,10 @@ def verify_hashes(folder):
     Raises `ValueError` that names a damaged file, `FileNotFoundError` one that is missing.
     """
     folder = Path(folder)
+    if not (folder / HASHES).is_file():
+        raise FileNotFoundError(
+            f"Shipped weights come with their hashes: {HASHES} is missing. Restore it with git checkout."
+        )
     for line in (folder / HASHES).read_text().splitlines():
         expected, name = line.split("  ", 1)
         file = folder / name

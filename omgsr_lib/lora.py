@@ -1,12 +1,13 @@
 """LoRA: which layers are adapted, and adapters in the official layout (two peft folders).
 
-    <folder>/unet_lora_adapter/ | flux_adapter/              the denoiser's
-    <folder>/vae_encoder_lora_adapter/ | vae_encoder_adapter/   the autoencoder's encoder's
-        adapter_config.json  adapter_model.safetensors
+<folder>/unet_lora_adapter/ | flux_adapter/              the denoiser's
+<folder>/vae_encoder_lora_adapter/ | vae_encoder_adapter/   the autoencoder's encoder's
+    adapter_config.json  adapter_model.safetensors
 """
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .files import atomic_folder
@@ -22,7 +23,7 @@ FLUX_LAYERS = [
     "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
 ]  # fmt: skip
 
-# Suffixes of the adapted layers (method.md 1.4). The encoder's list serves both families.
+# Suffixes of the adapted layers, as in the authors' adapters. The encoder's list serves both families.
 TARGETS = {"ddpm": CONVOLUTIONS_AND_ATTENTION, "flow": FLUX_LAYERS}
 FOLDERS = {
     "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
@@ -80,23 +81,35 @@ def save_adapter(module, folder, *, rank, targets):
 
 
 def load_adapter(module, folder):
-    """Inject the adapter in `folder` (official or peft layout) into `module`; every tensor must find its place."""
+    """Inject the adapter in `folder` (official or peft layout) into `module`, trainable; returns its rank.
+
+    Raises `FileNotFoundError` if there is none and `ValueError` if a tensor finds no place or has another shape.
+    """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
     folder = Path(folder)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise FileNotFoundError(f"An adapter folder must hold adapter_model.safetensors: '{folder}' does not.")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"An adapter folder must hold {name}: '{folder}' does not. Check the path.")
     config = LoraConfig.from_pretrained(folder)
     config.inference_mode = False
-    state = load_file(folder / "adapter_model.safetensors")
+    try:
+        state = load_file(folder / "adapter_model.safetensors")
+    except SafetensorError as err:
+        raise ValueError(f"'{folder}/adapter_model.safetensors' is damaged ({err}). Copy the adapter again.") from err
     module.requires_grad_(False)
     inject_adapter_in_model(config, module)
     stripped = {name.removeprefix(PREFIX): value for name, value in state.items()}
-    result = set_peft_model_state_dict(module, stripped)
+    try:
+        result = set_peft_model_state_dict(module, stripped)
+    except RuntimeError as err:
+        raise ValueError(
+            f"An adapter must fit its base: '{folder}' has tensors of another shape. Check that they belong together."
+        ) from err
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if result.unexpected_keys or missing:
         raise ValueError(
             f"An adapter must fit its base: '{folder}' has {len(result.unexpected_keys)} tensors without a place and "
-            f"lacks {len(missing)} (first: {(result.unexpected_keys or missing)[0]}). Check that the two belong together."
+            f"lacks {len(missing)} (first: {(result.unexpected_keys or missing)[0]}). Check that they belong together."
         )
-    return module
+    return config.r

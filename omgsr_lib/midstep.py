@@ -8,8 +8,8 @@ r_t = alpha_t^2 / sigma_t^2 the summand is E_i |r_t - 1/D_i|: convex in r_t and 
 1/D_i. So two numbers per pair replace the scan over all timesteps: they can be gathered in batches and on several
 machines, and serve any schedule afterwards.
 
-An identical pair (D_i = 0) has an infinite SNR. It asks for the cleanest timestep with a finite SNR instead, which drops
-an infinite constant from the objective and leaves t* as it is.
+An identical pair (D_i = 0) has an infinite SNR. It asks for the cleanest timestep with a finite SNR instead, which
+drops an infinite constant from the objective and leaves t* as it is.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from .schedules import NoiseSchedule, pair_power
 RESAMPLES = 1000  # of the bootstrap
 BLOCK = 2_000_000  # resampled pairs held at a time
 TIE = 1e-12  # relative difference below which two timesteps are equally good: the smaller is taken
+SEED = 2508  # of the noise of the historic rules, if no generator is given
 HISTORIC_RULES = ("mse_difference", "absolute_difference")
 
 
@@ -65,9 +66,7 @@ class SNRStatistics:
     def mid_timestep(self, schedule, *, seed=0):
         """The `MidTimestep` of all pairs for `schedule`. Raises `ValueError` if there is no pair yet."""
         if not len(self.power):
-            raise ValueError(
-                "A mid-timestep needs at least one pair: got none. Call update(lq_latents, hq_latents) first."
-            )
+            raise ValueError("A mid-timestep needs at least one pair: got none. Call update(lq, hq) first.")
         target, order = self._targets(schedule).sort()
         timestep = _weighted_median_timestep(self.power[order][None], target, schedule)
         per_image = schedule.nearest_timestep(self._targets(schedule))
@@ -137,7 +136,7 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
         lq_latents, hq_latents: `(N, C, H, W)`.
         rule: "mse_difference" (August 21, 2025), the least mean over pairs of `|MSE(z_t, z_H) - MSE(z_L, z_H)|`, or
             "absolute_difference" (August 26, 2025), the least `MSE(|z_t - z_H|, |z_L - z_H|)` over all elements.
-        noise: `(N, C, H, W)` for `z_t`; drawn from `generator` (by default one of seed 0) if not given.
+        noise: `(N, C, H, W)` for `z_t`; drawn from `generator` (by default one of seed 2508) if not given.
 
     Returns `(timestep, curve)`, the curve a data frame `timestep`, `objective`; of equal timesteps the smallest.
     Raises `ValueError` for another rule, and as `pair_power`.
@@ -146,7 +145,7 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
         raise ValueError(f"rule must be one of {HISTORIC_RULES}, got {rule!r}. The SNR rule is snr_mid_timestep.")
     _, difference = pair_power(lq_latents, hq_latents)
     if noise is None:
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        generator = torch.Generator().manual_seed(SEED) if generator is None else generator
         noise = torch.randn(hq_latents.shape, generator=generator)
     noise = noise.to(hq_latents)
     lq_error = (lq_latents - hq_latents).abs()

@@ -68,24 +68,23 @@ class OMGSR(nn.Module):
         height, width = lq_pixels.shape[-2:]
         if height % self.multiple or width % self.multiple:
             raise ValueError(
-                f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. Pad the picture or call restore()."
+                f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. "
+                "Pad the picture or call restore()."
             )
         return encode_latents(self.lq_vae, lq_pixels, generator=generator)
 
     def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian"):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
 
-        With `tile` (in latents; `overlap` defaults to half of it) the model output of the tiles is blended and the formula
-        is applied once to the whole, as in the two-stage tiled restoration of the paper.
+        With `tile` (in latents; `overlap` defaults to half of it) the model output of the tiles is blended and the
+        formula is applied once to the whole, as in the two-stage tiled restoration of the paper.
         """
         timestep = self.timestep if timestep is None else timestep
         if tile is None:
             output = self.prior(lq_latents, timestep)
         else:
-            overlap = tile // 2 if overlap is None else overlap
-            output = tiled(
-                lambda part: self.prior(part, timestep), lq_latents, tile=tile, overlap=overlap, window=window
-            )
+            options = dict(tile=tile, overlap=overlap, window=window)
+            output = tiled(lambda part: self.prior(part, timestep), lq_latents, **options)
         return self.prior.schedule.predict_clean(lq_latents, output, timestep)
 
     def decode(self, clean_latents):
@@ -99,7 +98,7 @@ class OMGSR(nn.Module):
         return compression(self.vae) * self.prior.latent_multiple
 
     def add_adapters(self, vae_rank, denoiser_rank, *, seed=0):
-        """Add trainable LoRA to the LQ encoder and the denoiser (method.md 1.4); `vae_rank=0` leaves the encoder frozen."""
+        """Add trainable LoRA to the LQ encoder and the denoiser; a rank of 0 leaves that part frozen. Returns self."""
         torch.manual_seed(seed)
         if vae_rank:
             add_lora(self.lq_vae.encoder, vae_rank, TARGETS["ddpm"])
@@ -137,20 +136,30 @@ class OMGSR(nn.Module):
         return Path(folder)
 
     def load_adapter(self, folder):
-        """Load both adapters of a folder in the official layout."""
-        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        """Load the adapters of a folder in the official layout and return self.
+
+        The `omgsr.json` of `save_adapter`, where there is one, gives the timestep they were trained for and says if
+        one part was trained without; otherwise both must be there and the model's timestep stays.
+        """
         folder = Path(folder)
-        load_adapter(self.prior.denoiser, folder / denoiser_folder)
-        load_adapter(self.lq_vae.encoder, folder / encoder_folder)
-        ranks = [
-            json.loads((folder / name / "adapter_config.json").read_text())["r"]
-            for name in (encoder_folder, denoiser_folder)
-        ]
-        self.ranks = tuple(ranks)
+        expected = (True, True)
+        if (folder / "omgsr.json").is_file():
+            about = json.loads((folder / "omgsr.json").read_text())
+            if about["family"] != self.prior.family:
+                raise ValueError(
+                    f"An adapter must be of its prior's family, {self.prior.family}: '{folder}' is {about['family']}."
+                )
+            expected, self.timestep = about["ranks"], about["timestep"]
+        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        parts = (self.lq_vae.encoder, encoder_folder), (self.prior.denoiser, denoiser_folder)
+        self.ranks = tuple(
+            load_adapter(module, folder / name) if rank else 0
+            for (module, name), rank in zip(parts, expected, strict=True)
+        )
         return self
 
     def save_pretrained(self, folder):
-        """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained(folder)` reads them back exactly."""
+        """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly."""
         with atomic_folder(folder) as part:
             self.save_adapter(part)
             save_model(self.vae, part / "vae")
@@ -172,11 +181,11 @@ class OMGSR(nn.Module):
         folder = Path(name)
         if (folder / "omgsr.json").is_file():
             about = json.loads((folder / "omgsr.json").read_text())
-            family, timestep = about["family"], about["timestep"]
+            family, timestep, prompt = about["family"], about["timestep"], ""
             base, adapter = base or folder, adapter or folder
         elif name in presets.MODELS:
             recipe = presets.recipe(*presets.MODELS[name])
-            family, timestep = recipe.family, recipe.timestep
+            family, timestep, prompt = recipe.family, recipe.timestep, recipe.prompt
             if base is None and recipe.base in presets.PACKAGED_PRIORS:
                 verify_hashes(WEIGHTS)
                 adapter = adapter or WEIGHTS / name
@@ -185,12 +194,19 @@ class OMGSR(nn.Module):
             raise ValueError(
                 f"A model must be one of {', '.join(presets.MODELS)} or a folder with omgsr.json: got {str(name)!r}."
             )
-        model = cls.from_base(base, family, timestep, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
+        model = cls.from_base(
+            base, family, timestep, prompt=prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision
+        )
         return model.load_adapter(adapter) if adapter else model
 
     @classmethod
-    def from_base(cls, base, family, timestep, *, prompt_embeds=None, dtype=torch.float32, revision=None, seed=0):
-        """The un-tuned model on `base`: "tiny" (random), a prior of this package, a folder or a hub id."""
+    def from_base(
+        cls, base, family, timestep, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None, seed=0
+    ):
+        """The un-tuned model on `base`: "tiny" (random, from `seed`), a prior of this package, a folder or a hub id.
+
+        `family` is "ddpm" or "flow"; `prompt` is embedded by the base's text encoders where no embeddings are given.
+        """
         if base == "tiny":
             prior = {"ddpm": tiny_ddpm, "flow": tiny_flow}[family](seed=seed)
             return cls(tiny_autoencoder(seed=seed), prior, timestep)
@@ -200,4 +216,4 @@ class OMGSR(nn.Module):
             base = WEIGHTS / base
         else:
             vae = load_autoencoder(base, subfolder="vae", **options)
-        return cls(vae, load_prior(base, family, prompt_embeds=prompt_embeds, **options), timestep)
+        return cls(vae, load_prior(base, family, prompt=prompt, prompt_embeds=prompt_embeds, **options), timestep)

@@ -41,7 +41,8 @@ class Recipe:
     clip: float = 1.0  # gradient norm, each optimiser
 
 
-# method.md 1.4-1.6 (paper) and 2 (release). The 512 timestep is used at 1024 too, as the authors did.
+# Values of the authors' configurations of August (paper) and October 2025 (release). The timestep for 512 pixels is
+# used at 1024 too, as they did.
 _paper_s = Recipe(base="stabilityai/sd-turbo", family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1)
 _paper_f = Recipe(
     base="black-forest-labs/FLUX.1-dev", family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1,
@@ -61,8 +62,8 @@ _mini = dict(
 RECIPES = {
     ("smoke", "s"): Recipe(base="tiny", family="ddpm", timestep=273, **{**_mini, "resolution": 64, "steps": 2}),
     ("smoke", "f"): Recipe(base="tiny", family="flow", timestep=244, **{**_mini, "resolution": 64, "steps": 2}),
-    ("mini", "s"): Recipe(base="mini-ddpm", family="ddpm", timestep=273, **_mini),
-    ("mini", "f"): Recipe(base="mini-flow", family="flow", timestep=244, **_mini),
+    ("mini", "s"): Recipe(base="mini-ddpm", family="ddpm", timestep=325, **_mini),
+    ("mini", "f"): Recipe(base="mini-flow", family="flow", timestep=223, **_mini),
     ("paper", "s-512"): _paper_s,
     ("paper", "s-1024"): replace(_paper_s, resolution=1024, scale=8, steps=25_000),
     ("paper", "f-512"): _paper_f,

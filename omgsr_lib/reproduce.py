@@ -11,7 +11,7 @@ from .provenance import ELSEWHERE, PROJECT_ROOT, sha256, versions, write_json
 from .runner import NotebookFailed, check_type, declared_parameters, run_notebook
 
 
-# Each step and those whose files it reads, in the order of running. `study` is what `make study` leaves, if it was run.
+# Each step and those whose files it reads, in the order of running; `study` is what `make study` left, if it was run.
 STEPS = {
     "00_start_here": (),
     "01_latent_gap": (),

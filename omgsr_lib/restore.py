@@ -47,66 +47,73 @@ def restore(
         model: `OMGSR`.
         scale: output side / input side, at least 1.
         timestep: instead of the model's t*; an int for all pictures.
-        tile, overlap: in pixels of the output, multiples of `model.multiple`; None restores in one pass. The latents are predicted
-            in tiles whose outputs are blended with `window` ("gaussian", "released" or "cosine").
+        tile, overlap: in pixels of the output, multiples of `model.multiple`; `tile=None` restores in one pass. The
+            latents are predicted in tiles whose outputs are blended with `window` ("gaussian", "released", "cosine").
         colour_fix: "adain", "wavelet" or None; the reference is the bicubic enlargement.
-        seed: None takes the mean of the encoder's posterior (deterministic), an integer the sample of the authors' code.
-        progress: show a progress bar.
+        seed: None takes the mean of the encoder's posterior (deterministic), an integer a sample of it, as the
+            authors' code does; every picture is sampled with this seed.
+        progress: show a progress bar, in a terminal or notebook.
 
-    Pictures are enlarged bicubically, padded by reflection to a multiple of `model.multiple` and cropped back.
+    Pictures are enlarged bicubically, padded by reflection to a multiple of `model.multiple` and cropped back. A wrong
+    argument raises `ValueError`.
     """
     images = [images] if isinstance(images, Image.Image) else list(images)
     if not images:
         raise ValueError("restore() needs at least one picture: got an empty list.")
     if scale < 1:
         raise ValueError(f"scale must be at least 1: got {scale}.")
-    device = next(model.parameters()).device
+    factor = compression(model.vae)
+    tiling = dict(
+        tile=_in_latents("tile", tile, factor, model.multiple),
+        overlap=_in_latents("overlap", overlap, factor, model.multiple),
+        window=window,
+    )
+    weight = next(model.parameters())
     seconds = dict.fromkeys(("encode", "predict", "decode", "colour"), 0.0)
     restored = []
     for image in _progress(images, progress):
         size = (round(image.width * scale), round(image.height * scale))
-        enlarged = to_pixels(image.convert("RGB").resize(size, Image.BICUBIC))[None].to(device)
-        padded = _pad(enlarged, model.multiple)
+        enlarged = to_pixels(image.convert("RGB").resize(size, Image.BICUBIC))[None].to(weight.device)
+        padded = _pad(enlarged, model.multiple).to(weight.dtype)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        clock = [time.perf_counter()]
+        clock = [_now(weight.device)]
         latents = model.encode(padded, generator=generator)
-        clock.append(time.perf_counter())
-        factor = compression(model.vae)
-        clean = model.predict_clean(
-            latents,
-            timestep,
-            tile=_in_latents("tile", tile, factor, model.multiple),
-            overlap=_in_latents("overlap", overlap, factor, model.multiple),
-            window=window,
-        )
-        clock.append(time.perf_counter())
-        pixels = model.decode(clean)[..., : size[1], : size[0]].clamp(-1, 1)
-        clock.append(time.perf_counter())
+        clock.append(_now(weight.device))
+        clean = model.predict_clean(latents, timestep, **tiling)
+        clock.append(_now(weight.device))
+        pixels = model.decode(clean)[..., : size[1], : size[0]].float().clamp(-1, 1)
+        clock.append(_now(weight.device))
         restored.append(to_image(fix_colour(pixels, enlarged, method=colour_fix)[0]))
-        clock.append(time.perf_counter())
+        clock.append(_now(weight.device))
         for stage, begin, end in zip(seconds, clock, clock[1:], strict=False):
             seconds[stage] += end - begin
     return RestoreResult(restored, seconds)
 
 
-def restore_folder(model, source, target, **options):
+def restore_folder(model, source, target, *, progress=True, **options):
     """Restore a picture or every picture below the folder `source` into `target` as PNG; returns the paths written.
 
-    Names keep their relative path and their suffix where two would collide. Options are those of `restore`.
+    Names keep their relative path, and their suffix where two would collide. Options are those of `restore`. Raises
+    `ValueError` if a restored picture would replace one of the pictures.
     """
     source, target = Path(source), Path(target)
     paths = [source] if source.is_file() else find_photos(source)
-    names = [path.name if source.is_file() else path.relative_to(source).as_posix() for path in paths]
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    written = []
-    for path, name, stem in zip(paths, names, stems, strict=True):
-        image = restore(model, open_photo(path), **options).images[0]
-        file = target / f"{name if stems.count(stem) > 1 else stem}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
+    names = [path.relative_to(source.parent if source.is_file() else source) for path in paths]
+    stems = [name.with_suffix("") for name in names]
+    files = [
+        target / f"{name if stems.count(stem) > 1 else stem}.png" for name, stem in zip(names, stems, strict=True)
+    ]
+    replaced = {path.resolve() for path in paths} & {file.resolve() for file in files}
+    if replaced:
+        raise ValueError(
+            f"A restored picture must not replace a picture to restore: '{target}' holds {min(replaced).name}. "
+            "Choose another folder for the output."
+        )
+    for path, file in zip(_progress(paths, progress), files, strict=True):
+        image = restore(model, open_photo(path), progress=False, **options).images[0]
         with atomic_write(file) as part:
             image.save(part, format="PNG")
-        written.append(file)
-    return written
+    return files
 
 
 def _pad(pixels, multiple):
@@ -127,4 +134,11 @@ def _in_latents(name, pixels, factor, multiple):
 def _progress(items, shown):
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc="restore", disable=not shown)
+    return tqdm(items, desc="restore", disable=None if shown else True)  # None: off where there is no terminal
+
+
+def _now(device):
+    """Seconds on a clock, once the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

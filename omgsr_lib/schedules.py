@@ -14,6 +14,7 @@ import torch
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
 FLUX_IMAGE_SEQ_LEN = 4096  # tokens of a 1024 x 1024 picture; the published mid-timesteps use it at every size
+CHUNK = 2**18  # latent elements whose squares are summed at a time, to stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ class NoiseSchedule:
         Args:
             snr: number, array or tensor of any shape, not negative; `inf` gives timestep 0.
 
-        Returns an int64 tensor of that shape, on the CPU. Of two timesteps equally near, the cleaner (smaller) is taken.
+        Returns an int64 tensor of that shape, on the CPU; of two timesteps equally near the cleaner (smaller) one.
         Raises `ValueError` if a value is negative or NaN.
         """
         snr = torch.as_tensor(snr, dtype=torch.float64, device="cpu")
@@ -193,15 +194,19 @@ def pair_power(lq_latents, hq_latents):
     if lq_latents.numel() == 0:
         raise ValueError(f"At least one pair of latents is needed: {shapes}.")
     dtype = torch.promote_types(lq_latents.dtype, torch.float32)
-    lq, hq = (latents.detach().cpu().to(dtype).flatten(1) for latents in (lq_latents, hq_latents))
-    power, difference = (
-        torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) ** 2 / x.shape[1] for x in (hq, lq - hq)
-    )
+    lq_latents, hq_latents = (latents.detach().cpu().flatten(1) for latents in (lq_latents, hq_latents))
+    elements = hq_latents.shape[1]
+    pairs = max(1, CHUNK // elements)
+    norms = []
+    for lq, hq in zip(lq_latents.split(pairs), hq_latents.split(pairs), strict=True):
+        hq = hq.to(dtype)
+        norms.append(torch.stack([torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in (hq, lq - hq)]))
+    power, difference = torch.cat(norms, dim=1) ** 2 / elements
     wrong = ~(torch.isfinite(power) & torch.isfinite(difference) & (power > 0))
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise ValueError(
-            "Latents must be finite and an HQ latent not all zero: pair "
-            f"{index} has E[z_H^2] = {power[index]:g}, E[(z_L - z_H)^2] = {difference[index]:g}. Remove it or encode it anew."
+            f"Latents must be finite and an HQ latent not all zero: pair {index} has E[z_H^2] = {power[index]:g}, "
+            f"E[(z_L - z_H)^2] = {difference[index]:g}. Remove it or encode it anew."
         )
     return power, difference

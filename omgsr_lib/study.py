@@ -109,7 +109,9 @@ def execute_run(run, data, folder):
         short_side=data.short_side,
     )  # fmt: skip
     metrics = (*METRICS, "lpips_squeeze") if data.weights else METRICS
-    frame = score_pairs(restored_pairs(model, held_out), held_out, method=run.name, metrics=metrics, weights=data.weights)
+    frame = score_pairs(
+        restored_pairs(model, held_out), held_out, method=run.name, metrics=metrics, weights=data.weights
+    )
     frame = frame[["image", "metric", "value"]].assign(**asdict(run))
     with atomic_write(_file(folder, run)) as part:
         frame.to_csv(part, index=False, float_format="%.6g")

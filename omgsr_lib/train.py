@@ -1,4 +1,4 @@
-"""Fine-tune OMGSR: one loop for both variants, on Accelerate, that resumes exactly (method.md 1.4-1.6, 2.3)."""
+"""Fine-tune OMGSR: one loop for both variants, on Accelerate, that resumes exactly."""
 
 import shutil
 import time
@@ -16,9 +16,12 @@ from .losses.refinement import refinement_loss
 from .priors.latents import encode_latents
 
 
+PRECISIONS = ("no", "bf16")
+
+
 @dataclass
 class TrainResult:
-    """What `train` leaves: the folder with `state.pt` and `log.jsonl`, the log's lines, and the seconds of this call."""
+    """What `train` leaves: the folder with `state.pt` and `log.jsonl`, the log's lines, the seconds of this call."""
 
     folder: Path
     log: list
@@ -41,27 +44,37 @@ def train(
         folder: checkpoint and log; a run that finds its checkpoint goes on from it and equals an uninterrupted one.
         seed: of the noise, the augmentation and the discriminator.
         steps: optimiser steps; the recipe's by default.
-        perceptual: distance `(B, 3, h, w) x 2 -> (B, 1, 1, 1)`; by default the frozen autoencoder's features.
-        precision: "no", "bf16" or "fp16" (Accelerate's mixed precision).
+        perceptual: distance `(B, 3, h, w) x 2 -> (B, 1, 1, 1)`. Recipes with `perceptual_loss="autoencoder"` have one
+            by default, on the features of the frozen autoencoder, which the discriminator always uses.
+        precision: "no", or "bf16" for forward passes under autocast; weights and losses are float32 in both.
         every: steps between checkpoints.
 
-    Order of a step: generator, then discriminator, which sees the picture made before the generator's update. The discriminator's
-    heads are frozen in the generator's pass, so that its loss does not leak into their gradients (the release lets it).
+    Order of a step: generator, then discriminator, which sees the picture made before the generator's update. The
+    discriminator's heads are frozen in the generator's pass, so that its loss does not leak into their gradients (the
+    release lets it). Raises `ValueError` if the folder holds a run with other settings, or an argument has no meaning.
     """
     from accelerate import Accelerator
 
+    if perceptual is None and recipe.perceptual and recipe.perceptual_loss != "autoencoder":
+        raise ValueError(
+            f"A recipe with the perceptual loss '{recipe.perceptual_loss}' needs the distance itself: got "
+            "perceptual=None. Give one, or choose a recipe with 'autoencoder'."
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}.")
     started = time.perf_counter()
     steps = recipe.steps if steps is None else steps
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
 
     features = EncoderFeatures(model.vae.encoder)
     perceptual = FeatureDistance(features) if perceptual is None else perceptual
     perceptual.to(accelerator.device)
     torch.manual_seed(seed)
     critic = Discriminator(features, features.widths(), chunk=recipe.chunk)
-    heads = critic.heads
+    generator, critic = accelerator.prepare(model, critic)
+    heads = accelerator.unwrap_model(critic).heads
     parameters = list(model.trainable_parameters().values())
     options = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     optimizers = {
@@ -69,13 +82,17 @@ def train(
         "discriminator": torch.optim.AdamW(heads.parameters(), **options),
     }
     schedules = {
-        f"{name}_schedule": torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
+        f"{name}_schedule": torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(recipe, step, steps)
+        )
         for name, optimizer in optimizers.items()
     }
     stateful = {"heads": heads, **optimizers, **schedules}
     settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep}
     step = _resume(folder, settings, model, stateful)
-    generator, critic = accelerator.prepare(model, critic)
+
+    def autocast():
+        return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
 
     while step < steps:
         began = time.perf_counter()
@@ -84,13 +101,13 @@ def train(
         for micro in range(recipe.accumulation):
             lq, hq = _batch(pairs, (step * recipe.accumulation + micro) * recipe.batch_size, recipe.batch_size)
             lq, hq = lq.to(accelerator.device), hq.to(accelerator.device)
-            with accelerator.autocast():
+            with autocast():
                 predicted, losses = _generator_losses(
                     generator, critic, perceptual, lq, hq, recipe=recipe, model=model, heads=heads, noise=noise
                 )
             accelerator.backward(sum(losses.values()) / recipe.accumulation)
             if recipe.adversarial:
-                with accelerator.autocast():
+                with autocast():
                     logits = critic(hq, noise), critic(predicted.detach(), noise)
                     losses["discriminator"] = recipe.adversarial * discriminator_loss(*map(_float, logits))
                 accelerator.backward(losses["discriminator"] / recipe.accumulation)
@@ -113,7 +130,7 @@ def train(
 
 
 def learning_rate_factor(recipe, step, steps):
-    """Linear warm-up over `recipe.warmup` steps, then constant; linear decay to zero over the last `recipe.decay` of all."""
+    """Linear warm-up over `recipe.warmup` steps, then 1; linear decay to zero over the last share `recipe.decay`."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     left = (steps - step) / steps

@@ -1,7 +1,7 @@
 """Loader of the tiny FLUX.2 autoencoder (madebyollin/taesd, MIT), which is no diffusers class: for tests only.
 
-Pictures in [0, 1] to 32 channels at an eighth of the size and back. Each block is three 3x3 convolutions around a skip;
-those beside the latent first add a 1x1 branch of four times the width with group normalisation.
+Pictures in [0, 1] to 32 channels at an eighth of the size and back. A block is three 3x3 convolutions and a skip;
+the blocks beside the latent first add a 1x1 branch of four times the width with group normalisation.
 """
 
 import torch

@@ -53,15 +53,13 @@ def test_sliced_wasserstein_of_many_directions_is_the_shift_over_root_channels()
 
 def test_sliced_wasserstein_of_two_gaussians_in_one_dimension():
     # W2^2 = (m1 - m2)^2 + (s1 - s2)^2; a set and its permuted affine image have that distance exactly.
-    latents = randn(5, 1, 10, 10)
+    one, latents = torch.ones(1, 1), randn(5, 1, 10, 10)
     latents = (latents - latents.mean()) / latents.std(correction=0)
-    moved = (
-        (3 * latents + 2).flatten()[torch.randperm(500, generator=torch.Generator().manual_seed(0))].view_as(latents)
-    )
-    assert gap.sliced_wasserstein(latents, moved, torch.ones(1, 1)) == pytest.approx(math.hypot(2, 2), rel=1e-6)
-    assert gap.sliced_wasserstein(
-        randn(99, 1, 64, 64), 3 * randn(99, 1, 64, 64, seed=1) + 2, torch.ones(1, 1)
-    ) == pytest.approx(math.hypot(2, 2), rel=0.01)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    moved = (3 * latents + 2).flatten()[order].view_as(latents)
+    assert gap.sliced_wasserstein(latents, moved, one) == pytest.approx(math.hypot(2, 2), rel=1e-6)
+    first, second = randn(99, 1, 64, 64), 3 * randn(99, 1, 64, 64, seed=1) + 2
+    assert gap.sliced_wasserstein(first, second, one) == pytest.approx(math.hypot(2, 2), rel=0.01)
 
 
 def test_sliced_wasserstein_takes_channel_vectors():
@@ -77,9 +75,8 @@ def test_frechet_equals_the_formula_with_a_matrix_root():
     second = torch.einsum("ij,njhw->nihw", randn(5, 5, seed=1), randn(7, 5, 6, 6, seed=2)) + 0.5
     a, b = (latents.double().movedim(1, -1).reshape(-1, 5).numpy() for latents in (first, second))
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(
-        cov_a + cov_b - 2 * scipy.linalg.sqrtm(cov_a @ cov_b).real
-    )
+    trace = np.trace(cov_a + cov_b - 2 * scipy.linalg.sqrtm(cov_a @ cov_b).real)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + trace
     assert gap.frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
     assert gap.frechet_distance(first, first) < 1e-12
 
@@ -102,25 +99,21 @@ def test_frechet_of_one_channel_and_of_constant_channels():
 
 
 def test_power_spectrum_of_white_noise():
-    latents = randn(400, 4, 16, 12)
-    torch.testing.assert_close(
-        gap.radial_power_spectrum(3 * latents), torch.full((4, 7), 9.0).double(), rtol=0.3, atol=0
-    )
+    latents, expected = randn(400, 4, 16, 12), torch.full((4, 7), 9.0, dtype=torch.float64)
+    torch.testing.assert_close(gap.radial_power_spectrum(3 * latents), expected, rtol=0.3, atol=0)
     assert gap.power_spectrum_distance(3 * latents, latents) == pytest.approx(math.log(9), rel=1e-5)
     other = 3 * randn(400, 4, 16, 12, seed=1)
     assert gap.power_spectrum_distance(other, latents) == pytest.approx(math.log(9), rel=0.03)
 
 
-@pytest.mark.parametrize("height, width", [(16, 16), (16, 24)])
-def test_power_spectrum_of_a_wave_lies_at_its_radius(height, width):
-    # cos(2 pi 5 x / 16) along the width has half of its power N/2 on each of two frequencies; 16 periods are the axis.
-    wave = torch.cos(2 * math.pi * 5 * torch.arange(width) / 16).expand(2, 3, height, width)
-    spectrum = gap.radial_power_spectrum(wave) if width % 16 == 0 else gap.radial_power_spectrum(wave[..., :16])
+@pytest.mark.parametrize("height, width, periods, radius", [(16, 16, 5, 5), (16, 24, 6, 4), (24, 16, 3, 3)])
+def test_power_spectrum_of_a_wave_lies_at_its_radius(height, width, periods, radius):
+    wave = torch.cos(2 * math.pi * periods * torch.arange(width) / width).expand(2, 3, height, width)
+    spectrum = gap.radial_power_spectrum(wave)
     assert spectrum.shape == (3, 9)
-    assert torch.equal(spectrum.argmax(1), torch.full((3,), 5))
-    others = spectrum.clone()
-    others[:, 5] = 0
-    assert others.max() < 1e-9
+    assert (spectrum[:, radius] > 1).all()
+    spectrum[:, radius] = 0
+    assert spectrum.max() < 1e-9
 
 
 def test_power_spectrum_keeps_parseval():
@@ -160,7 +153,7 @@ def test_paired_mse_is_the_mean_square(pairs):
     assert value(frame, "paired_mse", 244) == pytest.approx(((noisy - lq.double().numpy()) ** 2).mean(), rel=1e-6)
 
 
-def test_a_set_that_is_a_noisy_set_has_its_minimum_there(pairs):
+def test_a_set_that_is_a_noisy_set_has_its_minimum_there():
     """LQ latents made at timestep 400 with other noise: the distances of distributions find it again."""
     for schedule in (DDPM, FLOW):
         hq = randn(60, 3, 16, 16) * torch.linspace(0.3, 3, 16).view(1, 1, 1, -1)
@@ -168,7 +161,7 @@ def test_a_set_that_is_a_noisy_set_has_its_minimum_there(pairs):
         distances = ("sliced_wasserstein", "frechet", "power_spectrum")
         least = gap_minimum(latent_gap(lq, hq, schedule, range(0, 1000, 50), distances=distances))
         assert all(abs(least["timestep"] - 400) <= 50)
-        assert all(least["value"] < 0.2 * least[["clean_value", "noisy_value"]].min(axis=1))
+        assert all(least["value"] < 0.5 * least[["clean_value", "noisy_value"]].min(axis=1))
 
 
 def test_frame_is_long_and_seeded(pairs):
@@ -178,7 +171,7 @@ def test_frame_is_long_and_seeded(pairs):
     assert frame["distance"].tolist() == list(gap.DISTANCES) * 3
     np.testing.assert_array_equal(frame["sigma"].unique(), FLOW.sigmas[[10, 500, 999]])
     np.testing.assert_array_equal(frame["alpha"].unique(), FLOW.alphas[[10, 500, 999]])
-    assert frame.equals(latent_gap(*pairs, FLOW, [10, 500, 999], generator=torch.Generator().manual_seed(0)))
+    assert frame.equals(latent_gap(*pairs, FLOW, [10, 500, 999], generator=torch.Generator().manual_seed(gap.SEED)))
     other = latent_gap(*pairs, FLOW, [10, 500, 999], generator=torch.Generator().manual_seed(1))
     assert value(other, "paired_mse", 500) != value(frame, "paired_mse", 500)
 

@@ -1,4 +1,4 @@
-"""The overlap-chunked GAN loss: small trained heads on frozen features, as vision-aided GANs have (method.md 1.5)."""
+"""The overlap-chunked GAN loss: small trained heads on frozen features, as vision-aided GANs have."""
 
 import torch
 from torch import nn

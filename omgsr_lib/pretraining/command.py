@@ -11,28 +11,38 @@ from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
 from .autoencoder import reconstruction_quality, train_autoencoder
-from .cards import autoencoder_card, prior_card
+from ..cards import autoencoder_card, prior_card
 from .prior import cache_latents, clean_error, sample, train_prior
 
 
 def pretrain(
-    part, paths, out, *, steps, batch_size, learning_rate, size=96, perceptual=None, evaluation=None, seed=0
+    part,
+    paths,
+    out,
+    *,
+    steps,
+    batch_size,
+    learning_rate,
+    size=96,
+    perceptual=None,
+    evaluation=None,
+    data="the user's own",
+    seed=0,
 ):
     """Train `part` ("autoencoder", "ddpm" or "flow") on photographs `paths`; resumable in the folder `out`.
 
-    Writes `<out>/model/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model card
-    with figures. The card measures on the folder `evaluation`, or without it on crops of the training photographs, and
-    says which. A prior is trained in the latent space of the package's autoencoder.
+    Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model card
+    with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it, and says
+    so) and calls the training photographs what `data` says. A prior is trained in the latent space of the package's autoencoder.
     """
-    out, model = Path(out), Path(out) / "model"
+    out, model = Path(out), Path(out) / f"mini-{part}"
     distance = lpips_squeeze(perceptual) if perceptual else None
     held_out = CropSampler(find_photos(evaluation) if evaluation else paths, 128, seed=2).batch(0, 60)
-    facts = {"steps": steps, "batch size": batch_size, "learning rate": learning_rate, "seed": seed}
-    facts |= {"training photographs": len(paths), "measured on": "evaluation" if evaluation else "training"}
+    options = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    facts = {name.replace("_", " "): value for name, value in options.items()}
+    facts |= {"photographs": f"{len(paths)}, {data}", "measured on": "other photographs" if evaluation else "the same"}
     if part == "autoencoder":
-        crops = CropSampler(paths, size, seed=seed)
-        options = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-        vae = train_autoencoder(crops, out, perceptual=distance, **options)
+        vae = train_autoencoder(CropSampler(paths, size, seed=seed), out, perceptual=distance, **options)
         save_model(vae, model, torch.float16)
         vae = load_autoencoder(model)
         quality = reconstruction_quality(vae, held_out, distance)
@@ -41,9 +51,8 @@ def pretrain(
         return
     vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
     maps = cache_latents(vae, paths, out / "latents.pt")
-    options = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     save_prior(train_prior(part, maps, out, **options), model, dtype=torch.float16)
     prior = load_prior(model, part)
     errors = clean_error(prior, encode_latents(vae, held_out), (25, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999))
-    samples = sample(prior, (12, *maps[0].shape[:1], 16, 16), steps=20, seed=seed)
+    samples = sample(prior, (12, maps[0].shape[0], 16, 16), steps=20, seed=seed)
     prior_card(model, vae, samples, errors, read_log(out / "log.jsonl"), facts)

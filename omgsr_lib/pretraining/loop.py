@@ -52,13 +52,15 @@ def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every
         if after_step is not None:
             after_step(step)
         for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(loss)
+            sums[name] = sums.get(name, 0.0) + float(loss.detach())
         counted += 1
         if step % every == 0 or step == steps:
             line = {"step": step, **{name: value / counted for name, value in sums.items()}}
             line["seconds_per_step"] = (time.perf_counter() - started) / counted
             append_log(log, line)
-            print(" ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True)
+            print(
+                " ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True
+            )
             save_state(
                 checkpoint,
                 {

@@ -22,9 +22,14 @@ DENOISERS = {"ddpm": "unet", "flow": "transformer"}
 
 
 def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=None):
-    """Any diffusers autoencoder, frozen and in evaluation mode, of the class that its `config.json` names."""
+    """The diffusers autoencoder in a folder or under a hub id, of the class that its `config.json` names; frozen.
+
+    Raises `FileNotFoundError` if `source` can be neither, `ValueError` if it holds another kind of model.
+    """
     import diffusers
 
+    if not Path(source).is_dir() and str(source).count("/") != 1:
+        raise FileNotFoundError(f"A base must be a folder or a hub id 'owner/name': '{source}' is neither.")
     config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, revision=revision)
     name = config["_class_name"]
     if not name.startswith("Autoencoder"):
@@ -35,17 +40,20 @@ def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=No
     return model.eval().requires_grad_(False)
 
 
-def load_prior(source, family, *, prompt_embeds=None, dtype=torch.float32, revision=None):
+def load_prior(source, family, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None):
     """The `family` ("ddpm" or "flow") prior in `source`, frozen and in evaluation mode.
 
     `prompt_embeds` names a safetensors file with `prompt_embeds` [, `pooled_prompt_embeds`]; without it the file
-    of that name in the folder `source` is taken, and without that the empty prompt is encoded once with the text encoders of `source`.
+    of that name in the folder `source` is taken, and without that `prompt` is encoded once with the text encoders of
+    `source`.
     """
     import diffusers
 
     options = dict(revision=revision, use_safetensors=True)
     if family == "ddpm":
-        denoiser = diffusers.UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **options)
+        denoiser = diffusers.UNet2DConditionModel.from_pretrained(
+            source, subfolder="unet", torch_dtype=dtype, **options
+        )
         scheduler = diffusers.DDPMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
     elif family == "flow":
         denoiser = diffusers.FluxTransformer2DModel.from_pretrained(
@@ -56,7 +64,7 @@ def load_prior(source, family, *, prompt_embeds=None, dtype=torch.float32, revis
         )
     else:
         raise ValueError(f"family must be one of {sorted(DENOISERS)}, got {family!r}.")
-    tensors = load_prompt_embeds(source, family, prompt_embeds, revision)
+    tensors = load_prompt_embeds(source, family, prompt, prompt_embeds, revision)
     denoiser = denoiser.eval().requires_grad_(False)
     if family == "ddpm":
         return DDPMPrior(denoiser, scheduler, tensors["prompt_embeds"].to(dtype))
@@ -71,11 +79,14 @@ def randomise(prior, seed):
     prior.denoiser.load_state_dict(denoiser.state_dict())
 
 
-def load_prompt_embeds(source, family, file=None, revision=None, prompt=""):
-    """Tensors `prompt_embeds` [, `pooled_prompt_embeds`] from a file or, where there is none, from the text encoders."""
-    file = Path(file) if file is not None else Path(source) / "prompt_embeds.safetensors"
-    if not file.is_file():
-        return encode_prompt(source, family, prompt, revision)
+def load_prompt_embeds(source, family, prompt, file=None, revision=None):
+    """Tensors `prompt_embeds` [, `pooled_prompt_embeds`] of `load_prior`: from a file, else from the text encoders."""
+    if file is None:
+        file = Path(source) / "prompt_embeds.safetensors"
+        if not file.is_file():
+            return encode_prompt(source, family, prompt, revision)
+    elif not Path(file).is_file():
+        raise FileNotFoundError(f"prompt_embeds must name a safetensors file: '{file}' is none. Check the path.")
     tensors = load_file(file)
     needed = {"prompt_embeds"} if family == "ddpm" else {"prompt_embeds", "pooled_prompt_embeds"}
     if not needed <= set(tensors):

@@ -1,0 +1,141 @@
+"""ablation.py and study.py: known differences come out, every run is made once."""
+
+from concurrent.futures import Future
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+
+from omgsr_lib import study as study_module
+from omgsr_lib.ablation import CONTRASTS, contrast_table, read_study, sweep_table
+from omgsr_lib.study import StudyData, StudyRun, execute_run, study, study_runs
+
+
+MIDS = {"s": 273, "f": 244}
+IMAGES = ("a", "b", "c", "d")
+DATA = StudyData(train=("a.png",), evaluation=("b.png",))
+
+
+def psnr(run, index):
+    """Known scores: 20 dB, plus 1 per picture, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
+    mid = MIDS[run.variant]
+    value = 20 + index - 2 * (run.timestep != mid) - 5 * (run.prior == "random") - 0.25 * (not run.refinement)
+    return value + 0.5 * run.seed
+
+
+def rows(run):
+    scores = [
+        {"image": image, "metric": metric, "value": value}
+        for index, image in enumerate(IMAGES)
+        for metric, value in (("psnr_y", psnr(run, index)), ("gmsd", 0.3 - psnr(run, index) / 100))
+    ]
+    return pd.DataFrame(scores).assign(**asdict(run))
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return pd.concat([rows(run) for run in study_runs(MIDS)], ignore_index=True)
+
+
+def test_runs_are_unique_and_complete():
+    runs = study_runs(MIDS)
+    # per variant: 5 timesteps x 2 protocols, 2 random priors, 1 without the loss, 2 seeds x 2 timesteps
+    assert len(runs) == 2 * (10 + 2 + 1 + 4) == len({run.name for run in runs})
+    assert {run.seed for run in runs[:26]} == {0}  # the first seed is complete before the others start
+    assert StudyRun("s", "full", 273, refinement=False).name == "s_full_trained_t273_no-ldr_seed0"
+    assert len(study_runs({"s": 200})) == 15  # a mid-timestep that is on the sweep is trained once
+
+
+def test_contrasts_find_the_known_differences(frame):
+    table = contrast_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
+    expected = {"trained - random prior": 5.0, "with - without LDR": 0.25}
+    for contrast in CONTRASTS:
+        for variant in MIDS:
+            row = table.loc[(contrast, variant, "full", "psnr_y")]
+            wanted = expected.get(contrast, 2.0)
+            assert (row["mean"], row.lo, row.hi, row.n) == pytest.approx((wanted, wanted, wanted, 4))
+            assert row.better == contrast.split(" - ")[0]
+            gmsd = table.loc[(contrast, variant, "full", "gmsd")]
+            assert gmsd["mean"] == pytest.approx(-wanted / 100) and gmsd.better == contrast.split(" - ")[0]
+    assert table.loc[("mid - initial (999)", "s", "full", "psnr_y")].seeds == 3
+    assert table.loc[("mid - 600", "s", "full", "psnr_y")].seeds == 1
+    assert ("with - without LDR", "s", "frozen_encoder", "psnr_y") not in table.index
+
+
+def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
+    table = sweep_table(frame).set_index(["variant", "protocol", "timestep", "metric"])
+    assert len(table) == 2 * 2 * 5 * 2
+    row = table.loc[("s", "frozen-encoder", 273, "psnr_y")]
+    assert row["mean"] == pytest.approx(21.5) and row.n == 4 and row.lo < 21.5 < row.hi
+    assert table.loc[("f", "full", 25, "psnr_y")]["mean"] == pytest.approx(19.5)
+
+
+def test_a_study_that_was_not_run_is_none(frame, tmp_path):
+    assert read_study(tmp_path / "study.csv") is None
+    frame.to_csv(tmp_path / "study.csv", index=False)
+    read = contrast_table(read_study(tmp_path / "study.csv"), MIDS)
+    pd.testing.assert_frame_equal(read, contrast_table(frame, MIDS), check_dtype=False)
+
+
+class InThisProcess:
+    """In place of the process pool."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
+    executed = []
+
+    def fake_run(run, data, folder, limit=5):
+        if len(executed) == limit:
+            raise RuntimeError("power cut")
+        executed.append(run)
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        rows(run).to_csv(folder / "runs" / f"{run.name}.csv", index=False)
+        return 1.0
+
+    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(study_module, "execute_run", fake_run)
+    with pytest.raises(RuntimeError, match="power cut"):
+        study(tmp_path, DATA, MIDS)
+    assert not (tmp_path / "study.csv").exists() and len(executed) == 5
+
+    monkeypatch.setattr(study_module, "execute_run", lambda *arguments: fake_run(*arguments, limit=None))
+    frame = study(tmp_path, DATA, MIDS)
+    assert executed == study_runs(MIDS)
+    assert len(frame) == len(pd.read_csv(tmp_path / "study.csv")) == 34 * len(IMAGES) * 2
+    assert (tmp_path / "run.json").exists()
+    study(tmp_path, DATA, MIDS)
+    assert len(executed) == 34
+
+
+def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):
+    """A run of one step on the tiny models, from photographs of the dependencies to the CSV."""
+    from omgsr_lib.data.photos import packaged_photos
+    from omgsr_lib.presets import recipe
+
+    smoke = {variant: recipe("smoke", variant, batch_size=1, resolution=80) for variant in "sf"}
+    monkeypatch.setattr(study_module, "recipe", lambda preset, variant: smoke[variant])
+    data = StudyData(
+        train=tuple(packaged_photos("train")[4:]),
+        evaluation=tuple(packaged_photos("eval")[1:2]),
+        steps=1,
+        short_side=128,
+    )
+    run = StudyRun("f", "frozen_encoder", 600, prior="random", refinement=False, seed=1)
+    assert execute_run(run, data, tmp_path) > 0
+    frame = pd.read_csv(tmp_path / "runs" / f"{run.name}.csv")
+    assert list(frame.metric) == list(study_module.METRICS) and frame.value.notna().all()
+    assert {name: frame[name].unique().tolist() for name in asdict(run)} == {n: [v] for n, v in asdict(run).items()}

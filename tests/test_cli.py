@@ -1,0 +1,216 @@
+"""cli.py: every command's help, bad input in one line, and `omgsr restore` end to end."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from omgsr_lib.cli import main
+from omgsr_lib.model import OMGSR
+from omgsr_lib.restore import restore
+from omgsr_lib.runner import NotebookFailed
+
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("reproduce", "study", "restore", "midstep", "pretrain", "train", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder of a saved model."""
+    model = OMGSR.from_base("tiny", "ddpm", 273).add_adapters(2, 2)
+    return model.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, seed in (("a.png", 0), ("b.jpg", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((160, 120), Image.BICUBIC).save(folder / name)
+    return folder
+
+
+def bad(folder, kind):
+    """A photo folder that can't be used."""
+    folder = folder / kind
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "text":
+        (folder / "a.png").write_text("not a picture")
+    if kind == "pixel":
+        Image.new("RGB", (1, 1)).save(folder / "a.png")
+    return folder
+
+
+def refused(capsys, *arguments):
+    """The one line on stderr of a command that exits with 2."""
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert err.startswith(f"omgsr {arguments[0]}: ")
+    return err
+
+
+def test_importing_the_command_is_cheap():
+    heavy = "{'diffusers', 'transformers', 'peft', 'matplotlib', 'papermill'}"
+    code = f"import sys, omgsr_lib.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and out.startswith(f"usage: omgsr {command} ")
+
+
+def test_unknown_options_and_commands(capsys):
+    for arguments in (
+        [],
+        ["paint"],
+        ["restore", "a.png", "--out", "b", "--colour", "x"],
+        ["train", "--steps", "many"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and "usage: omgsr" in capsys.readouterr().err
+
+
+MESSAGES = {
+    "missing": "A photo folder must exist: got '.*missing'. Check the path",
+    "empty": "must hold at least one picture .*'.*empty' has none",
+    "text": "must be a readable picture: '.*a.png' is not. Remove or replace it",
+    "pixel": "at least 2 pixels on each side: '.*a.png' is 1x1. Remove or replace it",
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+@pytest.mark.parametrize("command", ["restore", "midstep", "train", "pretrain"])
+def test_bad_photographs(command, kind, tiny, tmp_path, capsys):
+    folder, out = bad(tmp_path, kind), tmp_path / "out"
+    arguments = {
+        "restore": [folder, "--out", out, "--model", tiny],
+        "midstep": ["--photos", folder, "--vae", "tiny"],
+        "train": ["--photos", folder, "--out", out, "--preset", "smoke", "--variant", "s"],
+        "pretrain": ["autoencoder", "--photos", folder, "--out", out, "--steps", 1],
+    }
+    line = refused(capsys, command, *arguments[command])
+    assert re.search(MESSAGES[kind], line), line
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_bad_photographs_are_found_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(OMGSR, "from_pretrained", None)
+    assert "photo folder must exist" in refused(capsys, "restore", tmp_path / "none", "--out", tmp_path / "o")
+
+
+def test_wrong_names(photos, tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = refused(capsys, "restore", photos, "--out", out, "--model", "mini-x")
+    assert "must be one of mini-s" in line and "'mini-x'" in line
+    line = refused(capsys, "train", "--photos", photos, "--out", out, "--preset", "big", "--variant", "s")
+    assert "A recipe must be one of: smoke s" in line and "'big' 's'" in line
+    line = refused(capsys, "train", "--photos", photos, "--out", out, "--preset", "latents", "--variant", "s")
+    assert "'latents' 's'" in line
+    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--adapter", tmp_path / "none")
+    assert "An adapter folder must hold adapter_config.json" in line
+    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--base", tmp_path / "none")
+    assert "A base must be a folder or a hub id 'owner/name'" in line
+    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--scale", "0.5")
+    assert "scale must be at least 1" in line
+    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--tile", "20")
+    assert "tile must be a multiple of 8 pixels" in line
+    line = refused(capsys, "restore", photos, "--out", photos.parent / "photos", "--model", tiny)
+    assert "must not replace" in line
+    assert not out.exists() and sorted(p.name for p in photos.iterdir()) == ["a.png", "b.jpg"]
+
+
+def test_reproduce_refuses_unknown_presets_and_steps(capsys):
+    assert "preset must be one of smoke, mini" in refused(capsys, "reproduce", "--preset", "huge")
+    assert "a step must be one of 00_start_here" in refused(capsys, "reproduce", "--only", "99_none")
+
+
+def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
+    from omgsr_lib import reproduce
+
+    def fail(*_, **__):
+        raise NotebookFailed("01_latent_gap failed at In [3]: NameError: x. See file")
+
+    monkeypatch.setattr(reproduce, "reproduce", fail)
+    assert main(["reproduce"]) == 1
+    assert capsys.readouterr().err == "omgsr reproduce: 01_latent_gap failed at In [3]: NameError: x. See file\n"
+
+
+def test_an_output_that_cannot_be_written(photos, tiny, tmp_path, capsys):
+    """A file stands where a folder is needed: refused by the system for root too."""
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        line = refused(capsys, "restore", photos, "--out", out, "--model", tiny)
+        assert "choose a folder that can be written" in line
+        line = refused(capsys, "train", "--photos", photos, "--out", out, "--preset", "smoke", "--variant", "s")
+        assert "Check the path and its permissions" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_restore_end_to_end(photos, tiny, tmp_path):
+    """As a user runs it: a process of its own, PNG files that equal the library's result, nothing on stderr."""
+    command = [sys.executable, "-m", "omgsr_lib.cli", "restore", photos, "--out", tmp_path / "out", "--model", tiny]
+    done = subprocess.run([*map(str, command), "--scale", "2"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"2 restored: {tmp_path / 'out'}\n")
+    assert "Traceback" not in done.stderr and "restore:" not in done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    model = OMGSR.from_pretrained(tiny).merge()
+    expected = restore(model, Image.open(photos / "a.png"), scale=2, progress=False).images[0]
+    found = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=int)
+    assert found.shape == (240, 320, 3) and np.abs(found - np.asarray(expected, dtype=int)).max() <= 1
+
+
+def test_train_writes_adapters_that_restore_takes(photos, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [
+        "--photos",
+        str(photos),
+        "--preset",
+        "smoke",
+        "--variant",
+        "f",
+        "--out",
+        str(run),
+        "--batch-size",
+        "1",
+    ]
+    assert main(["train", *arguments]) == 0
+    assert sorted(p.name for p in run.iterdir()) == ["adapter", "log.jsonl", "state.pt"]
+    assert main(["train", *arguments]) == 0  # nothing left to do
+    model = OMGSR.from_base("tiny", "flow", 244).load_adapter(run / "adapter")
+    assert model.ranks == (8, 16)
+    capsys.readouterr()
+    assert "seed = 0, got 1" in refused(capsys, "train", *arguments, "--seed", "1")
+
+
+def test_midstep_prints_the_timestep(photos, capsys):
+    assert main(["midstep", "--photos", str(photos), "--vae", "tiny", "--size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mid-timestep ") and out.endswith("2 pictures)\n")
+
+
+def test_evaluate_prints_means_and_writes_every_value(photos, tmp_path, capsys):
+    out = tmp_path / "scores.csv"
+    assert main(["evaluate", str(photos), str(photos), "--metrics", "psnr_y", "gmsd", "--out", str(out)]) == 0
+    frame = pd.read_csv(out)
+    assert sorted(frame.metric.unique()) == ["gmsd", "psnr_y"] and len(frame) == 4
+    assert frame[frame.metric == "gmsd"].value.max() == 0
+    assert "psnr_y" in capsys.readouterr().out
+    line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
+    assert "A metric must be one of" in line
+    assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")

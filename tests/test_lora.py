@@ -1,0 +1,166 @@
+"""lora.py: the exact sets of adapted layers, and adapters in the official layout."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omgsr_lib.lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def adapted(module):
+    return {name.removesuffix(".lora_A.default.weight") for name in lora_parameters(module) if ".lora_A." in name}
+
+
+def residual_blocks(folder, shortcuts):
+    """Both convolutions of each block, and the shortcut of those that change their width."""
+    for block, shortcut in shortcuts.items():
+        yield from (
+            f"{folder}.{block}.{name}" for name in ("conv1", "conv2", *(["conv_shortcut"] if shortcut else []))
+        )
+
+
+def module_of(kind):
+    make = {"encoder": lambda: tiny_autoencoder().encoder, "ddpm": lambda: tiny_ddpm().denoiser}
+    make["flow"] = lambda: tiny_flow().denoiser
+    return make[kind](), TARGETS["flow" if kind == "flow" else "ddpm"]
+
+
+def test_adapted_layers_of_the_encoder():
+    expected = {"conv_in", "conv_out"}
+    expected |= {f"down_blocks.{level}.downsamplers.0.conv" for level in range(3)}
+    for level in range(4):
+        expected |= set(residual_blocks(f"down_blocks.{level}.resnets", {"0": level == 2}))
+    expected |= set(residual_blocks("mid_block.resnets", {"0": False, "1": False}))
+    expected |= {f"mid_block.attentions.0.{name}" for name in ATTENTION}
+    assert adapted(add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])) == expected
+
+
+def test_adapted_layers_of_the_unet():
+    expected = {"conv_in", "conv_out", "down_blocks.0.downsamplers.0.conv", "down_blocks.1.downsamplers.0.conv"}
+    expected |= {"up_blocks.0.upsamplers.0.conv", "up_blocks.1.upsamplers.0.conv"}
+    for level in range(3):
+        expected |= set(residual_blocks(f"down_blocks.{level}.resnets", {"0": level == 1}))
+        expected |= set(residual_blocks(f"up_blocks.{level}.resnets", {"0": True, "1": True}))
+    expected |= set(residual_blocks("mid_block.resnets", {"0": False, "1": False}))
+    transformers = ["down_blocks.1.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"]
+    for transformer in (*transformers, "mid_block.attentions.0"):
+        block = f"{transformer}.transformer_blocks.0"
+        expected |= {f"{block}.{attention}.{name}" for attention in ("attn1", "attn2") for name in ATTENTION}
+    assert adapted(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"])) == expected
+
+
+def test_adapted_layers_of_the_flux_transformer():
+    double = {f"attn.{name}" for name in (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")}
+    double |= {f"{name}.net.{layer}" for name in ("ff", "ff_context") for layer in ("0.proj", "2")}
+    expected = {"x_embedder"} | {f"transformer_blocks.0.{name}" for name in double}
+    expected |= {f"single_transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v")}
+    assert adapted(add_lora(tiny_flow().denoiser, 4, TARGETS["flow"])) == expected
+
+
+def test_start_is_gaussian_times_zero_and_all_else_is_frozen():
+    torch.manual_seed(0)
+    module = add_lora(tiny_ddpm().denoiser, 16, TARGETS["ddpm"])
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trainable == set(lora_parameters(module))
+    down = torch.cat([p.detach().flatten() for name, p in lora_parameters(module).items() if ".lora_A." in name])
+    assert float(down.std()) == pytest.approx(1 / 16, rel=0.02)  # peft's "gaussian": standard deviation 1 / r
+    assert all(not p.any() for name, p in lora_parameters(module).items() if ".lora_B." in name)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+def test_files_and_round_trip(kind, tmp_path):
+    module, targets = module_of(kind)
+    torch.manual_seed(3)
+    add_lora(module, 4, targets)
+    with torch.no_grad():
+        for parameter in lora_parameters(module).values():
+            parameter.normal_(0, 0.05)
+    save_adapter(module, tmp_path / "adapter", rank=4, targets=targets)
+
+    state = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    expected = {f"base_model.model.{name}.lora_{side}.weight" for name in adapted(module) for side in "AB"}
+    assert set(state) == expected
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    wanted = {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 4, "lora_dropout": 0.0, "bias": "none",
+        "init_lora_weights": "gaussian", "inference_mode": True, "base_model_name_or_path": None,
+    }  # fmt: skip
+    assert {name: config[name] for name in wanted} == wanted
+    assert set(config["target_modules"]) == set(targets)
+    assert config["auto_mapping"]["base_model_class"] == type(module).__name__
+
+    fresh, _ = module_of(kind)
+    assert load_adapter(fresh, tmp_path / "adapter") == 4
+    for name, parameter in lora_parameters(fresh).items():
+        assert parameter.requires_grad and torch.equal(parameter, lora_parameters(module)[name])
+
+
+def test_shapes_of_the_stored_matrices(tmp_path):
+    encoder = add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])
+    save_adapter(encoder, tmp_path / "a", rank=4, targets=TARGETS["ddpm"])
+    shapes = {name: tuple(v.shape) for name, v in load_file(tmp_path / "a" / "adapter_model.safetensors").items()}
+    prefix = "base_model.model"
+    assert shapes[f"{prefix}.conv_in.lora_A.weight"] == (4, 3, 3, 3)
+    assert shapes[f"{prefix}.conv_in.lora_B.weight"] == (8, 4, 1, 1)
+    assert shapes[f"{prefix}.down_blocks.2.resnets.0.conv_shortcut.lora_A.weight"] == (4, 8, 1, 1)
+    assert shapes[f"{prefix}.mid_block.attentions.0.to_q.lora_A.weight"] == (4, 16)
+    assert shapes[f"{prefix}.mid_block.attentions.0.to_q.lora_B.weight"] == (16, 4)
+
+
+def test_merging_adds_b_times_a():
+    torch.manual_seed(0)
+    encoder = add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])
+    with torch.no_grad():
+        for parameter in lora_parameters(encoder).values():
+            parameter.normal_()
+    conv, linear = encoder.conv_in, encoder.mid_block.attentions[0].to_q
+    a, b = conv.lora_A["default"].weight, conv.lora_B["default"].weight
+    expected_conv = conv.base_layer.weight + torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    expected_linear = linear.base_layer.weight + linear.lora_B["default"].weight @ linear.lora_A["default"].weight
+    merge_lora(encoder)
+    torch.testing.assert_close(encoder.conv_in.weight, expected_conv)
+    torch.testing.assert_close(encoder.mid_block.attentions[0].to_q.weight, expected_linear)
+    assert lora_parameters(encoder) == {} and type(encoder.conv_in) is torch.nn.Conv2d
+    assert set(encoder.state_dict()) == set(tiny_autoencoder().encoder.state_dict())
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
+    folder = save_adapter(
+        add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a", rank=4, targets=["conv1"]
+    )
+    with pytest.raises(ValueError, match="must fit its base.*tensors without a place"):
+        load_adapter(tiny_ddpm().denoiser, folder)
+
+    folder = save_adapter(
+        add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "b", rank=4, targets=TARGETS["ddpm"]
+    )
+    with pytest.raises(ValueError, match="must fit its base.*another shape"):
+        load_adapter(tiny_ddpm(latent_channels=6).denoiser, folder)
+
+    file = folder / "adapter_model.safetensors"
+    state = load_file(file)
+    state.pop("base_model.model.conv_in.lora_A.weight")
+    save_file(state, file)
+    with pytest.raises(ValueError, match="lacks 1 .first: conv_in"):
+        load_adapter(tiny_ddpm().denoiser, folder)
+
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_adapter(tiny_ddpm().denoiser, folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="must hold adapter_model.safetensors"):
+        load_adapter(tiny_ddpm().denoiser, folder)
+
+
+def test_folder_names_are_the_official_ones():
+    assert FOLDERS == {
+        "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
+        "flow": ("flux_adapter", "vae_encoder_adapter"),
+    }

@@ -1,0 +1,73 @@
+"""presets.py: the published hyper-parameters, and how a recipe is asked for."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from omgsr_lib.losses.chunks import chunk_offsets
+from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, recipe
+
+
+PUBLISHED = {
+    #                      t*   size  scale ranks     lr    steps   pixel         prompt
+    ("paper", "s-512"): (195, 512, 4, (16, 32), 2e-5, 50_000, (2.0, "mse"), PROMPT_V1),
+    ("paper", "s-1024"): (195, 1024, 8, (16, 32), 2e-5, 25_000, (2.0, "mse"), PROMPT_V1),
+    ("paper", "f-512"): (295, 512, 4, (64, 64), 2e-5, 50_000, (2.0, "mse"), PROMPT_V1),
+    ("paper", "f-1024"): (295, 1024, 8, (64, 64), 5e-5, 25_000, (2.0, "mse"), PROMPT_V1),
+    ("release", "s-512"): (273, 512, 4, (16, 32), 5e-5, 6_000, (0.5, "l1"), ""),
+    ("release", "f-1024"): (244, 1024, 8, (64, 64), 5e-5, 6_000, (0.5, "l1"), ""),
+}
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_published_values(key):
+    r = recipe(*key)
+    ranks, pixel = (r.vae_rank, r.denoiser_rank), (r.pixel, r.pixel_loss)
+    assert (r.timestep, r.resolution, r.scale, ranks, r.learning_rate, r.steps, pixel, r.prompt) == PUBLISHED[key]
+    assert (r.refinement, r.perceptual, r.adversarial) == (5.0, 5.0, 0.5)
+    assert (r.betas, r.weight_decay, r.clip, r.batch_size, r.accumulation) == ((0.9, 0.999), 1e-4, 1.0, 1, 4)
+    assert (r.warmup, r.decay) == (0, 0.0)
+
+
+@pytest.mark.parametrize("variant", ["s", "f"])
+def test_mini_and_smoke_keep_the_weights_and_losses_of_the_paper(variant):
+    paper = recipe("paper", f"{variant}-512")
+    for preset in ("mini", "smoke"):
+        small = recipe(preset, variant)
+        for name in (
+            "refinement",
+            "pixel",
+            "pixel_loss",
+            "perceptual",
+            "adversarial",
+            "clip",
+            "weight_decay",
+            "betas",
+        ):
+            assert getattr(small, name) == getattr(paper, name)
+        assert small.family == paper.family and small.perceptual_loss == "autoencoder"
+
+
+def test_every_recipe_fits_its_crop_and_every_model_its_recipe():
+    for (preset, _), r in RECIPES.items():
+        assert preset in PRESETS and r.family in ("ddpm", "flow")
+        assert chunk_offsets(r.resolution, r.chunk)[-1] + r.chunk == r.resolution
+        assert r.resolution % (16 * r.scale) == 0 or preset in ("mini", "smoke") and r.resolution % 16 == 0
+    assert all(chosen in RECIPES for chosen in MODELS.values())
+    assert {recipe("mini", variant).base for variant in "sf"} == set(PACKAGED_PRIORS)
+
+
+def test_changes_replace_fields_unless_none():
+    changed = recipe("mini", "s", steps=7, batch_size=None)
+    assert changed.steps == 7 and changed.batch_size == recipe("mini", "s").batch_size
+    assert recipe("mini", "s").steps != 7
+    with pytest.raises(FrozenInstanceError):
+        changed.steps = 8
+    with pytest.raises(TypeError, match="stepz"):
+        recipe("mini", "s", stepz=7)
+
+
+@pytest.mark.parametrize(("preset", "variant"), [("mini", "x"), ("latents", "s"), ("paper", "s"), ("", "")])
+def test_unknown_recipes_list_what_there_is(preset, variant):
+    with pytest.raises(ValueError, match="smoke s, smoke f, mini s.*release f-1024. Got"):
+        recipe(preset, variant)

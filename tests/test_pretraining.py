@@ -1,0 +1,210 @@
+"""pretraining/: the linear start in closed form, exact resume, distributions, samplers, oracles."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from omgsr_lib.checkpoint import load_state, read_log
+from omgsr_lib.pretraining.autoencoder import CONFIG, new_autoencoder, reconstruction_quality
+from omgsr_lib.pretraining.linear_start import patch_pca, unshuffle
+from omgsr_lib.pretraining.loop import cosine_with_warmup, run_steps
+from omgsr_lib.pretraining.prior import WINDOW, cache_latents, clean_error, draw_timesteps, latent_windows, sample
+from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """Smooth pictures: noise of three scales."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [
+        F.interpolate(torch.randn(64, 3, side, side, generator=generator), (64, 64), mode="bicubic")
+        for side in (4, 8, 32)
+    ]
+    return (0.3 * layers[0] + 0.2 * layers[1] + 0.05 * layers[2]).clamp(-1, 1)
+
+
+# Linear start
+
+
+def test_unshuffle_moves_every_pixel_once():
+    pixels = torch.arange(2 * 3 * 16 * 24, dtype=torch.float32).reshape(2, 3, 16, 24)
+    patches = unshuffle(pixels, 8)
+    assert patches.shape == (2, 192, 2, 3)
+    assert set(patches[0, :, 1, 2].tolist()) == set(pixels[0, :, 8:16, 16:24].flatten().tolist())
+
+
+def test_principal_components_of_patches(crops):
+    mean, deviations, components = patch_pca(crops, 8, 24)
+    patches = unshuffle(crops, 8).permute(0, 2, 3, 1).reshape(-1, 192).double()
+    _, singular, vectors = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
+    torch.testing.assert_close(mean, patches.mean(0))
+    torch.testing.assert_close(deviations, singular[:24] / (len(patches) - 1) ** 0.5, rtol=1e-8, atol=0)
+    torch.testing.assert_close(components @ components.T, vectors[:24].T @ vectors[:24], rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_new_autoencoder_is_the_principal_component_reconstruction(crops):
+    vae = new_autoencoder(crops, seed=0).eval()
+    mean, deviations, components = patch_pca(crops, 8, 24)
+    patches = unshuffle(crops, 8).double()
+    centred = patches - mean.view(1, -1, 1, 1)
+    weights = torch.einsum("bphw,pc->bchw", centred, components)
+    gains = (deviations.rsqrt() / deviations.mean().sqrt()).view(1, -1, 1, 1)
+    latents = vae.encode(crops).latent
+    torch.testing.assert_close(latents, (gains * weights).float(), rtol=0, atol=1e-4)
+    assert float(latents.square().mean()) == pytest.approx(1, rel=0.01)
+
+    projected = torch.einsum("bchw,pc->bphw", weights, components) + mean.view(1, -1, 1, 1)
+    for _ in range(3):
+        projected = F.pixel_shuffle(projected, 2)
+    expected = 10 * torch.log10(4 / (projected.clamp(-1, 1) - crops).square().mean((1, 2, 3)))
+    found = torch.tensor(reconstruction_quality(vae, crops)["psnr"])
+    assert float((found - expected).abs().max()) < 0.05
+    assert len(found) == len(crops) and vae.config.latent_channels == CONFIG["latent_channels"] == 24
+
+
+# The loop
+
+
+def least_squares(folder, steps, *, stop=None):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    schedule = cosine_with_warmup(optimizer, 10, warmup=2)
+
+    def step_losses(step):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return {
+            "fit": (layer(x) - x.sum(1, keepdim=True)).square().mean(),
+            "decay": 1e-3 * layer.weight.square().sum(),
+        }
+
+    run_steps(folder, steps, step_losses, modules={"layer": layer}, optimizer=optimizer, schedule=schedule, every=3)
+    return layer.weight.detach()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
+    whole = least_squares(tmp_path / "whole", 10)
+    with pytest.raises(KeyboardInterrupt):
+        least_squares(tmp_path / "killed", 10, stop=7)
+    assert load_state(tmp_path / "killed" / "state.pt")["step"] == 6
+    assert torch.equal(least_squares(tmp_path / "killed", 10), whole)
+    logs = [read_log(tmp_path / run / "log.jsonl") for run in ("whole", "killed")]
+    for log in logs:
+        assert [line["step"] for line in log] == [3, 6, 9, 10]
+        assert all(line.pop("seconds_per_step") > 0 for line in log)
+    assert logs[0] == logs[1]
+    assert capsys.readouterr().out.splitlines()[0].startswith("step 3 fit ")
+
+
+def test_learning_rate_of_the_loop():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule, rates = cosine_with_warmup(optimizer, 100, warmup=10, flat=0.5), []
+    for _ in range(101):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert rates[10:51] == [1.0] * 41
+    expected = [0.5 * (1 + torch.cos(torch.tensor(torch.pi * (k - 50) / 50)).item()) for k in range(51, 101)]
+    assert rates[51:] == pytest.approx(expected, abs=1e-6)
+
+
+# Priors
+
+
+def test_ddpm_timesteps_are_uniform_with_a_quarter_high():
+    timesteps = draw_timesteps(tiny_ddpm().schedule, 200_000, torch.Generator().manual_seed(0))
+    assert int(timesteps.min()) == 0 and int(timesteps.max()) == 999
+    assert float((timesteps >= 700).float().mean()) == pytest.approx(0.25 + 0.75 * 0.3, abs=0.005)
+    assert float((timesteps < 350).float().mean()) == pytest.approx(0.75 * 0.35, abs=0.005)
+
+
+def test_flow_timesteps_have_logit_normal_sigmas():
+    schedule = tiny_flow().schedule
+    timesteps = draw_timesteps(schedule, 200_000, torch.Generator().manual_seed(0))
+    assert int(timesteps.min()) >= 0 and int(timesteps.max()) <= 999
+    sigmas = schedule.sigmas[timesteps]
+    for quantile, logit in ((0.1587, -1), (0.5, 0), (0.8413, 1)):
+        expected = 1 / (1 + 2.718281828**-logit)
+        assert float(sigmas.quantile(quantile)) == pytest.approx(expected, abs=0.006)
+
+
+def test_windows_depend_on_seed_and_step_alone():
+    maps = [torch.arange(4 * 20 * 30).reshape(4, 20, 30).half(), torch.randn(4, 40, 17).half()]
+    first, generator = latent_windows(maps, 5, 6, seed=1)
+    again, other = latent_windows(maps, 5, 6, seed=1)
+    assert first.shape == (6, 4, WINDOW, WINDOW) and first.dtype == torch.float32
+    assert torch.equal(first, again) and torch.equal(
+        torch.rand(3, generator=generator), torch.rand(3, generator=other)
+    )
+    assert not torch.equal(first, latent_windows(maps, 6, 6, seed=1)[0])
+    for window in first:
+        assert any(
+            (m.float().unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4) == window).flatten(2).all(2).any()
+            for m in maps
+        )
+
+
+@torch.no_grad()
+def test_latents_are_cached_once(tmp_path):
+    from PIL import Image
+
+    from omgsr_lib.data.photos import to_pixels
+    from omgsr_lib.priors.latents import encode_latents
+
+    vae, photo = tiny_autoencoder(), Image.effect_noise((40, 60), 60).convert("RGB")
+    photo.save(tmp_path / "photo.png")
+    maps = cache_latents(vae, [tmp_path / "photo.png"], tmp_path / "cache" / "latents.pt", short_sides=(16, 32))
+    assert [tuple(m.shape) for m in maps] == [(4, 3, 2), (4, 3, 2), (4, 6, 4), (4, 6, 4)]
+    pixels = to_pixels(photo.resize((32, 48), Image.LANCZOS))[None]
+    assert torch.equal(maps[2], encode_latents(vae, pixels)[0].half())
+    assert torch.equal(maps[3], encode_latents(vae, pixels.flip(-1))[0].half())
+    again = cache_latents(None, ["missing.png"], tmp_path / "cache" / "latents.pt")
+    assert all(torch.equal(a, b) for a, b in zip(maps, again, strict=True))
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["latents.pt"]
+
+
+@pytest.mark.parametrize("make", [tiny_ddpm, tiny_flow])
+def test_samples_are_seeded(make):
+    prior, shape = make(), (2, 4, 8, 8)
+    first = sample(prior, shape, steps=4, seed=1)
+    assert torch.equal(first, sample(prior, shape, steps=4, seed=1))
+    assert torch.isfinite(first).all() and not torch.equal(first, sample(prior, shape, steps=4, seed=2))
+
+
+class Oracle:
+    """A prior that knows the clean latents: `what` is the family's exact model output for the latents it is given."""
+
+    def __init__(self, prior, clean):
+        self.family, self.schedule, self.scheduler, self.clean = prior.family, prior.schedule, prior.scheduler, clean
+
+    def __call__(self, latents, timestep):
+        alpha, sigma = float(self.schedule.alphas[timestep]), float(self.schedule.sigmas[timestep])
+        noise = (latents - alpha * self.clean) / sigma
+        return noise if self.family == "ddpm" else noise - self.clean
+
+
+@pytest.mark.parametrize("make", [tiny_ddpm, tiny_flow])
+def test_an_oracle_has_no_error_and_its_samples_are_the_clean_latents(make):
+    clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    oracle = Oracle(make(), clean)
+    errors = clean_error(oracle, clean, (25, 273, 999))
+    assert list(errors) == [25, 273, 999] and max(errors.values()) < 1e-6
+    drawn = sample(oracle, clean.shape, steps=20, seed=3)
+    assert float((drawn - clean).abs().max()) < 0.05
+
+
+def test_predicting_no_velocity_leaves_the_noise():
+    """With output 0 a flow prior returns its input: error sigma^2 (1 + E[z^2]) over the variance."""
+    prior = tiny_flow()
+    clean = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    class Zero(Oracle):
+        def __call__(self, latents, timestep):
+            return torch.zeros_like(latents)
+
+    error = clean_error(Zero(prior, clean), clean, (244,))[244]
+    assert error == pytest.approx(2 * 0.5051**2, rel=0.05)

@@ -1,0 +1,203 @@
+"""train.py: exact resume, what changes and what does not, golden losses.
+
+`PYTHONPATH=. python tests/test_train.py` writes golden_losses.json anew, after a change that is meant to alter it.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from omgsr_lib.checkpoint import append_log, read_log, trim_log
+from omgsr_lib.model import OMGSR
+from omgsr_lib.presets import recipe
+from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm
+from omgsr_lib.train import learning_rate_factor, train
+
+
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+
+class SmoothPairs:
+    """Endless random pictures and their blurred twins; raises at `stop`, as a crash would."""
+
+    def __init__(self, side=64, stop=None):
+        self.side, self.stop = side, stop
+
+    def __getitem__(self, index):
+        if index == self.stop:
+            raise KeyboardInterrupt
+        coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(index)) * 2 - 1
+        size = (self.side, self.side)
+        hq = torch.nn.functional.interpolate(coarse, size, mode="nearest")[0]
+        return {"lq": torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0], "hq": hq}
+
+
+def new_model(variant, **changes):
+    chosen = recipe("smoke", variant, **changes)
+    model = OMGSR.from_base("tiny", chosen.family, chosen.timestep)
+    return model.add_adapters(chosen.vae_rank, chosen.denoiser_rank), chosen
+
+
+def without_seconds(log):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in log]
+
+
+def golden_losses(variant, folder):
+    model, chosen = new_model(variant, batch_size=1)
+    log = train(model, SmoothPairs(), chosen, folder, steps=20, progress=False).log
+    return without_seconds(log)
+
+
+@pytest.fixture(params=["s", "f"])
+def variant(request):
+    return request.param
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_a_run_that_was_killed_goes_on_exactly(variant, stop, tmp_path):
+    options = dict(seed=5, steps=6, every=2, progress=False)
+    whole, chosen = new_model(variant, batch_size=1)
+    expected = train(whole, SmoothPairs(), chosen, tmp_path / "whole", **options)
+    assert len(expected.log) == 6 and set(expected.log[0]) == {
+        "step", "pixel", "refinement", "perceptual", "adversarial", "discriminator", "seconds"
+    }  # fmt: skip
+
+    killed, _ = new_model(variant)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, SmoothPairs(stop=stop), chosen, tmp_path / "killed", **options)
+    assert len(read_log(tmp_path / "killed" / "log.jsonl")) == stop
+    resumed, _ = new_model(variant)
+    result = train(resumed, SmoothPairs(), chosen, tmp_path / "killed", **options)
+
+    assert without_seconds(result.log) == without_seconds(expected.log)
+    for name, parameter in whole.trainable_parameters().items():
+        assert torch.equal(parameter, resumed.trainable_parameters()[name]), name
+    states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "killed")]
+    assert states[0]["step"] == states[1]["step"] == 6
+    assert all(torch.equal(value, states[1]["heads"][name]) for name, value in states[0]["heads"].items())
+    again = train(resumed, SmoothPairs(stop=0), chosen, tmp_path / "killed", **options)  # nothing left to do
+    assert again.log == result.log
+
+
+def test_the_seed_decides(tmp_path):
+    def first_line(seed, name):
+        model, chosen = new_model("s", batch_size=1)
+        return without_seconds(
+            train(model, SmoothPairs(), chosen, tmp_path / name, seed=seed, steps=1, progress=False).log
+        )
+
+    assert first_line(1, "a") == first_line(1, "b") != first_line(2, "c")
+
+
+def test_only_adapters_and_heads_change(variant, tmp_path):
+    model, chosen = new_model(variant, batch_size=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, SmoothPairs(), chosen, tmp_path, steps=2, progress=False)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(".lora_" in name for name in changed)
+    assert any(name.startswith("lq_vae.encoder.") for name in changed)
+    assert any(name.startswith("prior.denoiser.") for name in changed)
+    assert {name for name in before if ".lora_B." in name} <= changed
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_frozen_encoder_stays_frozen(tmp_path):
+    chosen = recipe("smoke", "s", batch_size=1)
+    model = OMGSR.from_base("tiny", "ddpm", 273).add_adapters(0, 4)
+    before = {name: value.clone() for name, value in model.lq_vae.state_dict().items()}
+    train(model, SmoothPairs(), chosen, tmp_path, steps=1, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.lq_vae.state_dict().items())
+
+
+def test_bf16_training_leaves_a_float32_model(tmp_path):
+    """What is measured after training is what is saved: no autocast stays on the model."""
+    model, chosen = new_model("s", batch_size=1)
+    train(model, SmoothPairs(), chosen, tmp_path / "a", steps=1, precision="bf16", progress=False)
+    pixels = SmoothPairs()[9]["lq"][None]
+    reloaded = OMGSR.from_base("tiny", "ddpm", 273).load_adapter(model.save_adapter(tmp_path / "adapter"))
+    with torch.no_grad():
+        assert torch.equal(model(pixels).images, reloaded(pixels).images)
+    train(model, SmoothPairs(), chosen, tmp_path / "b", steps=1, precision="no", progress=False)
+
+
+def test_accumulation_of_micro_batches_equals_one_batch(tmp_path):
+    """Holds for losses that draw no noise: the mean gradient of two batches of one is that of one batch of two."""
+    gradients, lines = [], []
+    for size, accumulation in ((2, 1), (1, 2)):
+        vae = tiny_autoencoder()
+        with torch.no_grad():  # log-variance -30: the posterior's sample is its mean
+            vae.quant_conv.weight[4:], vae.quant_conv.bias[4:] = 0, -30
+        model = OMGSR(vae, tiny_ddpm(), 273).add_adapters(4, 4)
+        chosen = recipe("smoke", "s", batch_size=size, accumulation=accumulation, refinement=0.0, adversarial=0.0)
+        folder = tmp_path / str(size)
+        lines += without_seconds(train(model, SmoothPairs(), chosen, folder, steps=1, progress=False).log)
+        moments = torch.load(folder / "state.pt", weights_only=True)["generator"]["state"]
+        gradients.append(torch.cat([moment["exp_avg"].flatten() for moment in moments.values()]))
+    assert set(lines[0]) == {"step", "pixel", "perceptual"}
+    assert lines[0] == pytest.approx(lines[1], rel=1e-5)
+    assert gradients[0].norm() > 0.05  # first moment of a gradient of norm 1, by clipping
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)
+
+
+def test_learning_rate_factor():
+    mini = recipe("mini", "s")
+    factors = [learning_rate_factor(mini, step, 150) for step in range(151)]
+    assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert factors[20:106] == [1.0] * 86
+    assert factors[105:] == pytest.approx([(150 - step) / 45 for step in range(105, 151)])
+    constant = recipe("paper", "s-512")
+    assert {learning_rate_factor(constant, step, 100) for step in range(100)} == {1.0}
+
+
+def test_other_settings_need_another_folder(tmp_path):
+    model, chosen = new_model("s", batch_size=1)
+    result = train(model, SmoothPairs(), chosen, tmp_path / "run", steps=1, progress=False)
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    for changes, options, name in (
+        ({"learning_rate": 1.0}, {}, "learning_rate = 0.0005, got 1.0"),
+        ({}, {"seed": 3}, "seed = 0, got 3"),
+        ({}, {"steps": 2}, "steps = 1, got 2"),
+    ):
+        with pytest.raises(ValueError, match=f"goes on with the settings it began with.*{name}"):
+            train(model, SmoothPairs(), replace(chosen, **changes), tmp_path / "run", **{"steps": 1} | options)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+    result.discard()
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_without_a_meaning_are_refused(tmp_path):
+    model, chosen = new_model("s")
+    with pytest.raises(ValueError, match="precision must be one of no, bf16: got 'fp16'"):
+        train(model, SmoothPairs(), chosen, tmp_path / "run", precision="fp16")
+    with pytest.raises(ValueError, match="perceptual loss 'oc-lpips' needs the distance itself"):
+        train(model, SmoothPairs(), recipe("paper", "s-512"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_golden_losses(variant, tmp_path):
+    expected = json.loads(GOLDEN.read_text())[variant]
+    found = golden_losses(variant, tmp_path)
+    assert len(found) == 20 and all(math.isfinite(value) for line in found for value in line.values())
+    for line, wanted in zip(found, expected, strict=True):
+        assert line == pytest.approx(wanted, rel=1e-4), f"step {line['step']}"
+
+
+def test_log_is_trimmed_to_the_checkpoint(tmp_path):
+    for step in range(1, 6):
+        append_log(tmp_path / "log.jsonl", {"step": step})
+    trim_log(tmp_path / "log.jsonl", 3)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": step} for step in (1, 2, 3)]
+    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        losses = {variant: golden_losses(variant, Path(scratch) / variant) for variant in "sf"}
+    GOLDEN.write_text(json.dumps(losses, indent=1) + "\n")
