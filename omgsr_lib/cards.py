@@ -44,8 +44,8 @@ def prior_card(folder, vae, samples, errors, log, facts):
 def adapter_card(folder, model, pairs, restored, scores, log, facts):
     """Write `README.md`, `losses.png` and `restored.png` beside the adapters in `folder`.
 
-    `restored` are the model's pictures of the `EvaluationPair`s, `scores` their long data frame with the methods bicubic
-    and omgsr.
+    `restored` are the model's pictures of the `EvaluationPair`s, `scores` their long data frame with the methods
+    bicubic and omgsr.
     """
     columns = [[pair.lq for pair in pairs], restored, [pair.hq for pair in pairs]]
     rows = [[to_image(p) for p in row] for row in list(zip(*columns, strict=True))[:6]]
@@ -55,8 +55,8 @@ def adapter_card(folder, model, pairs, restored, scores, log, facts):
         SPECS[metric].label: f"{means[metric, 'omgsr']:.4g} (bicubic {means[metric, 'bicubic']:.4g})"
         for metric in scores["metric"].unique()
     } | {"pictures": len(pairs)}
-    about = f"""LoRA adapters in the layout of the authors' release, for the {model.prior.family} prior of the mini preset;
-mid-timestep {model.timestep}. LPIPS is a training loss where the table says so, so its value is optimistic."""
+    about = f"""LoRA adapters in the layout of the authors' release, for the {model.prior.family} prior of the mini
+preset; mid-timestep {model.timestep}. LPIPS is a training loss where the table says so, so its value is optimistic."""
     _write(folder, f"Adapters {Path(folder).name}", about, facts, measured, log, ["restored.png"])
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from .runner import NotebookFailed
@@ -10,6 +11,7 @@ from .runner import NotebookFailed
 def main(arguments=None):
     """Run a command; returns the exit code. Bad input: 2 and one line on stderr; a failing notebook: 1 and one."""
     options = build_parser().parse_args(arguments)
+    warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
     try:
         options.run(options)
     except (OSError, ValueError, NotebookFailed) as err:

@@ -18,11 +18,11 @@ METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
 def finetune(
     recipe, paths, out, *, name, steps=None, perceptual=None, precision="bf16", evaluation=None, data="", seed=0
 ):
-    """Train the adapters of `recipe` on photographs `paths`; resumable in the folder `out`. Returns the `TrainResult`.
+    """Train the adapters of `recipe` on photographs `paths` and return the `TrainResult`; resumable in `out`.
 
-    Writes `<out>/<name>/`: both adapters and the model card, which measures on the photographs `evaluation` (on crops of
-    the training photographs without them, and says so) and calls the training photographs what `data` says. `perceptual` is a
-    weights folder: LPIPS-SqueezeNet then is the perceptual loss and one of the measures.
+    Writes `<out>/<name>/`: both adapters and the model card, which measures on the photographs `evaluation` (on crops
+    of the training photographs without them, and says so) and calls the training photographs what `data` says.
+    `perceptual` is a weights folder: LPIPS-SqueezeNet then is the perceptual loss and one of the measures.
     """
     if evaluation:
         assert_disjoint(paths, evaluation)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
 from .losses.adversarial import Discriminator, discriminator_loss, generator_loss
 from .losses.features import EncoderFeatures
+from .losses.grid import grid_loss
 from .losses.perceptual import FeatureDistance, chunked_distance
 from .losses.refinement import refinement_loss
 from .priors.latents import encode_latents
@@ -154,6 +155,8 @@ def _generator_losses(generator, critic, perceptual, lq, hq, *, recipe, model, h
         losses["refinement"] = recipe.refinement * loss
     if recipe.perceptual:
         losses["perceptual"] = recipe.perceptual * chunked_distance(perceptual, predicted, hq, recipe.chunk).float()
+    if recipe.grid:
+        losses["grid"] = recipe.grid * grid_loss(predicted, hq)
     if recipe.adversarial:
         heads.requires_grad_(False)
         losses["adversarial"] = recipe.adversarial * generator_loss(_float(critic(predicted, noise)))

@@ -190,9 +190,9 @@ def test_train_writes_adapters_that_restore_takes(photos, tmp_path, capsys):
         "1",
     ]
     assert main(["train", *arguments]) == 0
-    assert sorted(p.name for p in run.iterdir()) == ["adapter", "log.jsonl", "state.pt"]
+    assert sorted(p.name for p in run.iterdir()) == ["log.jsonl", "smoke-f", "state.pt"]
     assert main(["train", *arguments]) == 0  # nothing left to do
-    model = OMGSR.from_base("tiny", "flow", 244).load_adapter(run / "adapter")
+    model = OMGSR.from_base("tiny", "flow", 244).load_adapter(run / "smoke-f")
     assert model.ranks == (8, 16)
     capsys.readouterr()
     assert "seed = 0, got 1" in refused(capsys, "train", *arguments, "--seed", "1")

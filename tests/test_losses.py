@@ -231,3 +231,22 @@ def test_cut_out_is_half_a_side_clipped_at_the_border():
     assert int(heights.max()) == 8 and int(heights.min()) == 4  # a centre on the border leaves half of the square
     assert int(widths.max()) == 12 and int(widths.min()) == 6
     assert float((heights == 8).float().mean()) == pytest.approx(9 / 17, abs=0.03)
+
+
+def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_hardly_sees_texture():
+    from omgsr_lib.losses.grid import grid_loss
+
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(2, 3, 128, 128)
+    tile = torch.randn(16, 16, generator=generator)
+    pattern, texture = tile.repeat(8, 8).expand(2, 3, -1, -1), torch.randn(2, 3, 128, 128, generator=generator)
+    fine = torch.zeros_like(tile)
+    for rows in range(-2, 3):
+        for columns in range(-2, 3):
+            fine = fine - tile.roll((rows, columns), (0, 1)) / 25
+    expected = (tile + fine).square().mean()  # away from the border every tile holds the same fine structure
+    assert grid_loss(target + pattern, target).item() == pytest.approx(expected.item(), rel=0.05)
+    assert grid_loss(target + texture, target) < 0.02 * texture.square().mean()
+    assert grid_loss(target + 0.3, target) < 1e-10
+    shifted = grid_loss(target + pattern.roll(3, -1), target)
+    assert shifted.item() == pytest.approx(expected.item(), rel=0.05)

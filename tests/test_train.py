@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_goes_on_exactly(variant, stop, tmp_path):
     whole, chosen = new_model(variant, batch_size=1)
     expected = train(whole, SmoothPairs(), chosen, tmp_path / "whole", **options)
     assert len(expected.log) == 6 and set(expected.log[0]) == {
-        "step", "pixel", "refinement", "perceptual", "adversarial", "discriminator", "seconds"
+        "step", "pixel", "refinement", "perceptual", "grid", "adversarial", "discriminator", "seconds"
     }  # fmt: skip
 
     killed, _ = new_model(variant)
@@ -137,7 +137,7 @@ def test_accumulation_of_micro_batches_equals_one_batch(tmp_path):
         lines += without_seconds(train(model, SmoothPairs(), chosen, folder, steps=1, progress=False).log)
         moments = torch.load(folder / "state.pt", weights_only=True)["generator"]["state"]
         gradients.append(torch.cat([moment["exp_avg"].flatten() for moment in moments.values()]))
-    assert set(lines[0]) == {"step", "pixel", "perceptual"}
+    assert set(lines[0]) == {"step", "pixel", "perceptual", "grid"}
     assert lines[0] == pytest.approx(lines[1], rel=1e-5)
     assert gradients[0].norm() > 0.05  # first moment of a gradient of norm 1, by clipping
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)

@@ -67,7 +67,7 @@ def freely_licensed(folder, provenance):
     unlisted = [name for name in names if name not in licences]
     if unlisted:
         raise ValueError(f"Every photograph needs a row in {provenance.name}; {unlisted[0]!r} has none.")
-    return [path for path, name in zip(photos, names) if "research" not in licences[name].lower()]
+    return [path for path, name in zip(photos, names, strict=True) if "research" not in licences[name].lower()]
 
 
 def open_photo(path, *, min_side=2):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ..cards import autoencoder_card, prior_card
 from ..checkpoint import read_log
 from ..data.crops import CropSampler
 from ..data.photos import find_photos
@@ -11,7 +12,6 @@ from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
 from .autoencoder import reconstruction_quality, train_autoencoder
-from ..cards import autoencoder_card, prior_card
 from .prior import cache_latents, clean_error, sample, train_prior
 
 
@@ -31,9 +31,10 @@ def pretrain(
 ):
     """Train `part` ("autoencoder", "ddpm" or "flow") on photographs `paths`; resumable in the folder `out`.
 
-    Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model card
-    with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it, and says
-    so) and calls the training photographs what `data` says. A prior is trained in the latent space of the package's autoencoder.
+    Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model
+    card with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it,
+    and says so) and calls the training photographs what `data` says. A prior is trained in the latent space of the
+    package's autoencoder.
     """
     out, model = Path(out), Path(out) / f"mini-{part}"
     distance = lpips_squeeze(perceptual) if perceptual else None

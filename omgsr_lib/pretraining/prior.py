@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from ..data.photos import open_photo, to_pixels
 from ..priors.latents import compression, encode_latents
@@ -78,6 +77,16 @@ def draw_timesteps(schedule, batch_size, generator):
     return torch.where(torch.rand(batch_size, generator=generator) < 0.25, high, timesteps)
 
 
+def loss_weights(schedule, timesteps):
+    """Weights `(B,)` of the squared error: 1 for flow matching, `1 + min(sigma^2 / alpha^2, 20)` for epsilon.
+
+    The error of epsilon counts `sigma^2 / alpha^2` times in x0, which is what a one-step prediction is made of.
+    """
+    if schedule.prediction_type == "flow_prediction":
+        return torch.ones(len(timesteps))
+    return 1 + (1 / schedule.snr()[timesteps]).clamp(max=20).float()
+
+
 def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-4, seed=0, every=100):
     """Train the `family` prior on latent maps `(C, H, W)`; returns it with averaged weights. Resumable in `folder`."""
     prior = new_prior(family, maps[0].shape[0], seed).train()
@@ -96,7 +105,8 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
         target = noise - latents if family == "flow" else noise
         with torch.autocast("cpu", torch.bfloat16):
             output = prior(noisy, timesteps)
-        return {"mse": F.mse_loss(output.float(), target)}
+        errors = (output.float() - target).square().mean((1, 2, 3))
+        return {"mse": (loss_weights(prior.schedule, timesteps) * errors).mean()}
 
     modules = {"denoiser": denoiser, "average": average}
     run_steps(

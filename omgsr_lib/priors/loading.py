@@ -30,7 +30,13 @@ def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=No
 
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"A base must be a folder or a hub id 'owner/name': '{source}' is neither.")
-    config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, revision=revision)
+    try:
+        config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, revision=revision)
+    except OSError as err:
+        raise FileNotFoundError(
+            f"No autoencoder at '{source}': not a folder in diffusers layout, nor a hub id that is cached or can be "
+            "reached now. Give a folder, or connect to the hub once."
+        ) from err
     name = config["_class_name"]
     if not name.startswith("Autoencoder"):
         raise ValueError(f"An autoencoder's config.json must name an Autoencoder class: '{source}' names {name}.")
