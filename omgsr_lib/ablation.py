@@ -25,6 +25,11 @@ def read_study(file):
     return pd.read_csv(file) if Path(file).is_file() else None
 
 
+def study_mids(frame):
+    """Mid-timestep of each variant in the study: the one at which the runs without refinement loss were made."""
+    return frame[~frame.refinement].groupby("variant").timestep.first().to_dict()
+
+
 def sweep_table(frame):
     """Mean and interval by variant, protocol, timestep and metric, of seed 0, the trained prior and the full loss."""
     runs = frame[(frame.seed == 0) & (frame.prior == "trained") & frame.refinement]

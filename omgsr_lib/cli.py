@@ -50,6 +50,7 @@ def build_parser():
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
         evaluation=dict(help="folder with evaluation photographs; without it those of the dependencies"),
         weights=dict(help="weights folder for LPIPS-SqueezeNet, an additional measure"),
+        variants=dict(nargs="+", default=["s", "f"], choices=["s", "f"]),
         steps=integer | dict(default=150, help="of each training"),
         jobs=integer | dict(default=2, help="processes side by side, one thread each"),
     )
@@ -64,7 +65,7 @@ def build_parser():
         prompt_embeds=dict(help="safetensors file with the prompt's embeddings"),
         scale=number | dict(default=4.0),
         timestep=integer | dict(help="instead of the model's mid-timestep"),
-        tile=integer | dict(help="tile side in pixels of the output"),
+        tile=integer | dict(help="tile side in pixels of the output; by default that of training, 0 for one pass"),
         overlap=integer | dict(help="overlap of tiles in pixels"),
         colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
         seed=integer | dict(help="sample the encoder's posterior with this seed"),
@@ -148,7 +149,7 @@ def run_study(options):
         weights=options.weights,
         steps=options.steps,
     )
-    mids = {variant: recipe("mini", variant).timestep for variant in ("s", "f")}
+    mids = {variant: recipe("mini", variant).timestep for variant in options.variants}
     study(options.results, data, mids, jobs=options.jobs)
 
 
@@ -168,7 +169,7 @@ def run_restore(options):
         options.out,
         scale=options.scale,
         timestep=options.timestep,
-        tile=options.tile,
+        tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
         overlap=options.overlap,
         colour_fix=None if options.colour_fix == "none" else options.colour_fix,
         seed=options.seed,
@@ -247,6 +248,13 @@ def run_evaluate(options):
         with atomic_write(options.out) as part:
             frame.to_csv(part, index=False)
     print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
+
+
+def training_tile(name):
+    """Side in pixels of the crops that the model `name` was trained on; None for a folder."""
+    from .presets import MODELS, recipe
+
+    return recipe(*MODELS[name]).resolution if name in MODELS else None
 
 
 def training_photos(options):

@@ -55,7 +55,7 @@ _release = dict(
 
 # The mini recipe: weights and losses of `paper`; ranks, crops and steps for small priors on two CPU cores. The
 # perceptual and the adversarial loss use features of the frozen autoencoder, since a clone has no pre-trained network.
-# `grid` is this project's: without it a perceptual loss leaves a pattern with the period of the tokens (8 or 16 pixels).
+# `grid` is this project's: without it a perceptual loss leaves a pattern with the period of the tokens.
 _mini = dict(
     resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", grid=4000.0, chunk=48,
     learning_rate=5e-4, warmup=20, decay=0.3, steps=150, batch_size=4, accumulation=1,

@@ -1,0 +1,86 @@
+"""Pairs through a latent space or a model."""
+
+import pytest
+import torch
+
+from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, latent_space, load_schedule, restored_pairs
+from omgsr_lib.data.pairs import EvaluationPair
+from omgsr_lib.experiment import evaluated_models, injection_cache, low_quality_pictures, preset_model
+from omgsr_lib.model import OMGSR
+from omgsr_lib.priors.latents import decode_latents, encode_latents
+from omgsr_lib.priors.loading import WEIGHTS
+
+
+def pair(seed=0, size=64):
+    generator = torch.Generator().manual_seed(seed)
+    hq, lq = torch.rand(2, 3, size, size, generator=generator) * 2 - 1
+    return EvaluationPair(f"picture{seed}", lq, lq[:, ::4, ::4], hq)
+
+
+def test_encode_pairs_is_the_posterior_mean_of_each_picture():
+    vae, _ = latent_space("smoke", "s")
+    pairs = [pair(0), pair(1)]
+    lq, hq = encode_pairs(vae, pairs)
+    assert torch.equal(lq[1], encode_latents(vae, pairs[1].lq[None])[0])
+    assert torch.equal(hq[0], encode_latents(vae, pairs[0].hq[None])[0])
+
+
+def test_decoded_noisy_latents_at_the_clean_end_of_the_flow_are_the_reconstruction():
+    vae, schedule = latent_space("smoke", "f")
+    latents = encode_latents(vae, pair().hq[None])[0]
+    (clean,) = decoded_noisy_latents(vae, schedule, latents, [0])
+    torch.testing.assert_close(clean, decode_latents(vae, latents[None])[0].clamp(-1, 1))
+
+
+def test_restored_pairs_are_the_models_pictures_on_the_8_bit_grid():
+    model = OMGSR.from_base("tiny", "ddpm", 273)
+    pairs = [pair(seed) for seed in range(3)]
+    restored = restored_pairs(model, pairs, batch_size=2)
+    with torch.no_grad():
+        expected = model(pairs[2].lq[None]).images[0].clamp(-1, 1)
+    levels = (restored[2] + 1) * 127.5
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    assert (restored[2] - expected).abs().max() <= 1 / 255 + 1e-4
+
+
+def test_schedules_need_no_download_and_unknown_families_are_refused():
+    assert float(load_schedule("ddpm").alphas[273] ** 2) == pytest.approx(0.6357426, abs=1e-6)
+    assert float(load_schedule("flow").sigmas[244]) == pytest.approx(0.5051124, abs=1e-6)
+    with pytest.raises(ValueError, match="family must be"):
+        load_schedule("gan")
+
+
+def test_injection_cache_holds_the_models_own_timestep(tmp_path):
+    model = OMGSR.from_base("tiny", "flow", 244)
+    folder = injection_cache(model, pair(), tmp_path / "cache", count=3)
+    lines = (folder / "index.csv").read_text().splitlines()
+    assert lines[0] == "timestep,file,psnr_y,ssim_y,gmsd"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [0, 244, 500, 999]
+    assert all((folder / line.split(",")[1]).is_file() for line in lines[1:])
+
+
+def test_low_quality_pictures_are_the_users_own_or_degraded_ones(tmp_path):
+    pictures = low_quality_pictures(None, size=64, scale=4)
+    assert sorted(pictures) == ["astronaut", "chelsea", "china", "grace_hopper"]
+    assert {picture.size for picture in pictures.values()} == {(16, 16)}
+    pictures["china"].save(tmp_path / "mine.png")
+    assert list(low_quality_pictures(tmp_path, size=64)) == ["mine"]
+
+
+@pytest.mark.skipif(not (WEIGHTS / "mini-s").is_dir(), reason="the shipped adapters are not in this checkout")
+@pytest.mark.parametrize("variant", ["s", "f"])
+def test_the_shipped_models_load_offline_at_their_own_timestep(variant):
+    model = preset_model("mini", variant)
+    assert model.ranks == (8, 16)
+    assert model.timestep == {"s": 325, "f": 223}[variant]
+
+
+def test_evaluated_models_name_what_a_preset_has(tmp_path):
+    folder = tmp_path / "02_mid_timestep"
+    folder.mkdir()
+    (folder / "midstep.csv").write_text("variant,rule,timestep\ns,snr,300\nf,snr,200\n")
+    for variant, number, family in (("s", "03", "ddpm"), ("f", "04", "flow")):
+        model = OMGSR.from_base("tiny", family, 300 if variant == "s" else 200).add_adapters(2, 2)
+        model.save_adapter(tmp_path / f"{number}_train_omgsr_{variant}" / "adapter")
+    models = {name: model.timestep for name, model in evaluated_models("smoke", tmp_path)}
+    assert models == {"prior-s": 300, "short-s": 300, "prior-f": 200, "short-f": 200}
