@@ -30,11 +30,12 @@ patches. LPIPS is a training loss where the table says so, so its value is optim
 
 
 @torch.no_grad()
-def prior_card(folder, vae, samples, errors, log, facts):
-    """Write `README.md`, `losses.png` and `samples.png` beside the prior in `folder`."""
+def prior_card(folder, vae, samples, latents, errors, log, facts):
+    """Write `README.md`, `losses.png` and `samples.png` beside the prior in `folder`; `latents` are of photographs."""
     pictures = [to_image(p) for p in decode_latents(vae, samples)]
     save_figure(contact_sheet(pictures, [""] * len(pictures), columns=6), Path(folder) / "samples.png")
-    measured = {"standard deviation of 20-step samples": f"{float(samples.std()):.2f} (latents of photographs: 1)"}
+    deviations = f"{float(samples.std()):.2f} (latents of photographs {float(latents.std()):.2f})"
+    measured = {"standard deviation of 20-step samples": deviations}
     measured |= {f"error of the one-step prediction at t = {t}": f"{value:.3f}" for t, value in errors.items()}
     about = """An unconditional prior in the latent space of the mini autoencoder, with a constant prompt. An error of
 1 is predicting the mean."""

@@ -49,9 +49,9 @@ def build_parser():
         photos=dict(help="folder with training photographs; without it those of the dependencies and synthetic ones"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
         evaluation=dict(help="folder with evaluation photographs; without it those of the dependencies"),
-        weights=dict(help="weights folder for LPIPS-SqueezeNet, an additional measure"),
+        weights=dict(help="weights folder of LPIPS-SqueezeNet: then the perceptual loss, and one of the measures"),
         variants=dict(nargs="+", default=["s", "f"], choices=["s", "f"]),
-        steps=integer | dict(default=150, help="of each training"),
+        steps=integer | dict(default=100, help="of each training"),
         jobs=integer | dict(default=2, help="processes side by side, one thread each"),
     )
     command(

@@ -41,7 +41,7 @@ class StudyData:
     train: tuple  # paths of training photographs
     evaluation: tuple  # paths of evaluation photographs
     synthetic: int = 0  # number of synthetic training pictures
-    weights: str | None = None  # folder for LPIPS-SqueezeNet, an independent measure here
+    weights: str | None = None  # folder of LPIPS-SqueezeNet: then the perceptual loss, and one of the measures
     steps: int = 150
     crops_per_photo: int = 1
     short_side: int = 256
@@ -68,7 +68,16 @@ def study(folder, data, mid_timesteps, *, jobs=2):
 
     folder = Path(folder)
     runs = study_runs(mid_timesteps)
-    record = start_run("study", {"steps": data.steps, "runs": len(runs), "mid": mid_timesteps}, seed=0, folder=folder)
+    facts = {
+        "steps": data.steps,
+        "runs": len(runs),
+        "mid_timesteps": mid_timesteps,
+        "perceptual_loss": "LPIPS-SqueezeNet" if data.weights else "autoencoder features",
+        "training_photographs": len(data.train),
+        "synthetic_pictures": data.synthetic,
+        "evaluation_photographs": len(data.evaluation),
+    }
+    record = start_run("study", facts, seed=0, folder=folder)
     missing = [run for run in runs if not _file(folder, run).exists()]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(execute_run, run, data, folder): run for run in missing}
@@ -87,6 +96,7 @@ def execute_run(run, data, folder):
 
     from .analysis import restored_pairs, score_pairs
     from .data.pairs import Pairs, evaluation_pairs
+    from .losses.perceptual import lpips_squeeze
     from .model import OMGSR
     from .priors.loading import randomise
     from .train import train
@@ -100,9 +110,10 @@ def execute_run(run, data, folder):
         randomise(model.prior, run.seed)
     model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
     pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
+    perceptual = lpips_squeeze(data.weights) if data.weights else None
     result = train(
-        model, pairs, chosen, Path(folder) / "trainings" / run.name, seed=run.seed, steps=data.steps, precision="bf16",
-        progress=False,
+        model, pairs, chosen, Path(folder) / "trainings" / run.name, seed=run.seed, steps=data.steps,
+        perceptual=perceptual, precision="bf16", progress=False,
     )  # fmt: skip
     held_out = evaluation_pairs(
         data.evaluation, chosen.resolution, seed=0, scale=chosen.scale, crops_per_photo=data.crops_per_photo,
