@@ -28,7 +28,7 @@ lint: $(READY) ## code style and import contract
 	$(BIN)/lint-imports
 
 bench: $(READY) ## side-by-side measurements, one JSON per run
-	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" --out results/bench; done
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

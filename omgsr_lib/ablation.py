@@ -8,15 +8,16 @@ from .metrics.specs import SPECS
 from .metrics.statistics import paired_difference, summarise
 
 
-# Name of a contrast and what its second side changes in the run at the mid-timestep.
-CONTRASTS = {
-    "mid - initial (999)": {"timestep": 999},
-    "mid - 600": {"timestep": 600},
-    "mid - 200": {"timestep": 200},
-    "mid - late (25)": {"timestep": 25},
-    "trained - random prior": {"prior": "random"},
-    "with - without LDR": {"refinement": False},
-}
+# A contrast: its name, what its first and what its second side changes in the run at the mid-timestep.
+CONTRASTS = (
+    ("mid - initial (999)", {}, {"timestep": 999}),
+    ("mid - initial, both without LDR", {"refinement": False}, {"timestep": 999, "refinement": False}),
+    ("mid - 600", {}, {"timestep": 600}),
+    ("mid - 200", {}, {"timestep": 200}),
+    ("mid - late (25)", {}, {"timestep": 25}),
+    ("trained - random prior", {}, {"prior": "random"}),
+    ("with - without LDR", {}, {"refinement": False}),
+)
 SIDES = ["variant", "protocol", "timestep", "prior", "refinement"]
 
 
@@ -26,17 +27,18 @@ def read_study(file):
 
 
 def study_mids(frame):
-    """Mid-timestep of each variant in the study: the one at which the runs without refinement loss were made."""
-    return frame[~frame.refinement].groupby("variant").timestep.first().to_dict()
+    """Mid-timestep of each variant in the study: the one at which the random prior was tried."""
+    return frame[frame.prior == "random"].groupby("variant").timestep.first().to_dict()
 
 
 def sweep_table(frame):
-    """Mean and interval by variant, protocol, timestep and metric, of seed 0, the trained prior and the full loss."""
+    """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0, trained prior, full loss."""
     runs = frame[(frame.seed == 0) & (frame.prior == "trained") & frame.refinement]
     tables = []
     for (variant, protocol, timestep), part in runs.groupby(["variant", "protocol", "timestep"]):
         table = summarise(_scores(part, "run"))
-        tables.append(table.assign(variant=variant, protocol=protocol.replace("_", "-"), timestep=timestep))
+        facts = dict(variant=variant, protocol=protocol.replace("_", "-"), timestep=timestep)
+        tables.append(table.assign(**facts, mid=study_mids(frame)[variant]))
     return pd.concat(tables, ignore_index=True).drop(columns="method")
 
 
@@ -49,8 +51,8 @@ def contrast_table(frame, mids):
     for variant, mid in mids.items():
         for protocol in frame.protocol.unique():
             first = dict(zip(SIDES, (variant, protocol, mid, "trained", True), strict=True))
-            for name, change in CONTRASTS.items():
-                sides = [_select(frame, first), _select(frame, first | change)]
+            for name, *changes in CONTRASTS:
+                sides = [_select(frame, first | change) for change in changes]
                 seeds = sorted(set(sides[0].seed) & set(sides[1].seed))
                 if not seeds:
                     continue
@@ -58,7 +60,7 @@ def contrast_table(frame, mids):
                     _scores(side[side.seed.isin(seeds)], method) for side, method in zip(sides, "ab", strict=True)
                 ]
                 table = paired_difference(pd.concat(scores), "a", "b")
-                better = table.better.map({"a": name.split(" - ")[0], "b": name.split(" - ")[1]}).fillna("")
+                better = table.better.map(dict(zip("ab", name.split(" - "), strict=True))).fillna("")
                 facts = dict(contrast=name, variant=variant, protocol=protocol, seeds=len(seeds))
                 tables.append(table.assign(**facts, better=better))
     columns = ["contrast", "variant", "protocol", "seeds", "metric", "mean", "lo", "hi", "n", "better"]

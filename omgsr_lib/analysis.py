@@ -2,6 +2,7 @@
 
 import torch
 
+from .files import verify_hashes
 from .metrics.evaluate import evaluate_images
 from .presets import FAMILIES, PACKAGED_PRIORS, RECIPES, TINY_AUTOENCODERS, recipe
 from .priors.latents import decode_latents, encode_latents
@@ -38,7 +39,10 @@ def load_latent_space(name, family):
     """
     if name == "tiny":
         return tiny_autoencoder(), load_schedule(family)
-    return load_autoencoder(WEIGHTS / "mini-autoencoder" if name == "mini" else name), load_schedule(family)
+    if name == "mini":
+        verify_hashes(WEIGHTS)
+        name = WEIGHTS / "mini-autoencoder"
+    return load_autoencoder(name), load_schedule(family)
 
 
 def load_schedule(family):

@@ -14,7 +14,7 @@ def main(arguments=None):
     warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
     try:
         options.run(options)
-    except (OSError, ValueError, NotebookFailed) as err:
+    except (OSError, ValueError, ImportError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
     return 0

@@ -6,21 +6,32 @@ import pandas as pd
 
 from .analysis import preset_recipe, restored_pairs, score_pairs
 from .data.pairs import Pairs, evaluation_pairs
-from .data.photos import find_photos, open_photo, packaged_photos, to_image
+from .data.photos import find_photos, packaged_photos, to_image
 from .model import OMGSR
 from .presets import MODELS
-from .provenance import atomic_write
+from .provenance import atomic_write, sha256
 
 
 def study_photos(photos, split):
-    """Photographs of the user's folder `photos`; without one those inside the dependencies ("train" or "eval")."""
-    return find_photos(photos) if photos else packaged_photos(split)
+    """Photographs of the "train" or "eval" part of the user's folder `photos`, or of those inside the dependencies.
+
+    In the order of their contents' SHA-256 every fourth photograph of a folder is for evaluation, the others for
+    training, so that no picture is in both. Raises `ValueError` if the folder holds fewer than two different ones.
+    """
+    if not photos:
+        return packaged_photos(split)
+    by_content = {sha256(path): path for path in find_photos(photos)}
+    if len(by_content) < 2:
+        raise ValueError(f"A study needs two different photographs, to train and to evaluate on: '{photos}' has one.")
+    paths = [by_content[digest] for digest in sorted(by_content)]
+    held_out = paths[::4]
+    return held_out if split == "eval" else [path for path in paths if path not in held_out]
 
 
-def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6):
-    """`EvaluationPair`s of the user's photographs, or of the dependencies' evaluation photographs."""
-    paths = study_photos(photos, "eval")
-    return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=crops_per_photo)
+def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6, split="eval"):
+    """`EvaluationPair`s of a part of the photographs: centres of the user's, several crops of the packaged ones."""
+    paths = study_photos(photos, split)
+    return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=1 if photos else crops_per_photo)
 
 
 def training_pairs(photos, recipe, *, synthetic, seed):
@@ -66,10 +77,8 @@ def evaluated_models(preset, folder):
 
 
 def low_quality_pictures(photos, *, size, scale=4, seed=0):
-    """Low-quality PIL pictures by name: the user's own as they are, or degraded photographs of the dependencies."""
-    if photos:
-        return {path.stem: open_photo(path) for path in find_photos(photos)}
-    pairs = study_pairs(None, size=size, scale=scale, seed=seed, crops_per_photo=1)
+    """Low-quality PIL pictures by name: degraded centres of the evaluation photographs."""
+    pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1)
     return {pair.name: to_image(pair.lq_small) for pair in pairs}
 
 

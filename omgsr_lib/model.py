@@ -187,7 +187,6 @@ class OMGSR(nn.Module):
             recipe = presets.recipe(*presets.MODELS[name])
             family, timestep, prompt = recipe.family, recipe.timestep, recipe.prompt
             if base is None and recipe.base in presets.PACKAGED_PRIORS:
-                verify_hashes(WEIGHTS)
                 adapter = adapter or WEIGHTS / name
             base = base or recipe.base
         else:
@@ -212,6 +211,7 @@ class OMGSR(nn.Module):
             return cls(tiny_autoencoder(seed=seed), prior, timestep)
         options = dict(dtype=dtype, revision=revision)
         if base in presets.PACKAGED_PRIORS:
+            verify_hashes(WEIGHTS)
             vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)
             base = WEIGHTS / base
         else:

@@ -23,6 +23,11 @@ DASHED = (0, (3, 2))
 METHOD_COLOURS = {
     "bicubic": "#7F7F7F",
     "prior": "#CC79A7",
+    "prior-s": "#88B7D5",
+    "prior-f": "#EBB48A",
+    "short-s": "#56B4E9",
+    "short-f": "#E69F00",
+    "untuned": "#CC79A7",
     "random": "#E69F00",
     "omgsr-s": "#0072B2",
     "omgsr-f": "#D55E00",
@@ -36,6 +41,11 @@ SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#CA9161", "#332288", "#44AA99
 METHOD_LABELS = {
     "bicubic": "Bicubic",
     "prior": "Prior, not tuned",
+    "prior-s": "Prior S, not tuned",
+    "prior-f": "Prior F, not tuned",
+    "short-s": "OMGSR-S, short",
+    "short-f": "OMGSR-F, short",
+    "untuned": "Prior, not tuned",
     "random": "Random prior",
     "omgsr-s": "OMGSR-S",
     "s": "OMGSR-S",

@@ -30,7 +30,7 @@ STEPS = {
     "explore_timestep_injection": (),
 }
 
-LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone: all of the preset `latents`
+LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone, no prior
 
 
 def reproduce(
@@ -55,7 +55,7 @@ def reproduce(
         preset: given to every notebook, and the folder of the results.
         results: folder of all results. Relative paths are taken from the project root.
         photos: folder of the user's own photographs for the notebooks that declare `photos`.
-        only: name or names of the steps to consider; by default all, of the preset `latents` those without a prior.
+        only: name or names of the steps to consider; by default all for `smoke` and `mini`, else `LATENT_STEPS`.
         parameters: further values by name, each given to the notebooks that declare it.
         force: run the steps even where nothing changed.
         progress: print one line per step.
@@ -69,8 +69,12 @@ def reproduce(
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if preset == "latents" and only is None:
-        only = LATENT_STEPS
+    if preset in ("latents", "paper", "release"):
+        only = LATENT_STEPS if only is None else [only] if isinstance(only, str) else list(only)
+        if not set(only) <= set(LATENT_STEPS):
+            raise ValueError(
+                f"preset {preset!r} has notebooks for {' and '.join(LATENT_STEPS)} only: train with omgsr train"
+            )
     return run_steps(
         STEPS,
         PROJECT_ROOT,

@@ -1,17 +1,23 @@
 """`make study`: the ablation of notebook 06, equal trainings that differ in one thing, an hour or two on two cores.
 
-Varied: timestep (late, mid, initial), protocol (the full method, or the encoder frozen), prior (trained, or random as
-a control), refinement loss (with, without), training seed. Each run writes its own CSV once, so that a stopped study
-goes on.
+Varied: timestep (late, mid, initial), protocol (the full method, the encoder frozen, no training), prior (trained, or
+random as a control), refinement loss (with, without), training seed. Each run writes its own CSV once, so that a
+stopped study goes on.
 """
 
+import hashlib
+import json
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .data.pairs import assert_disjoint
+from .files import HASHES
 from .presets import recipe
-from .provenance import atomic_write, start_run
+from .priors.loading import WEIGHTS
+from .provenance import atomic_write, sha256, start_run, write_json
 
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
@@ -22,7 +28,7 @@ class StudyRun:
     """One training of the study."""
 
     variant: str  # "s" or "f"
-    protocol: str = "full"  # "full" or "frozen_encoder"
+    protocol: str = "full"  # "full", "frozen_encoder" or "untuned" (the prior as it is, no training)
     timestep: int = 0
     prior: str = "trained"  # "trained" or "random"
     refinement: bool = True
@@ -52,9 +58,9 @@ def study_runs(mid_timesteps):
     runs = []
     for variant, mid in mid_timesteps.items():
         for timestep in (25, 200, mid, 600, 999):
-            runs += [StudyRun(variant, "full", timestep), StudyRun(variant, "frozen_encoder", timestep)]
+            runs += [StudyRun(variant, protocol, timestep) for protocol in ("full", "frozen_encoder", "untuned")]
         runs += [StudyRun(variant, protocol, mid, prior="random") for protocol in ("full", "frozen_encoder")]
-        runs += [StudyRun(variant, "full", mid, refinement=False)]
+        runs += [StudyRun(variant, "full", timestep, refinement=False) for timestep in (mid, 999)]
         runs += [StudyRun(variant, "full", timestep, seed=seed) for seed in (1, 2) for timestep in (mid, 999)]
     return sorted(set(runs), key=lambda run: (run.seed, run.protocol, run.name))
 
@@ -68,6 +74,7 @@ def study(folder, data, mid_timesteps, *, jobs=2):
 
     folder = Path(folder)
     runs = study_runs(mid_timesteps)
+    assert_disjoint(data.train, data.evaluation)
     facts = {
         "steps": data.steps,
         "runs": len(runs),
@@ -77,13 +84,14 @@ def study(folder, data, mid_timesteps, *, jobs=2):
         "synthetic_pictures": data.synthetic,
         "evaluation_photographs": len(data.evaluation),
     }
-    record = start_run("study", facts, seed=0, folder=folder)
+    _check_settings(folder, data, facts)
     missing = [run for run in runs if not _file(folder, run).exists()]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(execute_run, run, data, folder): run for run in missing}
         for done, future in enumerate(as_completed(futures), start=1):
             print(f"[{done}/{len(missing)}] {futures[future].name}: {future.result():.0f} s", flush=True)
     frame = pd.concat([pd.read_csv(_file(folder, run)) for run in runs], ignore_index=True)
+    record = start_run("study", facts, seed=0, folder=folder)
     with atomic_write(record.path("study.csv")) as part:
         frame.to_csv(part, index=False, float_format="%.6g")
     record.finish()
@@ -95,26 +103,20 @@ def execute_run(run, data, folder):
     import torch
 
     from .analysis import restored_pairs, score_pairs
-    from .data.pairs import Pairs, evaluation_pairs
-    from .losses.perceptual import lpips_squeeze
+    from .data.pairs import evaluation_pairs
     from .model import OMGSR
     from .priors.loading import randomise
-    from .train import train
 
     torch.set_num_threads(1)
+    started = time.perf_counter()
     chosen = recipe("mini", run.variant)
     if not run.refinement:
         chosen = replace(chosen, refinement=0.0)
     model = OMGSR.from_base(chosen.base, chosen.family, run.timestep)
     if run.prior == "random":
         randomise(model.prior, run.seed)
-    model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
-    pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
-    perceptual = lpips_squeeze(data.weights) if data.weights else None
-    result = train(
-        model, pairs, chosen, Path(folder) / "trainings" / run.name, seed=run.seed, steps=data.steps,
-        perceptual=perceptual, precision="bf16", progress=False,
-    )  # fmt: skip
+    if run.protocol != "untuned":
+        _train(model, run, chosen, data, Path(folder) / "trainings" / run.name)
     held_out = evaluation_pairs(
         data.evaluation, chosen.resolution, seed=0, scale=chosen.scale, crops_per_photo=data.crops_per_photo,
         short_side=data.short_side,
@@ -126,7 +128,38 @@ def execute_run(run, data, folder):
     frame = frame[["image", "metric", "value"]].assign(**asdict(run))
     with atomic_write(_file(folder, run)) as part:
         frame.to_csv(part, index=False, float_format="%.6g")
-    return result.seconds
+    return time.perf_counter() - started
+
+
+def _train(model, run, chosen, data, folder):
+    from .data.pairs import Pairs
+    from .losses.perceptual import lpips_squeeze
+    from .train import train
+
+    model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
+    pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
+    perceptual = lpips_squeeze(data.weights) if data.weights else None
+    train(
+        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, perceptual=perceptual, precision="bf16",
+        progress=False,
+    )  # fmt: skip
+
+
+def _check_settings(folder, data, facts):
+    """Runs of one folder share data, weights and length: a study that differs would mix what cannot be compared."""
+    photographs = [sha256(path) for path in (*data.train, *data.evaluation)]
+    shared = {name: facts[name] for name in ("steps", "perceptual_loss", "synthetic_pictures")}
+    shared |= {"photographs": hashlib.sha256("".join(photographs).encode()).hexdigest()}
+    shared |= {"weights": sha256(WEIGHTS / HASHES)}
+    file = Path(folder) / "settings.json"
+    if not file.exists():
+        write_json(file, shared)
+    elif (found := json.loads(file.read_text())) != shared:
+        changed = next(name for name in shared if found.get(name) != shared[name])
+        raise ValueError(
+            f"All runs of a study share their settings: '{folder}' was begun with other {changed}. Choose another "
+            "folder with --results, or delete it."
+        )
 
 
 def _file(folder, run):

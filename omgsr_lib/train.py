@@ -68,6 +68,8 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        raise ValueError(f"Training runs in one process so far: got {accelerator.num_processes}. Launch a single one.")
 
     features = EncoderFeatures(model.vae.encoder)
     perceptual = FeatureDistance(features) if perceptual is None else perceptual
@@ -90,6 +92,7 @@ def train(
     }
     stateful = {"heads": heads, **optimizers, **schedules}
     settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep}
+    settings |= {"precision": precision, "perceptual": type(perceptual).__name__}
     step = _resume(folder, settings, model, stateful)
 
     def autocast():

@@ -1,7 +1,7 @@
 """ablation.py and study.py: known differences come out, every run is made once."""
 
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -13,7 +13,6 @@ from omgsr_lib.study import StudyData, StudyRun, execute_run, study, study_runs
 
 MIDS = {"s": 273, "f": 244}
 IMAGES = ("a", "b", "c", "d")
-DATA = StudyData(train=("a.png",), evaluation=("b.png",))
 
 
 def psnr(run, index):
@@ -39,17 +38,17 @@ def frame():
 
 def test_runs_are_unique_and_complete():
     runs = study_runs(MIDS)
-    # per variant: 5 timesteps x 2 protocols, 2 random priors, 1 without the loss, 2 seeds x 2 timesteps
-    assert len(runs) == 2 * (10 + 2 + 1 + 4) == len({run.name for run in runs})
-    assert {run.seed for run in runs[:26]} == {0}  # the first seed is complete before the others start
+    # per variant: 5 timesteps x 3 protocols, 2 random priors, 2 without the loss, 2 seeds x 2 timesteps
+    assert len(runs) == 2 * (15 + 2 + 2 + 4) == len({run.name for run in runs})
+    assert {run.seed for run in runs[:38]} == {0}  # the first seed is complete before the others start
     assert StudyRun("s", "full", 273, refinement=False).name == "s_full_trained_t273_no-ldr_seed0"
-    assert len(study_runs({"s": 200})) == 15  # a mid-timestep that is on the sweep is trained once
+    assert len(study_runs({"s": 200})) == 20  # a mid-timestep that is on the sweep is trained once
 
 
 def test_contrasts_find_the_known_differences(frame):
     table = contrast_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
     expected = {"trained - random prior": 5.0, "with - without LDR": 0.25}
-    for contrast in CONTRASTS:
+    for contrast, *_ in CONTRASTS:
         for variant in MIDS:
             row = table.loc[(contrast, variant, "full", "psnr_y")]
             wanted = expected.get(contrast, 2.0)
@@ -64,7 +63,8 @@ def test_contrasts_find_the_known_differences(frame):
 
 def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
     table = sweep_table(frame).set_index(["variant", "protocol", "timestep", "metric"])
-    assert len(table) == 2 * 2 * 5 * 2
+    assert len(table) == 2 * 3 * 5 * 2
+    assert set(table.loc["s"].mid) == {273}
     row = table.loc[("s", "frozen-encoder", 273, "psnr_y")]
     assert row["mean"] == pytest.approx(21.5) and row.n == 4 and row.lo < 21.5 < row.hi
     assert table.loc[("f", "full", 25, "psnr_y")]["mean"] == pytest.approx(19.5)
@@ -95,7 +95,16 @@ class InThisProcess:
         return future
 
 
-def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
+@pytest.fixture
+def data(tmp_path):
+    pictures = []
+    for name in ("train.png", "eval.png"):
+        (tmp_path / name).write_bytes(name.encode())  # never opened, only hashed
+        pictures.append(tmp_path / name)
+    return StudyData(train=(pictures[0],), evaluation=(pictures[1],))
+
+
+def test_a_stopped_study_goes_on(data, tmp_path, monkeypatch):
     executed = []
 
     def fake_run(run, data, folder, limit=5):
@@ -109,16 +118,18 @@ def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(study_module, "execute_run", fake_run)
     with pytest.raises(RuntimeError, match="power cut"):
-        study(tmp_path, DATA, MIDS)
-    assert not (tmp_path / "study.csv").exists() and len(executed) == 5
+        study(tmp_path / "study", data, MIDS)
+    assert not (tmp_path / "study" / "study.csv").exists() and len(executed) == 5
 
     monkeypatch.setattr(study_module, "execute_run", lambda *arguments: fake_run(*arguments, limit=None))
-    frame = study(tmp_path, DATA, MIDS)
+    frame = study(tmp_path / "study", data, MIDS)
     assert executed == study_runs(MIDS)
-    assert len(frame) == len(pd.read_csv(tmp_path / "study.csv")) == 34 * len(IMAGES) * 2
-    assert (tmp_path / "run.json").exists()
-    study(tmp_path, DATA, MIDS)
-    assert len(executed) == 34
+    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 46 * len(IMAGES) * 2
+    assert (tmp_path / "study" / "run.json").exists()
+    study(tmp_path / "study", data, MIDS)
+    assert len(executed) == 46
+    with pytest.raises(ValueError, match="begun with other steps"):
+        study(tmp_path / "study", replace(data, steps=7), MIDS)
 
 
 def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):

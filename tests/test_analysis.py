@@ -2,10 +2,17 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, latent_space, load_schedule, restored_pairs
 from omgsr_lib.data.pairs import EvaluationPair
-from omgsr_lib.experiment import evaluated_models, injection_cache, low_quality_pictures, preset_model
+from omgsr_lib.experiment import (
+    evaluated_models,
+    injection_cache,
+    low_quality_pictures,
+    preset_model,
+    study_photos,
+)
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS
@@ -59,12 +66,27 @@ def test_injection_cache_holds_the_models_own_timestep(tmp_path):
     assert all((folder / line.split(",")[1]).is_file() for line in lines[1:])
 
 
-def test_low_quality_pictures_are_the_users_own_or_degraded_ones(tmp_path):
+def test_low_quality_pictures_are_small_degraded_centres_of_the_evaluation_photographs():
     pictures = low_quality_pictures(None, size=64, scale=4)
     assert sorted(pictures) == ["astronaut", "chelsea", "china", "grace_hopper"]
     assert {picture.size for picture in pictures.values()} == {(16, 16)}
-    pictures["china"].save(tmp_path / "mine.png")
-    assert list(low_quality_pictures(tmp_path, size=64)) == ["mine"]
+
+
+def test_a_users_photographs_are_split_by_content_without_overlap(tmp_path):
+    for index in range(8):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    parts = {split: study_photos(tmp_path, split) for split in ("train", "eval")}
+    assert len(parts["eval"]) == 2 and len(parts["train"]) == 6
+    assert not set(parts["eval"]) & set(parts["train"])
+    (tmp_path / "0.png").rename(tmp_path / "z.png")  # the split is by content, not by name
+    assert sorted(p.read_bytes() for p in parts["eval"] if p.exists()) <= sorted(
+        p.read_bytes() for p in study_photos(tmp_path, "eval")
+    )
+    with pytest.raises(ValueError, match="two different photographs"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "sub.png")
+        (tmp_path / "one").mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "one" / "only.png")
+        study_photos(tmp_path / "one", "train")
 
 
 @pytest.mark.skipif(not (WEIGHTS / "mini-s").is_dir(), reason="the shipped adapters are not in this checkout")

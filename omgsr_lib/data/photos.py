@@ -61,7 +61,10 @@ def freely_licensed(folder, provenance):
     """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
     folder, provenance = Path(folder), Path(provenance)
     with open(provenance, newline="") as file:
-        licences = {row["file"]: row["licence"] for row in csv.DictReader(file)}
+        reader = csv.DictReader(file)
+        if not {"file", "licence"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"A provenance CSV needs the columns file and licence: '{provenance}' lacks them.")
+        licences = {row["file"]: row["licence"] for row in reader}
     photos = find_photos(folder)
     names = [p.relative_to(provenance.parent).as_posix() for p in photos]
     unlisted = [name for name in names if name not in licences]
@@ -78,8 +81,13 @@ def open_photo(path, *, min_side=2):
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, SyntaxError) as err:
-        raise ValueError(f"A photograph must be a readable picture: '{path}' is not. Remove or replace it.") from err
+    except (OSError, SyntaxError, Image.DecompressionBombError) as err:
+        if isinstance(err, OSError) and err.errno is not None:  # the file itself cannot be read
+            raise
+        reason = "" if isinstance(err, UnidentifiedImageError) else f" ({err})"
+        raise ValueError(
+            f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
+        ) from err
     if min(image.size) < min_side:
         raise ValueError(
             f"A photograph must measure at least {min_side} pixels on each side: '{path}' is "
