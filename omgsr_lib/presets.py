@@ -58,7 +58,7 @@ _release = dict(
 # `grid` is this project's: without it a perceptual loss leaves a pattern with the period of the tokens.
 _mini = dict(
     resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", grid=4000.0, chunk=48,
-    learning_rate=5e-4, warmup=20, decay=0.3, steps=150, batch_size=4, accumulation=1,
+    learning_rate=5e-4, warmup=20, decay=0.3, steps=300, batch_size=4, accumulation=1,
 )  # fmt: skip
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were

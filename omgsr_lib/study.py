@@ -139,10 +139,11 @@ def _train(model, run, chosen, data, folder):
     model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
     pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
     perceptual = lpips_squeeze(data.weights) if data.weights else None
-    train(
+    result = train(
         model, pairs, chosen, folder, seed=run.seed, steps=data.steps, perceptual=perceptual, precision="bf16",
         progress=False,
     )  # fmt: skip
+    result.discard()
 
 
 def _check_settings(folder, data, facts):

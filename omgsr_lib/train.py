@@ -186,11 +186,12 @@ def _resume(folder, settings, model, stateful):
     state = load_state(folder / "state.pt")
     step = 0 if state is None else state["step"]
     if state is not None:
-        changed = [name for name in settings if settings[name] != state["settings"][name]]
+        changed = [name for name in settings if settings[name] != state["settings"].get(name)]
         if changed:
+            before = state["settings"].get(changed[0])
             raise ValueError(
                 f"A run goes on with the settings it began with: '{folder}' has {changed[0]} = "
-                f"{state['settings'][changed[0]]!r}, got {settings[changed[0]]!r}. Choose another folder or delete it."
+                f"{before!r}, got {settings[changed[0]]!r}. Choose another folder or delete it."
             )
         with torch.no_grad():
             for name, parameter in model.trainable_parameters().items():
