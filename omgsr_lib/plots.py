@@ -41,10 +41,10 @@ SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#CA9161", "#332288", "#44AA99
 METHOD_LABELS = {
     "bicubic": "Bicubic",
     "prior": "Prior, not tuned",
-    "prior-s": "Prior S, not tuned",
-    "prior-f": "Prior F, not tuned",
-    "short-s": "OMGSR-S, short",
-    "short-f": "OMGSR-F, short",
+    "prior-s": "Prior S",
+    "prior-f": "Prior F",
+    "short-s": "S, short",
+    "short-f": "F, short",
     "untuned": "Prior, not tuned",
     "random": "Random prior",
     "omgsr-s": "OMGSR-S",
@@ -80,7 +80,7 @@ def figure(function):
 
 
 def save_figure(fig, path, *, note=None):
-    """Write `fig` to `path`, whole or not at all: `.png` at 300 dpi, or `.pdf` and beside it the PNG of the same name.
+    """Write `fig` to `path`, whole or not at all: `.png` at 200 dpi, or `.pdf` and beside it the PNG of the same name.
 
     The metadata is fixed (`note`, for instance the commit, becomes comment and subject), so equal figures give equal
     bytes. Returns the list of paths written; raises `ValueError` for another suffix.
