@@ -73,7 +73,7 @@ def test_two_runs_give_identical_files_and_leave_nothing_open(gap, sweep, summar
     assert hashes[0] == hashes[1]
     assert not plt.get_fignums()
     image = Image.open(tmp_path / "first" / "sweep.png")
-    assert image.width == round(plots.PAGE * 300) and image.text == {"Comment": "commit 0123"}
+    assert image.width == round(plots.PAGE * 200) and image.text == {"Comment": "commit 0123"}
 
 
 def test_no_text_is_cut_off(gap, sweep, summary):
