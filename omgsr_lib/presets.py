@@ -20,17 +20,20 @@ class Recipe:
     resolution: int  # side of a training crop in pixels
     scale: int  # down-scaling factor of the degradation
     timestep: int  # mid-timestep t*, an index into the schedule
+    revision: str | None = None  # commit of the hub id
     prompt: str = ""
     vae_rank: int = 16  # of the LoRA on the encoder; alpha = rank
     denoiser_rank: int = 32
     refinement: float = 5.0  # weight of the LDR (= LRR) loss
     pixel: float = 2.0  # weight of the pixel loss
     pixel_loss: str = "mse"  # "mse" or "l1"
-    perceptual: float = 5.0  # weight of the overlap-chunked perceptual loss
-    perceptual_loss: str = "oc-lpips"
+    perceptual: float = 5.0  # weight of the perceptual loss
+    perceptual_loss: str = "lpips"  # "lpips" (VGG), "ea-dists" (VGG), "dinov3-dists" or "autoencoder"
+    chunk: int | None = 224  # side of its overlapping chunks in pixels; None: the whole picture
     adversarial: float = 0.5  # weight of both GAN losses
+    discriminator: str = "dinov2"  # features under its heads: "dinov2", "dinov3" or "autoencoder"
+    critic_chunk: int | None = None  # side of the discriminator's overlapping chunks; None: the whole picture
     grid: float = 0.0  # weight of the penalty on token-locked patterns; not in the paper
-    chunk: int = 224  # side of an overlapping chunk in pixels
     learning_rate: float = 2e-5
     warmup: int = 0  # steps of linear warm-up
     decay: float = 0.0  # last share of the steps with linear decay to zero
@@ -40,24 +43,35 @@ class Recipe:
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
     clip: float = 1.0  # gradient norm, each optimiser
+    checkpointing: bool = False  # recompute the denoiser's activations in the backward pass
 
 
 # Values of the authors' configurations of August (paper) and October 2025 (release). The timestep for 512 pixels is
-# used at 1024 too, as they did.
-_paper_s = Recipe(base="stabilityai/sd-turbo", family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1)
+# used at 1024 too, as they did. Their effective batch is 8 with two GPUs, 16 with four.
+_paper_s = Recipe(
+    base="stabilityai/sd-turbo", revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1,
+)  # fmt: skip
 _paper_f = Recipe(
-    base="black-forest-labs/FLUX.1-dev", family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1,
-    vae_rank=64, denoiser_rank=64,
+    base="black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+    family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1,
+    vae_rank=64, denoiser_rank=64, checkpointing=True,
+)  # fmt: skip
+_at_1024 = dict(resolution=1024, scale=8, steps=25_000, critic_chunk=518)
+_sd21_base = dict(
+    base="stabilityai/stable-diffusion-2-1-base", revision="5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06", timestep=273,
 )  # fmt: skip
 _release = dict(
-    prompt="", pixel=0.5, pixel_loss="l1", perceptual_loss="dinov3-dists", learning_rate=5e-5, steps=6_000,
+    prompt="", pixel=0.5, pixel_loss="l1", perceptual_loss="dinov3-dists", chunk=None, discriminator="dinov3",
+    critic_chunk=None, learning_rate=5e-5, steps=6_000,
 )  # fmt: skip
 
 # The mini recipe: weights and losses of `paper`; ranks, crops and steps for small priors on two CPU cores. The
 # perceptual and the adversarial loss use features of the frozen autoencoder, since a clone has no pre-trained network.
 # `grid` is this project's: without it a perceptual loss leaves a pattern with the period of the tokens.
 _mini = dict(
-    resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", grid=4000.0, chunk=48,
+    resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", discriminator="autoencoder",
+    chunk=48, critic_chunk=48, grid=4000.0,
     learning_rate=5e-4, warmup=20, decay=0.3, steps=300, batch_size=4, accumulation=1,
 )  # fmt: skip
 
@@ -69,11 +83,11 @@ RECIPES = {
     ("mini", "s"): Recipe(base="mini-ddpm", family="ddpm", timestep=325, **_mini),
     ("mini", "f"): Recipe(base="mini-flow", family="flow", timestep=223, **_mini),
     ("paper", "s-512"): _paper_s,
-    ("paper", "s-1024"): replace(_paper_s, resolution=1024, scale=8, steps=25_000),
+    ("paper", "s-1024"): replace(_paper_s, **_at_1024),
     ("paper", "f-512"): _paper_f,
-    ("paper", "f-1024"): replace(_paper_f, resolution=1024, scale=8, steps=25_000, learning_rate=5e-5),
-    ("release", "s-512"): replace(_paper_s, base="stabilityai/stable-diffusion-2-1-base", timestep=273, **_release),
-    ("release", "f-1024"): replace(_paper_f, resolution=1024, scale=8, timestep=244, **_release),
+    ("paper", "f-1024"): replace(_paper_f, **_at_1024, learning_rate=5e-5),
+    ("release", "s-512"): replace(_paper_s, **_sd21_base, **_release),
+    ("release", "f-1024"): replace(_paper_f, **{**_at_1024, **_release}, timestep=244),
 }  # fmt: skip
 
 PRESETS = ("smoke", "mini", "latents", "paper", "release")

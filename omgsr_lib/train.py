@@ -75,7 +75,7 @@ def train(
     perceptual = FeatureDistance(features) if perceptual is None else perceptual
     perceptual.to(accelerator.device)
     torch.manual_seed(seed)
-    critic = Discriminator(features, features.widths(), chunk=recipe.chunk)
+    critic = Discriminator(features, features.widths(), chunk=recipe.critic_chunk)
     generator, critic = accelerator.prepare(model, critic)
     heads = accelerator.unwrap_model(critic).heads
     parameters = list(model.trainable_parameters().values())

@@ -173,7 +173,7 @@ def test_arguments_without_a_meaning_are_refused(tmp_path):
     model, chosen = new_model("s")
     with pytest.raises(ValueError, match="precision must be one of no, bf16: got 'fp16'"):
         train(model, SmoothPairs(), chosen, tmp_path / "run", precision="fp16")
-    with pytest.raises(ValueError, match="perceptual loss 'oc-lpips' needs the distance itself"):
+    with pytest.raises(ValueError, match="perceptual loss 'lpips' needs the distance itself"):
         train(model, SmoothPairs(), recipe("paper", "s-512"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
