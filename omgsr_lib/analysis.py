@@ -2,6 +2,9 @@
 
 import torch
 
+from .data.degradation import Degradation
+from .data.pairs import Pairs
+from .data.photo_pairs import PhotoPairs
 from .files import verify_hashes
 from .metrics.evaluate import evaluate_images
 from .presets import FAMILIES, PACKAGED_PRIORS, RECIPES, TINY_AUTOENCODERS, recipe
@@ -27,7 +30,7 @@ def latent_space(preset, variant):
     if preset == "latents":
         return load_latent_space(TINY_AUTOENCODERS[variant], FAMILIES[variant])
     chosen = preset_recipe(preset, variant)
-    if chosen.base in PACKAGED_PRIORS or chosen.base == "tiny":
+    if ships(chosen):
         return load_latent_space("tiny" if chosen.base == "tiny" else "mini", chosen.family)
     return load_autoencoder(chosen.base, subfolder="vae"), load_schedule(chosen.family)
 
@@ -58,6 +61,21 @@ def load_schedule(family):
     return NoiseSchedule.from_scheduler(scheduler)
 
 
+def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):
+    """Training pairs at the recipe's size: crops of small pyramids held in memory for the priors of this package, else
+    crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too).
+    """
+    if ships(recipe):
+        return Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, synthetic=synthetic)
+    settings = Degradation.for_size(recipe.resolution)
+    return PhotoPairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, settings=settings, portraits=portraits)
+
+
+def ships(recipe):
+    """Whether the recipe's base comes with this package (presets `mini` and `smoke`)."""
+    return recipe.base in (*PACKAGED_PRIORS, "tiny")
+
+
 @torch.no_grad()
 def encode_pairs(vae, pairs):
     """LQ and HQ latents of `EvaluationPair`s, one picture at a time."""
@@ -77,8 +95,9 @@ def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
 @torch.inference_mode()
 def restored_pairs(model, pairs, *, timestep=None, batch_size=4):
     """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file."""
+    device = next(model.parameters()).device
     lq = torch.stack([pair.lq for pair in pairs])
-    images = torch.cat([model(part, timestep).images for part in lq.split(batch_size)])
+    images = torch.cat([model(part.to(device), timestep).images.float().cpu() for part in lq.split(batch_size)])
     return list(((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
 
 

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import torch
 
+from .provenance import atomic_write
+
 
 def save_state(file, state):
-    """Write `state` (tensors, numbers, containers) to `file`; a crash leaves the previous state whole."""
-    part = f"{file}.part"
-    torch.save(state, part)
-    os.replace(part, file)
+    """Write `state` (tensors, numbers, containers) to `file`; a crash or a full disk leaves the previous one whole."""
+    with atomic_write(file) as part, open(part, "wb") as handle:
+        torch.save(state, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
-def load_state(file):
-    """The state in `file`, or None where there is none."""
-    return torch.load(file, weights_only=True) if Path(file).exists() else None
+def load_state(file, device="cpu"):
+    """The state in `file` with its tensors on `device`, or None where there is none."""
+    return torch.load(file, map_location=device, weights_only=True) if Path(file).exists() else None
 
 
 def append_log(file, line):
@@ -26,13 +29,12 @@ def append_log(file, line):
 
 
 def read_log(file):
-    """All lines of a log, oldest first."""
-    return [json.loads(line) for line in Path(file).read_text().splitlines()] if Path(file).exists() else []
+    """All lines of a log, oldest first; a last line that was cut off while it was written does not count."""
+    return [json.loads(line) for line in Path(file).read_text().split("\n")[:-1]] if Path(file).exists() else []
 
 
 def trim_log(file, step):
     """Drop the lines after `step`: they are of steps that the saved state does not hold and that will run again."""
     lines = [line for line in read_log(file) if line["step"] <= step]
-    part = Path(f"{file}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(part, file)
+    with atomic_write(file) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines))

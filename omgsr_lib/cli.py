@@ -101,21 +101,36 @@ def build_parser():
     )
     command(
         run_train,
-        "train the adapters of OMGSR",
+        "train the adapters of OMGSR; runs as it is under accelerate launch",
         preset=dict(default="mini", help="smoke, mini, paper or release"),
-        variant=dict(required=True, help="s or f; with a resolution for paper and release: f-1024"),
-        photos=dict(required=True, help="folder with training photographs"),
+        variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
+        resolution=integer | dict(choices=[512, 1024], help="of paper and release"),
+        base=dict(help="folder or mirror of the base model, instead of the recipe's hub id"),
+        prompt_embeds=dict(help="safetensors file with the prompt's embeddings; the base then needs no text encoders"),
+        photos=dict(nargs="+", help="training photographs: folders, lists of paths or manifests"),
+        portraits=dict(nargs="+", default=[], help="photographs that are resized to 512 instead of cropped (FFHQ)"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
-        out=dict(required=True, help="run folder: checkpoint, log and the adapters"),
-        steps=integer | dict(help="instead of the recipe's"),
-        batch_size=integer | dict(help="instead of the recipe's"),
+        evaluation=dict(help="photographs for previews and the model card"),
+        data=dict(default="", help="the training photographs and their licence, for the model card"),
+        out=dict(help="run folder: checkpoint, log and the adapters"),
+        steps=integer | dict(help="optimiser steps, instead of the recipe's"),
+        batch_size=integer | dict(help="of one process, instead of the recipe's"),
+        accumulation=integer | dict(help="micro-batches in a step, instead of the recipe's"),
         learning_rate=number | dict(help="instead of the recipe's"),
-        perceptual=dict(help="weights folder for LPIPS-SqueezeNet"),
-        evaluation=dict(help="folder with photographs that the model card measures on"),
-        data=dict(default="the user's own", help="the training photographs and their licence, for the model card"),
+        warmup=integer | dict(help="steps of linear warm-up, instead of the recipe's"),
+        perceptual_loss=dict(help="lpips, ea-dists, dinov3-dists, lpips-squeeze or autoencoder"),
+        weights=dict(help="folder of the loss networks' weights: vgg16/, dinov2/, dinov3/, dists/, squeezenet/"),
+        checkpointing=dict(action=argparse.BooleanOptionalAction, help="recompute the denoiser's activations"),
+        optimizer=dict(default="adamw", choices=["adamw", "adamw8bit"]),
         precision=dict(default="bf16", choices=["no", "bf16"]),
+        as_released=dict(action="store_true", help="with the defects of the authors' code"),
+        every=integer | dict(help="steps between checkpoints, instead of the recipe's"),
+        export_every=integer | dict(help="steps between adapters in the official layout, weight-<step>/"),
+        tracker=dict(choices=["tensorboard"]),
+        workers=integer | dict(default=0, help="processes that load data"),
+        threads=integer | dict(default=1, help="of the processor, for each process"),
         seed=integer | dict(default=0),
-        threads=integer | dict(default=1),
+        dry_run=dict(action="store_true", help="print recipe, parameters, operations and memory, and stop"),
     )
     command(
         run_evaluate,
@@ -215,25 +230,34 @@ def run_pretrain(options):
 def run_train(options):
     import torch
 
-    from .data.photos import find_photos
-    from .finetune import finetune
     from .presets import recipe
 
     torch.set_num_threads(options.threads)
-    chosen = recipe(
-        options.preset, options.variant, batch_size=options.batch_size, learning_rate=options.learning_rate
-    )
+    variant = options.variant if options.resolution is None else f"{options.variant}-{options.resolution}"
+    changed = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
+    chosen = recipe(options.preset, variant, **{name: getattr(options, name) for name in changed})
+    if options.dry_run:
+        from .costs import dry_run
+
+        print(dry_run(chosen))
+        return
+    _need(options, "photos", "out")
+    from .finetune import finetune
+
+    passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
     finetune(
         chosen,
         training_photos(options),
         options.out,
-        name=f"{options.preset}-{options.variant}",
-        steps=options.steps,
-        perceptual=options.perceptual,
-        precision=options.precision,
-        evaluation=find_photos(options.evaluation) if options.evaluation else None,
+        preset=options.preset,
+        name=f"{options.preset}-{variant}",
+        base=options.base,
+        prompt_embeds=options.prompt_embeds,
+        portraits=all_photos(options.portraits),
+        evaluation=all_photos([options.evaluation]) if options.evaluation else (),
         data=options.data,
         seed=options.seed,
+        **{name: getattr(options, name) for name in passed},
     )
 
 

@@ -1,11 +1,12 @@
 """What the notebooks of a preset start from: recipe, model and photographs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from .analysis import preset_recipe, restored_pairs, score_pairs
-from .data.pairs import Pairs, evaluation_pairs
+from .analysis import preset_recipe, restored_pairs, score_pairs, ships, training_dataset
+from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
 from .model import OMGSR
 from .presets import MODELS
@@ -36,13 +37,24 @@ def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6, split="eval
 
 def training_pairs(photos, recipe, *, synthetic, seed):
     """Training pairs at the recipe's size from the user's photographs, or the dependencies' training photographs."""
-    paths = study_photos(photos, "train")
-    return Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, synthetic=synthetic)
+    return training_dataset(study_photos(photos, "train"), recipe, seed=seed, synthetic=synthetic)
 
 
-def untuned_model(recipe):
-    """The prior of a recipe at its mid-timestep, without adapters."""
-    return OMGSR.from_base(recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt)
+def training_recipe(preset, variant, mids, *, steps=0):
+    """The recipe of notebooks 03 and 04; `steps`: instead of the recipe's, if not 0.
+
+    For the priors of this package t* is that of notebook 02, in its file `mids`; full-size bases keep the published one.
+    """
+    chosen = preset_recipe(preset, variant, steps=steps or None)
+    return replace(chosen, timestep=mid_timestep_of(mids, variant)) if ships(chosen) else chosen
+
+
+def untuned_model(recipe, *, base=None):
+    """The prior of a recipe at its mid-timestep, without adapters; `base`: a folder or mirror, instead of its own."""
+    revision = None if base else recipe.revision
+    return OMGSR.from_base(
+        base or recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt, revision=revision
+    )
 
 
 def preset_model(preset, variant):

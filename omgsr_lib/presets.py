@@ -44,6 +44,7 @@ class Recipe:
     betas: tuple = (0.9, 0.999)
     clip: float = 1.0  # gradient norm, each optimiser
     checkpointing: bool = False  # recompute the denoiser's activations in the backward pass
+    save_every: int = 1000  # steps between checkpoints
 
 
 # Values of the authors' configurations of August (paper) and October 2025 (release). The timestep for 512 pixels is
@@ -55,7 +56,7 @@ _paper_s = Recipe(
 _paper_f = Recipe(
     base="black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
     family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1,
-    vae_rank=64, denoiser_rank=64, checkpointing=True,
+    vae_rank=64, denoiser_rank=64, checkpointing=True, save_every=100,
 )  # fmt: skip
 _at_1024 = dict(resolution=1024, scale=8, steps=25_000, critic_chunk=518)
 _sd21_base = dict(
@@ -72,7 +73,7 @@ _release = dict(
 _mini = dict(
     resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", discriminator="autoencoder",
     chunk=48, critic_chunk=48, grid=4000.0,
-    learning_rate=5e-4, warmup=20, decay=0.3, steps=300, batch_size=4, accumulation=1,
+    learning_rate=5e-4, warmup=20, decay=0.3, steps=300, batch_size=4, accumulation=1, save_every=50,
 )  # fmt: skip
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were

@@ -31,6 +31,7 @@ STEPS = {
 }
 
 LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone, no prior
+TRAINING_STEPS = ("03_train_omgsr_s", "04_train_omgsr_f")
 
 
 def reproduce(
@@ -55,7 +56,8 @@ def reproduce(
         preset: given to every notebook, and the folder of the results.
         results: folder of all results. Relative paths are taken from the project root.
         photos: folder of the user's own photographs for the notebooks that declare `photos`.
-        only: name or names of the steps to consider; by default all for `smoke` and `mini`, else `LATENT_STEPS`.
+        only: name or names of the steps to consider; by default all for `smoke` and `mini`, else `LATENT_STEPS`
+            (`paper` and `release` know `TRAINING_STEPS` too, which show a training that `omgsr train` runs).
         parameters: further values by name, each given to the notebooks that declare it.
         force: run the steps even where nothing changed.
         progress: print one line per step.
@@ -71,10 +73,9 @@ def reproduce(
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if preset in ("latents", "paper", "release"):
         only = LATENT_STEPS if only is None else [only] if isinstance(only, str) else list(only)
-        if not set(only) <= set(LATENT_STEPS):
-            raise ValueError(
-                f"preset {preset!r} has notebooks for {' and '.join(LATENT_STEPS)} only: train with omgsr train"
-            )
+        possible = LATENT_STEPS if preset == "latents" else (*LATENT_STEPS, *TRAINING_STEPS)
+        if not set(only) <= set(possible):
+            raise ValueError(f"preset {preset!r} has notebooks for {', '.join(possible)} only: train with omgsr train")
     return run_steps(
         STEPS,
         PROJECT_ROOT,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .noise import to_device
+
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
 FLUX_IMAGE_SEQ_LEN = 4096  # tokens of a 1024 x 1024 picture; the published mid-timesteps use it at every size
@@ -176,7 +178,8 @@ class NoiseSchedule:
         timesteps = self.expand(t, latents.shape[0]).cpu()
         shape = (-1,) + (1,) * (latents.ndim - 1)
         dtype = torch.promote_types(latents.dtype, torch.float32)
-        return [table[timesteps].view(shape).to(dtype).to(latents.device) for table in (self.alphas, self.sigmas)]
+        tables = (self.alphas[timesteps], self.sigmas[timesteps])
+        return [to_device(table.view(shape).to(dtype), latents.device) for table in tables]
 
 
 def pair_power(lq_latents, hq_latents):

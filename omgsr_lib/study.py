@@ -109,7 +109,7 @@ def execute_run(run, data, folder):
 
     torch.set_num_threads(1)
     started = time.perf_counter()
-    chosen = recipe("mini", run.variant)
+    chosen = recipe("mini", run.variant, perceptual_loss="lpips-squeeze" if data.weights else None)
     if not run.refinement:
         chosen = replace(chosen, refinement=0.0)
     model = OMGSR.from_base(chosen.base, chosen.family, run.timestep)
@@ -133,14 +133,12 @@ def execute_run(run, data, folder):
 
 def _train(model, run, chosen, data, folder):
     from .data.pairs import Pairs
-    from .losses.perceptual import lpips_squeeze
     from .train import train
 
     model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
     pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
-    perceptual = lpips_squeeze(data.weights) if data.weights else None
     result = train(
-        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, perceptual=perceptual, precision="bf16",
+        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, weights=data.weights, precision="bf16",
         progress=False,
     )  # fmt: skip
     result.discard()

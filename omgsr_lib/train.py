@@ -1,5 +1,8 @@
-"""Fine-tune OMGSR: one loop for both variants, on Accelerate, that resumes exactly."""
+"""Fine-tune OMGSR: one loop for both variants and any number of processes, that resumes exactly."""
 
+import contextlib
+import importlib.util
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -8,16 +11,21 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from .analysis import restored_pairs
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
-from .losses.adversarial import Discriminator, discriminator_loss, generator_loss
-from .losses.features import EncoderFeatures
+from .data.batches import StepBatches
+from .losses.adversarial import discriminator_loss, generator_loss
 from .losses.grid import grid_loss
-from .losses.perceptual import FeatureDistance, chunked_distance
+from .losses.networks import build_losses
+from .losses.perceptual import chunked_distance
 from .losses.refinement import refinement_loss
+from .noise import picture_generators
+from .parallel import average_gradients, shard_frozen
 from .priors.latents import encode_latents
 
 
 PRECISIONS = ("no", "bf16")
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 @dataclass
@@ -34,103 +42,153 @@ class TrainResult:
 
 
 def train(
-    model, pairs, recipe, folder, *, seed=0, steps=None, perceptual=None, precision="no", every=50, progress=True
+    model,
+    pairs,
+    recipe,
+    folder,
+    *,
+    seed=0,
+    steps=None,
+    weights=None,
+    pretrained=True,
+    precision="no",
+    optimizer="adamw",
+    as_released=False,
+    every=None,
+    export_every=None,
+    previews=(),
+    tracker=None,
+    workers=0,
+    progress=True,
 ):
     """Train the adapters of `model` in place and return a `TrainResult`.
 
     Args:
         model: `OMGSR` with adapters (`add_adapters`).
         pairs: dataset whose item `i` is `{"lq", "hq"}` `(3, H, W)` in `[-1, 1]` and depends on `i` alone.
-        recipe: `presets.Recipe`: loss weights, learning rate, batch.
-        folder: checkpoint and log; a run that finds its checkpoint goes on from it and equals an uninterrupted one.
-        seed: of the noise, the augmentation and the discriminator.
+        recipe: `presets.Recipe`: losses and their weights, learning rate, batch of one process.
+        folder: checkpoint and log; a run that finds its checkpoint goes on from it, and its log and adapters are those
+            of an uninterrupted run to the last bit.
+        seed: of the noise, the augmentation and the discriminator. What is drawn for a picture depends on the seed and
+            the picture's number in the run alone, so two processes equal one with the double batch.
         steps: optimiser steps; the recipe's by default.
-        perceptual: distance `(B, 3, h, w) x 2 -> (B, 1, 1, 1)`. Recipes with `perceptual_loss="autoencoder"` have one
-            by default, on the features of the frozen autoencoder, which the discriminator always uses.
-        precision: "no", or "bf16" for forward passes under autocast; weights and losses are float32 in both.
-        every: steps between checkpoints.
+        weights: folder of the loss networks' weights, see `losses.networks.build_losses`; `pretrained=False` leaves
+            them random, for benchmarks.
+        precision: "no", or "bf16" for forward passes under autocast; adapters, their gradients and the losses are
+            float32 in both, frozen weights keep the precision they were loaded in.
+        optimizer: "adamw", or "adamw8bit" of bitsandbytes.
+        as_released: the defects of the authors' code: the generator's loss leaks into the discriminator's gradients,
+            and LPIPS is given `[0, 1]`.
+        every: steps between checkpoints, the recipe's by default; `export_every`: between adapters in the official
+            layout, `weight-<step>/`.
+        previews: `EvaluationPair`s restored at every checkpoint, `previews/step-<step>.png`.
+        tracker: "tensorboard" logs through Accelerate.
+        workers: processes that load data.
+        progress: show a progress bar in a terminal and a line at every checkpoint.
 
     Order of a step: generator, then discriminator, which sees the picture made before the generator's update. The
-    discriminator's heads are frozen in the generator's pass, so that its loss does not leak into their gradients (the
-    release lets it). Raises `ValueError` if the folder holds a run with other settings, or an argument has no meaning.
+    discriminator's heads are frozen in the generator's pass. Runs as it is under `accelerate launch`: gradients are
+    averaged over the processes, and where Accelerate is configured for FSDP the denoiser's frozen weights are shared
+    out. Raises `ValueError` if the folder holds a run with other settings or an argument has no meaning,
+    `FloatingPointError` if a loss is not finite (the last checkpoint stays).
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedType
 
-    if perceptual is None and recipe.perceptual and recipe.perceptual_loss != "autoencoder":
-        raise ValueError(
-            f"A recipe with the perceptual loss '{recipe.perceptual_loss}' needs the distance itself: got "
-            "perceptual=None. Give one, or choose a recipe with 'autoencoder'."
-        )
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}.")
+    _check("precision", precision, PRECISIONS)
+    _check("optimizer", optimizer, OPTIMIZERS)
+    if tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("The tracker tensorboard needs its package: pip install tensorboard.")
     started = time.perf_counter()
     steps = recipe.steps if steps is None else steps
+    every = recipe.save_every if every is None else every
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=str(folder))
+    device, main = accelerator.device, accelerator.is_main_process
+
+    torch.manual_seed(seed)  # of the discriminator's heads
+    networks = build_losses(recipe, model.vae, weights=weights, pretrained=pretrained, as_released=as_released)
+    perceptual, critic = (None if network is None else network.to(device) for network in networks)
+    heads = torch.nn.ModuleList() if critic is None else critic.heads
+    if recipe.checkpointing:
+        model.prior.denoiser.enable_gradient_checkpointing()
+    if accelerator.distributed_type == DistributedType.FSDP:
+        shard_frozen(model.prior.denoiser)
+    model.to(device)
+
+    groups = {"generator": list(model.trainable_parameters().values()), "discriminator": list(heads.parameters())}
+    optimizers = {name: _optimizer(optimizer, group, recipe) for name, group in groups.items() if group}
+    schedules = {
+        name: torch.optim.lr_scheduler.LambdaLR(one, lambda step: learning_rate_factor(recipe, step, steps))
+        for name, one in optimizers.items()
+    }
+    stateful = {"heads": heads, **optimizers, **{f"{name}_schedule": one for name, one in schedules.items()}}
+    settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep, "precision": precision}
+    settings |= {"optimizer": optimizer, "as_released": as_released, "processes": accelerator.num_processes}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if accelerator.num_processes > 1:
-        raise ValueError(f"Training runs in one process so far: got {accelerator.num_processes}. Launch a single one.")
+    step = _resume(folder, settings, model, stateful, device, trim=main)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("omgsr")
 
-    features = EncoderFeatures(model.vae.encoder)
-    perceptual = FeatureDistance(features) if perceptual is None else perceptual
-    perceptual.to(accelerator.device)
-    torch.manual_seed(seed)
-    critic = Discriminator(features, features.widths(), chunk=recipe.critic_chunk)
-    generator, critic = accelerator.prepare(model, critic)
-    heads = accelerator.unwrap_model(critic).heads
-    parameters = list(model.trainable_parameters().values())
-    options = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
-    optimizers = {
-        "generator": torch.optim.AdamW(parameters, **options),
-        "discriminator": torch.optim.AdamW(heads.parameters(), **options),
-    }
-    schedules = {
-        f"{name}_schedule": torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(recipe, step, steps)
-        )
-        for name, optimizer in optimizers.items()
-    }
-    stateful = {"heads": heads, **optimizers, **schedules}
-    settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep}
-    settings |= {"precision": precision, "perceptual": type(perceptual).__name__}
-    step = _resume(folder, settings, model, stateful)
-
-    def autocast():
-        return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
-
-    while step < steps:
-        began = time.perf_counter()
-        noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    loader = StepBatches(pairs, recipe, accelerator, first_step=step, steps=steps, workers=workers)
+    bar = _bar(steps, step, loader.images_per_step, shown=progress and main)
+    for batches in loader:
         sums = {}
-        for micro in range(recipe.accumulation):
-            lq, hq = _batch(pairs, (step * recipe.accumulation + micro) * recipe.batch_size, recipe.batch_size)
-            lq, hq = lq.to(accelerator.device), hq.to(accelerator.device)
-            with autocast():
-                predicted, losses = _generator_losses(
-                    generator, critic, perceptual, lq, hq, recipe=recipe, model=model, heads=heads, noise=noise
+        for lq, hq, indices in batches:
+            noise = picture_generators(seed, indices)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                losses, predicted = _generator_losses(
+                    model, perceptual, critic, lq, hq, recipe=recipe, noise=noise, frozen_heads=not as_released
                 )
-            accelerator.backward(sum(losses.values()) / recipe.accumulation)
-            if recipe.adversarial:
-                with autocast():
+            (sum(losses.values()) / recipe.accumulation).backward()
+            if critic is not None:
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     logits = critic(hq, noise), critic(predicted.detach(), noise)
                     losses["discriminator"] = recipe.adversarial * discriminator_loss(*map(_float, logits))
-                accelerator.backward(losses["discriminator"] / recipe.accumulation)
+                (losses["discriminator"] / recipe.accumulation).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach() / recipe.accumulation
-        for group in (parameters, list(heads.parameters())):
-            accelerator.clip_grad_norm_(group, recipe.clip)
-        for optimizer, schedule in zip(optimizers.values(), schedules.values(), strict=True):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        average_gradients(accelerator, (p for group in groups.values() for p in group))
+        for group in groups.values():
+            torch.nn.utils.clip_grad_norm_(group, recipe.clip)
+        for one, schedule in zip(optimizers.values(), schedules.values(), strict=True):
+            one.step()
+            one.zero_grad(set_to_none=True)
             schedule.step()
         step += 1
-        line = {"step": step, **{name: float(value) for name, value in sums.items()}}
-        append_log(folder / "log.jsonl", {**line, "seconds": round(time.perf_counter() - began, 4)})
+        line = _line(step, accelerator, sums)
+        if main:
+            append_log(folder / "log.jsonl", line)
+        accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
+        bar.update(loader.images_per_step)
         if step % every == 0 or step == steps:
-            _checkpoint(folder, step, settings, model, stateful)
-            if progress:
-                print(" ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)
+            if main:
+                _checkpoint(folder, step, settings, model, stateful)
+                bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
+            _preview(folder / "previews" / f"step-{step:06d}.png", model, previews, write=main)
+            accelerator.wait_for_everyone()
+        if main and export_every and step % export_every == 0:
+            model.save_adapter(folder / f"weight-{step}")
+    bar.close()
+    accelerator.end_training()
     return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
+
+
+def watch(model, folder):
+    """Give `model` the adapters of the last checkpoint of a run in `folder`, finished or not; returns the run's log.
+
+    Raises `FileNotFoundError` if the folder has no checkpoint, `ValueError` if the run's timestep is not the model's.
+    """
+    folder = Path(folder)
+    state = load_state(folder / "state.pt")
+    if state is None:
+        raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
+    if state["settings"]["timestep"] != model.timestep:
+        raise ValueError(
+            f"A training to watch has the model's timestep, {model.timestep}: '{folder}' was trained at "
+            f"{state['settings']['timestep']}. Choose its preset and variant."
+        )
+    _copy_adapters(model, state)
+    return read_log(folder / "log.jsonl")
 
 
 def learning_rate_factor(recipe, step, steps):
@@ -146,8 +204,8 @@ def describe(recipe):
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
-def _generator_losses(generator, critic, perceptual, lq, hq, *, recipe, model, heads, noise):
-    output = generator(lq, generator=noise)
+def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, frozen_heads):
+    output = model(lq, generator=noise)
     predicted, lq_latents = output.images.float(), output.lq_latents.float()
     with torch.no_grad():
         hq_latents = encode_latents(model.vae, hq, generator=noise).float()
@@ -156,24 +214,64 @@ def _generator_losses(generator, critic, perceptual, lq, hq, *, recipe, model, h
     if recipe.refinement:
         loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, model.timestep, generator=noise)
         losses["refinement"] = recipe.refinement * loss
-    if recipe.perceptual:
+    if perceptual is not None:
         losses["perceptual"] = recipe.perceptual * chunked_distance(perceptual, predicted, hq, recipe.chunk).float()
     if recipe.grid:
         losses["grid"] = recipe.grid * grid_loss(predicted, hq)
-    if recipe.adversarial:
-        heads.requires_grad_(False)
-        losses["adversarial"] = recipe.adversarial * generator_loss(_float(critic(predicted, noise)))
-        heads.requires_grad_(True)
-    return predicted, losses
+    if critic is not None:
+        with _frozen(critic.heads) if frozen_heads else contextlib.nullcontext():
+            losses["adversarial"] = recipe.adversarial * generator_loss(_float(critic(predicted, noise)))
+    return losses, predicted
+
+
+@contextlib.contextmanager
+def _frozen(module):
+    module.requires_grad_(False)
+    yield
+    module.requires_grad_(True)
 
 
 def _float(logits):
     return [level.float() for level in logits]
 
 
-def _batch(pairs, first, size):
-    items = [pairs[index] for index in range(first, first + size)]
-    return (torch.stack([item[name] for item in items]) for name in ("lq", "hq"))
+def _optimizer(name, parameters, recipe):
+    options = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as err:
+        raise ImportError("The optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes.") from err
+    return AdamW8bit(parameters, **options)
+
+
+def _line(step, accelerator, sums):
+    """The log's line of a step: losses averaged over micro-batches and processes; the only wait for the device."""
+    values = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean").tolist()
+    if not all(map(math.isfinite, values)):
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(sums, values, strict=True))
+        raise FloatingPointError(f"Losses must stay finite: step {step} has {shown}. Lower the learning rate.")
+    return {"step": step, **dict(zip(sums, values, strict=True))}
+
+
+def _preview(file, model, pairs, *, write):
+    if not pairs:
+        return
+    from .data.photos import to_image
+    from .plots import compare_crops, save_figure
+
+    restored = restored_pairs(model, pairs)  # in every process: sharded weights need all of them
+    if write:
+        rows = [[to_image(p) for p in (pair.lq, mine, pair.hq)] for pair, mine in zip(pairs, restored, strict=True)]
+        save_figure(compare_crops(rows, ["LQ, enlarged", "restored", "photograph"]), file)
+
+
+def _bar(steps, done, images_per_step, *, shown):
+    from tqdm.auto import tqdm
+
+    total, initial = steps * images_per_step, done * images_per_step
+    return tqdm(total=total, initial=initial, unit="img", desc="train", disable=None if shown else True)
 
 
 def _checkpoint(folder, step, settings, model, stateful):
@@ -182,8 +280,8 @@ def _checkpoint(folder, step, settings, model, stateful):
     save_state(folder / "state.pt", {"step": step, "settings": settings, "adapters": adapters, **parts})
 
 
-def _resume(folder, settings, model, stateful):
-    state = load_state(folder / "state.pt")
+def _resume(folder, settings, model, stateful, device, *, trim):
+    state = load_state(folder / "state.pt", device)
     step = 0 if state is None else state["step"]
     if state is not None:
         changed = [name for name in settings if settings[name] != state["settings"].get(name)]
@@ -193,10 +291,20 @@ def _resume(folder, settings, model, stateful):
                 f"A run goes on with the settings it began with: '{folder}' has {changed[0]} = "
                 f"{before!r}, got {settings[changed[0]]!r}. Choose another folder or delete it."
             )
-        with torch.no_grad():
-            for name, parameter in model.trainable_parameters().items():
-                parameter.copy_(state["adapters"][name])
+        _copy_adapters(model, state)
         for name, part in stateful.items():
             part.load_state_dict(state[name])
-    trim_log(folder / "log.jsonl", step)
+    if trim:
+        trim_log(folder / "log.jsonl", step)
     return step
+
+
+@torch.no_grad()
+def _copy_adapters(model, state):
+    for name, parameter in model.trainable_parameters().items():
+        parameter.copy_(state["adapters"][name])
+
+
+def _check(name, value, known):
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}: got {value!r}.")

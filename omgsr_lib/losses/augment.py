@@ -3,18 +3,20 @@
 import torch
 from torch.nn import functional as F
 
+from ..noise import rand, randint, to_device
+
 
 def diff_augment(pixels, generator):
     """Brightness, saturation, contrast, translation by up to an eighth, cut-out of half a side; per-image draws.
 
     Order and ranges are those of OMGSR's discriminator: x + u - 0.5; factor 2u about the mean over channels; factor
     u + 0.5 about the picture's mean; translation with zero fill; a rectangle of half the sides with uniform centre,
-    clipped at the border, set to 0. u ~ U(0, 1), drawn from `generator` (on the CPU).
+    clipped at the border, set to 0. u ~ U(0, 1). `generator`: see `noise`.
     """
     batch, _, height, width = pixels.shape
 
     def draw():
-        return torch.rand(batch, 1, 1, 1, generator=generator).to(pixels)
+        return rand((batch, 1, 1, 1), generator, pixels)
 
     pixels = pixels + draw() - 0.5
     grey = pixels.mean(1, keepdim=True)
@@ -22,21 +24,21 @@ def diff_augment(pixels, generator):
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = mean + (pixels - mean) * (draw() + 0.5)
     pixels = _translate(pixels, int(height / 8 + 0.5), int(width / 8 + 0.5), generator)
-    return pixels * _cut_out(batch, height, width, generator).to(pixels)
+    return pixels * to_device(_cut_out(batch, height, width, generator), pixels.device)
 
 
 def _translate(pixels, rows, columns, generator):
     batch, _, height, width = pixels.shape
-    top = torch.randint(2 * rows + 1, (batch,), generator=generator).tolist()
-    left = torch.randint(2 * columns + 1, (batch,), generator=generator).tolist()
+    top = randint(2 * rows + 1, batch, generator).tolist()
+    left = randint(2 * columns + 1, batch, generator).tolist()
     padded = F.pad(pixels, (columns, columns, rows, rows))
     windows = zip(padded, top, left, strict=True)
     return torch.stack([picture[:, y : y + height, x : x + width] for picture, y, x in windows])
 
 
 def _cut_out(batch, height, width, generator):
-    rows = torch.randint(height + 1, (batch, 1, 1, 1), generator=generator)
-    columns = torch.randint(width + 1, (batch, 1, 1, 1), generator=generator)
+    rows = randint(height + 1, batch, generator).view(-1, 1, 1, 1)
+    columns = randint(width + 1, batch, generator).view(-1, 1, 1, 1)
     y, x = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
     inside_rows = (y >= rows - height // 4) & (y < rows - height // 4 + height // 2)
     inside_columns = (x >= columns - width // 4) & (x < columns - width // 4 + width // 2)

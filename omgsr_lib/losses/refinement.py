@@ -1,7 +1,8 @@
 """Latent Distribution Refinement (LDR; the later release calls the same formula Latent Representation Refinement)."""
 
-import torch
 from torch.nn import functional as F
+
+from ..noise import randn
 
 
 def refinement_loss(lq_latents, hq_latents, schedule, timestep, *, generator=None):
@@ -14,8 +15,9 @@ def refinement_loss(lq_latents, hq_latents, schedule, timestep, *, generator=Non
         lq_latents: `(B, C, H, W)` of the adapted encoder; gradients flow into it.
         hq_latents: same shape, of the frozen encoder.
         schedule: `NoiseSchedule`; timestep: int or `(B,)`.
+        generator: of the noise, see `noise`.
     """
-    noise = torch.randn(hq_latents.shape, generator=generator, dtype=torch.float32).to(hq_latents)
+    noise = randn(hq_latents.shape, generator, hq_latents)
     return F.mse_loss(lq_latents, schedule.add_noise(hq_latents, noise, timestep))
 
 

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..noise import to_device
 from ..schedules import NoiseSchedule
 
 
@@ -27,6 +28,6 @@ class DDPMPrior(nn.Module):
 
     def forward(self, latents, timestep):
         """Model output (epsilon or v) `(B, C, H, W)` for latents at `timestep`: an int or a `(B,)` tensor."""
-        timesteps = self.schedule.expand(timestep, latents.shape[0]).to(latents.device)
+        timesteps = to_device(self.schedule.expand(timestep, latents.shape[0]).cpu(), latents.device)
         prompt = self.prompt_embeds.to(latents.dtype).expand(latents.shape[0], -1, -1)
         return self.denoiser(latents, timesteps, encoder_hidden_states=prompt).sample

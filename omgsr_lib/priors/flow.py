@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..noise import to_device
 from ..schedules import NoiseSchedule
 from .latents import pack_latents, position_ids, unpack_latents
 
@@ -36,11 +37,11 @@ class FlowPrior(nn.Module):
     def forward(self, latents, timestep):
         """Velocity `eps - z_0`, `(B, C, H, W)`, for latents at `timestep`: an int or a `(B,)` tensor. Even sides."""
         batch, _, height, width = latents.shape
-        sigmas = self.schedule.sigmas.to(latents)[self.schedule.expand(timestep, batch).to(latents.device)]
+        sigmas = self.schedule.sigmas[self.schedule.expand(timestep, batch).cpu()].to(latents.dtype)
         guidance = torch.full((batch,), GUIDANCE, device=latents.device, dtype=latents.dtype)
         tokens = self.denoiser(
             hidden_states=pack_latents(latents),
-            timestep=sigmas,
+            timestep=to_device(sigmas, latents.device),
             guidance=guidance if self.denoiser.config.guidance_embeds else None,
             pooled_projections=self.pooled_prompt_embeds.to(latents.dtype).expand(batch, -1),
             encoder_hidden_states=self.prompt_embeds.to(latents.dtype).expand(batch, -1, -1),

@@ -2,18 +2,23 @@
 
 import torch
 
+from ..noise import randn
+
 
 def encode_latents(vae, pixels, *, generator=None):
     """Scaled latents `(B, C, H / f, W / f)` of pixels `(B, 3, H, W)` in `[-1, 1]`.
 
     Takes every diffusers autoencoder, whether it returns a posterior (`AutoencoderKL`: its mean, or a sample if a
-    `generator` is given), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are deterministic.
+    `generator` is given, see `noise`), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are
+    deterministic.
     `z = (latent - shift_factor) * scaling_factor`, as in the Stable Diffusion and FLUX pipelines.
     """
     encoded = vae.encode(pixels)
     if hasattr(encoded, "latent_dist"):
         posterior = encoded.latent_dist
-        latents = posterior.mean if generator is None else posterior.sample(generator)
+        latents = posterior.mean
+        if generator is not None:
+            latents = latents + posterior.std * randn(latents.shape, generator, latents)
     else:
         latents = encoded.latent if hasattr(encoded, "latent") else encoded.latents
     scale, shift = _scale_and_shift(vae)
@@ -51,9 +56,9 @@ def unpack_latents(tokens, height, width):
 
 def position_ids(height, width, device=None):
     """FLUX position ids `(H/2 * W/2, 3)` of latents `height` x `width`: (0, row, column)."""
-    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-    ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
-    return ids.reshape(-1, 3).to(device=device, dtype=torch.float32)
+    axes = (torch.arange(length // 2, device=device, dtype=torch.float32) for length in (height, width))
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
 
 
 def _scale_and_shift(vae):

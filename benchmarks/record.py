@@ -1,0 +1,41 @@
+"""What the benchmarks share: timing both sides in turns, and one JSON file per run."""
+
+import json
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+
+def best_in_turns(sides, repeats):
+    """`(seconds, results)` per name of `sides`, functions without arguments run in turns: the best of the repeats."""
+    best, results = dict.fromkeys(sides, float("inf")), {}
+    for repeat in range(repeats):
+        for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
+            start = time.perf_counter()
+            results[name] = sides[name]()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best, results
+
+
+def write_record(folder, name, content):
+    """Write `<folder>/<name>.json`: `content` with date, versions and machine; whole or not at all. None: do nothing."""
+    if folder is None:
+        return
+    record = {
+        "benchmark": name,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        **content,
+    }
+    path = Path(folder) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(part, path)
+    print(f"written to {path}")

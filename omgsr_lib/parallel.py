@@ -1,0 +1,37 @@
+"""Several processes: equal gradients for every trained parameter, frozen weights shared out between them."""
+
+import torch
+
+
+def average_gradients(accelerator, parameters):
+    """Replace the gradients of `parameters` by their mean over all processes, in one exchange.
+
+    By parameter and not by module, so that whatever a forward pass went through is averaged: in the authors' code the
+    encoder is called past its wrapper and every process trains its own. A parameter without a gradient counts as zero.
+    """
+    if accelerator.num_processes == 1:
+        return
+    parameters = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+    for parameter, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def shard_frozen(denoiser, mesh=None):
+    """Share out the frozen weights of a transformer's or UNet's blocks between the processes (FSDP2), in place.
+
+    A block is put together when it is computed and dropped afterwards. Trainable parameters stay whole in every
+    process: optimisers, checkpoints and `average_gradients` treat them as without sharding. Returns the denoiser.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    trained = {p for p in denoiser.parameters() if p.requires_grad}
+    for block in _blocks(denoiser):
+        fully_shard(block, mesh=mesh, ignored_params=trained)
+    return denoiser
+
+
+def _blocks(denoiser):
+    names = ("transformer_blocks", "single_transformer_blocks", "down_blocks", "up_blocks")
+    return [block for name in names for block in getattr(denoiser, name, ())]

@@ -1,0 +1,110 @@
+"""Training as processes of its own: two equal one with the double batch, and a killed one leaves no trace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import training_script
+from safetensors.torch import load_file
+
+from omgsr_lib.checkpoint import read_log
+from omgsr_lib.data.batches import StepBatches
+from omgsr_lib.parallel import average_gradients
+
+
+SCRIPT = Path(training_script.__file__)
+ENVIRONMENT = os.environ | {
+    "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SCRIPT.parent}:{SCRIPT.parents[1]}",
+}  # fmt: skip
+
+
+def adapters(folder):
+    files = sorted(Path(folder, "adapter").rglob("*.safetensors"))
+    assert len(files) == 2
+    return {f"{file.parent.name} {name}": value for file in files for name, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize(("variant", "options"), [("s", []), ("f", ["--shard"])])
+def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(SCRIPT), variant, str(tmp_path / "two"), *options]
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    training_script.main(variant, tmp_path / "one", batch_size=2)
+
+    one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+    assert max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name) > 1e-4
+    for line, wanted in zip(read_log(tmp_path / "two/log.jsonl"), read_log(tmp_path / "one/log.jsonl"), strict=True):
+        assert line == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["s", "f"])
+def test_a_process_that_was_killed_leaves_no_trace(variant, tmp_path):
+    training_script.main(variant, tmp_path / "whole", steps=6, every=2)
+    command = [sys.executable, str(SCRIPT), variant, str(tmp_path / "killed"), "--steps", "6", "--every", "2"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "killed" / "log.jsonl"
+    while len(read_log(log)) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "adapter").exists()
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+
+    assert log.read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+    files = sorted(Path(tmp_path, "whole", "adapter").rglob("*.safetensors"))
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "killed" / file.relative_to(tmp_path / "whole")).read_bytes()
+    assert [line["step"] for line in map(json.loads, log.read_text().splitlines())] == [1, 2, 3, 4, 5, 6]
+
+
+class Processes:
+    """As `Accelerator` to the code under test: process `rank` of `count`, whose peers' vectors are `others`."""
+
+    def __init__(self, rank, count, others=()):
+        self.process_index, self.num_processes, self.others = rank, count, others
+        self.device = torch.device("cpu")
+
+    def reduce(self, tensor, reduction):
+        assert reduction == "mean"
+        return torch.stack([tensor, *self.others]).mean(0)
+
+
+def test_gradients_are_averaged_in_one_exchange():
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))]
+    parameters[1].grad = torch.tensor([1.0, 2.0, 3.0])  # the first took no part: zero
+    other = torch.tensor([4.0, 0.0, 0.0, 8.0, 3.0, 2.0, 1.0])
+    average_gradients(Processes(0, 2, [other]), parameters)
+    assert parameters[0].grad.tolist() == [[2.0, 0.0], [0.0, 4.0]]
+    assert parameters[1].grad.tolist() == [2.0, 2.0, 2.0]
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return {"lq": torch.full((1,), float(index)), "hq": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_are_numbered_through_the_run(workers):
+    recipe = SimpleNamespace(batch_size=2, accumulation=3)
+
+    def numbers(rank, processes, first_step):
+        options = dict(first_step=first_step, steps=4, workers=workers)
+        batches = StepBatches(Numbers(), recipe, Processes(rank, processes), **options)
+        steps = [[(lq.flatten().tolist(), indices) for lq, _, indices in step] for step in batches]
+        assert all(lq == indices for step in steps for lq, indices in step)
+        return [[indices for _, indices in step] for step in steps], batches.images_per_step
+
+    one, images = numbers(0, 1, 0)
+    assert images == 6 and one[1] == [[6, 7], [8, 9], [10, 11]]
+    assert numbers(0, 1, 2)[0] == one[2:]
+    (first, images), (second, _) = numbers(0, 2, 0), numbers(1, 2, 0)
+    assert images == 12 and first[0] == [[0, 1], [4, 5], [8, 9]] and second[0] == [[2, 3], [6, 7], [10, 11]]
