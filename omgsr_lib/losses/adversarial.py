@@ -1,12 +1,13 @@
-"""The overlap-chunked GAN loss: small trained heads on frozen features, as vision-aided GANs have."""
+"""The GAN loss, plain or overlap-chunked (OC-GAN): small trained heads on frozen features (vision-aided GAN)."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from .augment import diff_augment
 from .chunks import overlap_chunks
+from .chunkwise import chunk_mean
+from .heads import plain_head
 
 
 SOFT_LABEL = 0.8  # of real pictures, and of the generator's in its own loss
@@ -17,43 +18,69 @@ class Discriminator(nn.Module):
 
     Args:
         features: frozen module, pixels `(B, 3, H, W)` in `[-1, 1]` to a list of maps.
-        widths: channels of each map.
+        heads: one per map: a module to logits, or the map's number of channels for a `plain_head`.
         chunk: side of an overlapping chunk in pixels; None takes the whole picture.
-        hidden: channels inside a head.
+        least_side: of what the heads see, in pixels; smaller pictures or chunks raise `ValueError`.
 
     `forward(pixels, generator)` augments (DiffAugment), chunks, extracts features and applies the heads. Only the
     heads train; gradients pass through the frozen features to the pixels.
     """
 
-    def __init__(self, features, widths, *, chunk=None, hidden=64):
+    def __init__(self, features, heads, *, chunk=None, least_side=1):
         super().__init__()
         self.features = features
+        self.heads = nn.ModuleList(plain_head(head) if isinstance(head, int) else head for head in heads)
         self.chunk = chunk
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                spectral_norm(nn.Conv2d(width, hidden, 3, padding=1)),
-                nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(hidden, 1, 1)),
-            )
-            for width in widths
-        )
+        self.least_side = least_side
 
     def forward(self, pixels, generator):
         pixels = diff_augment(pixels, generator)
-        if self.chunk is not None:
-            pixels = overlap_chunks(pixels, self.chunk)
+        return self._logits(pixels if self.chunk is None else overlap_chunks(pixels, self.chunk))
+
+    def loss(self, pixels, generator, label, *, at_once=None):
+        """Cross-entropy of the logits against `label` (`SOFT_LABEL`, or 0 for restored pictures in the own loss).
+
+        Equals that of `forward`, also in its gradients to pixels and trainable heads, and holds the activations of
+        `at_once` chunks only (`chunk_mean`). All parts see the same weights: the spectral norm's power iteration
+        advances once per call.
+        """
+        training = self.heads.training
+
+        def entropies(chunks):
+            logits = self._logits(chunks)
+            self.heads.eval()
+            return _cross_entropies(logits, label)
+
+        trained = [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        pictures = [diff_augment(pixels, generator)]
+        value = chunk_mean(entropies, pictures, self.chunk, at_once=at_once, parameters=trained)
+        self.heads.train(training)
+        return value
+
+    def _logits(self, pixels):
+        height, width = pixels.shape[-2:]
+        if min(height, width) < self.least_side:
+            raise ValueError(
+                f"These heads need {self.least_side} px per side for a logit: got {width}x{height}. Use larger crops, "
+                "or the discriminator of a smaller resolution."
+            )
         return [head(feature) for head, feature in zip(self.heads, self.features(pixels), strict=True)]
 
 
 def generator_loss(logits_fake):
     """Binary cross-entropy of the restored pictures' logits against the soft real label, summed over levels."""
-    return _cross_entropy(logits_fake, SOFT_LABEL)
+    return _cross_entropies(logits_fake, SOFT_LABEL).mean()
 
 
 def discriminator_loss(logits_real, logits_fake):
     """Binary cross-entropy of real pictures against 0.8 plus restored ones against 0, summed over levels."""
-    return _cross_entropy(logits_real, SOFT_LABEL) + _cross_entropy(logits_fake, 0.0)
+    return _cross_entropies(logits_real, SOFT_LABEL).mean() + _cross_entropies(logits_fake, 0.0).mean()
 
 
-def _cross_entropy(logits, label):
-    return sum(F.binary_cross_entropy_with_logits(level, torch.full_like(level, label)) for level in logits)
+def _cross_entropies(logits, label):
+    """One value per picture `(B,)`, at least float32: mean over positions, sum over levels."""
+    levels = [level.to(torch.promote_types(level.dtype, torch.float32)).flatten(1) for level in logits]
+    return sum(
+        F.binary_cross_entropy_with_logits(level, torch.full_like(level, label), reduction="none").mean(1)
+        for level in levels
+    )

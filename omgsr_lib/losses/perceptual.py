@@ -5,27 +5,57 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .chunks import overlap_chunks
+from .chunkwise import chunk_mean
+from .pretrained import squeezenet_features, vgg16_features
 
 
-def lpips_squeeze(folder):
+def lpips_squeeze(weights, *, pretrained=True):
     """LPIPS v0.1 with a SqueezeNet backbone from local weights; distances `(B, 1, 1, 1)`.
 
-    `folder` holds `squeezenet/squeezenet1_1_fp16.safetensors` (a torchvision state dict). The linear heads come with
-    the `lpips` package (Zhang et al., CVPR 2018). Frozen; gradients reach the pictures.
-    Values must not be compared with published LPIPS, which is measured with AlexNet.
+    `weights` holds `squeezenet/squeezenet1_1_fp16.safetensors` (a torchvision state dict). The linear heads come with
+    the `lpips` package (Zhang et al., CVPR 2018). Frozen; gradients reach the pictures. `pretrained=False` gives a
+    random backbone. Values must not be compared with published LPIPS, which is measured with AlexNet.
+    """
+    return _lpips("squeeze", squeezenet_features(weights) if pretrained else None)
+
+
+def lpips_vgg(weights=None, *, pretrained=True, as_released=False):
+    """LPIPS v0.1 with a VGG16 backbone, the distance of the paper's OC-LPIPS; distances `(B, 1, 1, 1)`, frozen.
+
+    The backbone comes from the folder `weights` or torchvision (`pretrained.vgg16_features`); `pretrained=False` gives
+    a random one. `as_released` hands LPIPS pixels in `[0, 1]` where it expects `[-1, 1]`, as the authors' module does.
+    """
+    model = _lpips("vgg", vgg16_features(weights) if pretrained else None)
+    return _HalfRange(model) if as_released else model
+
+
+class _HalfRange(nn.Module):
+    def __init__(self, distance):
+        super().__init__()
+        self.distance = distance
+
+    def forward(self, predicted, target):
+        return self.distance((predicted + 1) / 2, (target + 1) / 2)
+
+
+def _lpips(net, backbone):
+    """LPIPS of the `lpips` package on `backbone`: tensors by their names in torchvision's `features`; None: random.
+
+    Built on the meta device first, because the package would draw random weights for all of VGG16's classifier.
     """
     import lpips
-    from safetensors.torch import load_file
 
-    path = Path(folder) / "squeezenet" / "squeezenet1_1_fp16.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"LPIPS-SqueezeNet needs its backbone: '{path}' is missing. Give the weights folder.")
-    model = lpips.LPIPS(net="squeeze", version="0.1", pnet_rand=True, verbose=False)
-    backbone = {name.removeprefix("features."): value.float() for name, value in load_file(path).items()}
-    own = model.net.state_dict()
-    model.net.load_state_dict({name: backbone[name.split(".", 1)[1]] for name in own})
-    return model.eval().requires_grad_(False)
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        model = lpips.LPIPS(net=net, version="0.1", pretrained=False, pnet_rand=True, verbose=False)
+    for layer in model.net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to_empty(device="cpu").reset_parameters()
+    if backbone is not None:
+        model.net.load_state_dict({name: backbone[name.split(".", 1)[1]] for name in model.net.state_dict()})
+    heads = Path(lpips.__file__).with_name("weights") / "v0.1" / f"{net}.pth"
+    model.load_state_dict(torch.load(heads, map_location="cpu", weights_only=True), strict=False, assign=True)
+    return model.eval().requires_grad_(False).to(device)
 
 
 class FeatureDistance(nn.Module):
@@ -49,9 +79,12 @@ class FeatureDistance(nn.Module):
         return sum(distances) / len(distances)
 
 
-def chunked_distance(distance, predicted, target, chunk):
-    """Mean of `distance` over the overlapping chunks (OC-LPIPS of the paper, with any perceptual distance)."""
-    return distance(overlap_chunks(predicted, chunk), overlap_chunks(target, chunk)).mean()
+def chunked_distance(distance, predicted, target, chunk, *, at_once=None):
+    """Mean of `distance` over the overlapping chunks (OC-LPIPS of the paper, with any perceptual distance).
+
+    `chunk` None takes the whole pictures; `at_once` chunks at a time go forward and backward (`chunk_mean`).
+    """
+    return chunk_mean(distance, (predicted, target), chunk, at_once=at_once)
 
 
 def _unit(features):
