@@ -241,7 +241,9 @@ def run_train(options):
 
         print(dry_run(chosen))
         return
-    _need(options, "photos", "out")
+    for name in ("photos", "out"):
+        if not getattr(options, name):
+            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
     from .finetune import finetune
 
     passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
@@ -282,12 +284,20 @@ def training_tile(name):
 
 
 def training_photos(options):
-    """The photographs that `--photos` and `--provenance` name."""
-    from .data.photos import find_photos, freely_licensed
+    """The photographs that `--photos` (one source or several) and `--provenance` name."""
+    from .data.photos import freely_licensed
 
+    sources = [options.photos] if isinstance(options.photos, str) else options.photos
     if options.provenance:
-        return freely_licensed(options.photos, options.provenance)
-    return find_photos(options.photos)
+        return [path for source in sources for path in freely_licensed(source, options.provenance)]
+    return all_photos(sources)
+
+
+def all_photos(sources):
+    """The photographs of folders, lists of paths and manifests, in their order."""
+    from .data.photos import find_photos
+
+    return [path for source in sources for path in find_photos(source)]
 
 
 def _one_line(err):

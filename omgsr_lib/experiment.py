@@ -43,7 +43,7 @@ def training_pairs(photos, recipe, *, synthetic, seed):
 def training_recipe(preset, variant, mids, *, steps=0):
     """The recipe of notebooks 03 and 04; `steps`: instead of the recipe's, if not 0.
 
-    For the priors of this package t* is that of notebook 02, in its file `mids`; full-size bases keep the published one.
+    For the priors of this package t* is that of notebook 02, in its file `mids`; full-size bases keep the published.
     """
     chosen = preset_recipe(preset, variant, steps=steps or None)
     return replace(chosen, timestep=mid_timestep_of(mids, variant)) if ships(chosen) else chosen

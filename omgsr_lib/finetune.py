@@ -3,51 +3,92 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
+from accelerate import PartialState
 
-from .analysis import restored_pairs, score_pairs
+from .analysis import restored_pairs, score_pairs, ships, training_dataset
 from .cards import adapter_card
-from .data.pairs import Pairs, assert_disjoint, evaluation_pairs
-from .losses.perceptual import lpips_squeeze
+from .data.pairs import assert_disjoint, evaluation_pairs
 from .model import OMGSR
 from .train import train
 
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
+PREVIEWS = 4  # pictures of a preview
 
 
 def finetune(
-    recipe, paths, out, *, name, steps=None, perceptual=None, precision="bf16", evaluation=None, data="", seed=0
+    recipe,
+    paths,
+    out,
+    *,
+    name,
+    preset,
+    base=None,
+    prompt_embeds=None,
+    portraits=(),
+    evaluation=(),
+    data="",
+    seed=0,
+    precision="bf16",
+    weights=None,
+    **options,
 ):
     """Train the adapters of `recipe` on photographs `paths` and return the `TrainResult`; resumable in `out`.
 
-    Writes `<out>/<name>/`: both adapters and the model card, which measures on the photographs `evaluation` (on crops
-    of the training photographs without them, and says so) and calls the training photographs what `data` says.
-    `perceptual` is a weights folder: LPIPS-SqueezeNet then is the perceptual loss and one of the measures.
+    Args:
+        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`: the card's.
+        base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
+        portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
+        evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
+            on crops of the training photographs, which the card says, and full-size ones are not.
+        data: what the card calls the training photographs.
+        weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
+        precision, options: of `train`. In bf16 on a GPU frozen weights are loaded in bf16.
     """
-    if evaluation:
-        assert_disjoint(paths, evaluation)
-    model = OMGSR.from_base(recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt)
+    assert_disjoint([*paths, *portraits], evaluation)
+    dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
+    revision = None if base else recipe.revision
+    model = OMGSR.from_base(
+        base or recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt, prompt_embeds=prompt_embeds,
+        dtype=dtype, revision=revision,
+    )  # fmt: skip
     model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
-    pairs = Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale)
-    distance = lpips_squeeze(perceptual) if perceptual else None
-    result = train(model, pairs, recipe, out, seed=seed, steps=steps, perceptual=distance, precision=precision)
-    folder = model.save_adapter(Path(out) / name)
-    held_out = evaluation_pairs(evaluation or paths, recipe.resolution, seed=0, scale=recipe.scale, short_side=256)
-    restored = {"bicubic": [pair.lq for pair in held_out], "omgsr": restored_pairs(model.eval(), held_out)}
-    metrics = (*METRICS, "lpips_squeeze") if perceptual else METRICS
-    scores = pd.concat(
-        score_pairs(pictures, held_out, method=method, metrics=metrics, weights=perceptual)
-        for method, pictures in restored.items()
+    pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
+    measured_on = evaluation or (paths if ships(recipe) else ())
+    held_out = evaluation_pairs(
+        measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=256 if ships(recipe) else None
     )
+    options |= {"seed": seed, "precision": precision, "weights": weights}
+    result = train(model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), **options)
+    if not PartialState().is_main_process:
+        return result
     facts = {
+        "base": base or recipe.base,
+        "revision": revision,
+        "preset": preset,
+        "mid-timestep": model.timestep,
         "steps": len(result.log),
-        "batch size": recipe.batch_size * recipe.accumulation,
+        "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
         "learning rate": recipe.learning_rate,
         "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
         "seed": seed,
-        "perceptual loss": "LPIPS-SqueezeNet" if perceptual else recipe.perceptual_loss,
-        "photographs": f"{len(paths)}, {data or 'licence not stated'}",
-        "measured on": "other photographs" if evaluation else "the same photographs",
+        "perceptual loss": recipe.perceptual_loss,
+        "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
     }
-    adapter_card(folder, model, held_out, restored["omgsr"], scores, result.log, facts)
+    restored, scores = _measure(model.eval(), held_out, weights)
+    folder = model.save_adapter(Path(out) / name)
+    adapter_card(folder, model, facts, result.log, pairs=held_out, restored=restored, scores=scores)
     return result
+
+
+def _measure(model, pairs, weights):
+    if not pairs:
+        return (), None
+    metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
+    restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
+    scores = pd.concat(
+        score_pairs(pictures, pairs, method=method, metrics=metrics, weights=weights)
+        for method, pictures in restored.items()
+    )
+    return restored["omgsr"], scores

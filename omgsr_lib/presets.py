@@ -33,6 +33,7 @@ class Recipe:
     adversarial: float = 0.5  # weight of both GAN losses
     discriminator: str = "dinov2"  # features under its heads: "dinov2", "dinov3" or "autoencoder"
     critic_chunk: int | None = None  # side of the discriminator's overlapping chunks; None: the whole picture
+    at_once: int | None = None  # chunks that these two hold in memory together; None: all
     grid: float = 0.0  # weight of the penalty on token-locked patterns; not in the paper
     learning_rate: float = 2e-5
     warmup: int = 0  # steps of linear warm-up
@@ -51,11 +52,11 @@ class Recipe:
 # used at 1024 too, as they did. Their effective batch is 8 with two GPUs, 16 with four.
 _paper_s = Recipe(
     base="stabilityai/sd-turbo", revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
-    family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1,
+    family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1, at_once=5,
 )  # fmt: skip
 _paper_f = Recipe(
     base="black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
-    family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1,
+    family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1, at_once=5,
     vae_rank=64, denoiser_rank=64, checkpointing=True, save_every=100,
 )  # fmt: skip
 _at_1024 = dict(resolution=1024, scale=8, steps=25_000, critic_chunk=518)

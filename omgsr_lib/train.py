@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .analysis import restored_pairs
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
 from .data.batches import StepBatches
-from .losses.adversarial import discriminator_loss, generator_loss
+from .losses.adversarial import SOFT_LABEL
 from .losses.grid import grid_loss
 from .losses.networks import build_losses
 from .losses.perceptual import chunked_distance
@@ -142,8 +142,9 @@ def train(
             (sum(losses.values()) / recipe.accumulation).backward()
             if critic is not None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = critic(hq, noise), critic(predicted.detach(), noise)
-                    losses["discriminator"] = recipe.adversarial * discriminator_loss(*map(_float, logits))
+                    pictures = (hq, SOFT_LABEL), (predicted.detach(), 0.0)
+                    loss = sum(critic.loss(p, noise, label, at_once=recipe.at_once) for p, label in pictures)
+                    losses["discriminator"] = recipe.adversarial * loss
                 (losses["discriminator"] / recipe.accumulation).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach() / recipe.accumulation
@@ -215,12 +216,14 @@ def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, froze
         loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, model.timestep, generator=noise)
         losses["refinement"] = recipe.refinement * loss
     if perceptual is not None:
-        losses["perceptual"] = recipe.perceptual * chunked_distance(perceptual, predicted, hq, recipe.chunk).float()
+        loss = chunked_distance(perceptual, predicted, hq, recipe.chunk, at_once=recipe.at_once)
+        losses["perceptual"] = recipe.perceptual * loss
     if recipe.grid:
         losses["grid"] = recipe.grid * grid_loss(predicted, hq)
     if critic is not None:
         with _frozen(critic.heads) if frozen_heads else contextlib.nullcontext():
-            losses["adversarial"] = recipe.adversarial * generator_loss(_float(critic(predicted, noise)))
+            loss = critic.loss(predicted, noise, SOFT_LABEL, at_once=recipe.at_once)
+            losses["adversarial"] = recipe.adversarial * loss
     return losses, predicted
 
 
@@ -229,10 +232,6 @@ def _frozen(module):
     module.requires_grad_(False)
     yield
     module.requires_grad_(True)
-
-
-def _float(logits):
-    return [level.float() for level in logits]
 
 
 def _optimizer(name, parameters, recipe):

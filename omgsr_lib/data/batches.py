@@ -8,9 +8,9 @@ from ..noise import to_device
 class StepBatches:
     """Iterates over optimiser steps; each is an iterator over micro-batches `(lq, hq, indices)` on the device.
 
-    Pictures are numbered through the whole run: step `s` of a run with `n` pictures a step takes `s n .. (s + 1) n - 1`,
-    micro-batch by micro-batch, in each the processes in turn. A resumed run starts at the number it stopped at, and two
-    processes take what one takes with the double batch.
+    Pictures are numbered through the whole run: of `n` pictures a step, step `s` takes `s n .. (s + 1) n - 1`,
+    micro-batch by micro-batch, in each the processes in turn. A resumed run starts at the number it stopped at, and
+    two processes take what one takes with the double batch.
 
     Args:
         pairs: dataset whose item `i` is `{"lq", "hq"}`.
