@@ -127,10 +127,9 @@ class OMGSR(nn.Module):
         vae_rank, denoiser_rank = self.ranks
         with atomic_folder(folder) as part:
             if denoiser_rank:
-                targets = TARGETS[self.prior.family]
-                save_adapter(self.prior.denoiser, part / denoiser_folder, rank=denoiser_rank, targets=targets)
+                save_adapter(self.prior.denoiser, part / denoiser_folder)
             if vae_rank:
-                save_adapter(self.lq_vae.encoder, part / encoder_folder, rank=vae_rank, targets=TARGETS["ddpm"])
+                save_adapter(self.lq_vae.encoder, part / encoder_folder)
             about = {"family": self.prior.family, "timestep": self.timestep, "ranks": list(self.ranks)}
             (part / "omgsr.json").write_text(json.dumps(about, indent=2) + "\n")
         return Path(folder)
