@@ -42,7 +42,7 @@ def training_pairs(photos, recipe, *, synthetic, seed):
 
 def untuned_model(recipe):
     """The prior of a recipe at its mid-timestep, without adapters."""
-    return OMGSR.from_base(recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt)
+    return OMGSR.from_recipe(recipe)
 
 
 def preset_model(preset, variant):
