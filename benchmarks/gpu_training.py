@@ -22,7 +22,6 @@ from omgsr_lib.costs import training_costs
 from omgsr_lib.losses.networks import build_losses
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
-from omgsr_lib.priors.full_size import full_size_model
 from omgsr_lib.train import train
 
 
@@ -46,7 +45,7 @@ class Clock(torch.utils.data.Dataset):
 def new_model(size, chosen):
     if size == "mini":
         return OMGSR.from_base(chosen.base, chosen.family, chosen.timestep)
-    return full_size_model(chosen.family, timestep=chosen.timestep, device="cuda", dtype=torch.bfloat16)
+    return OMGSR.full_size(chosen.family, chosen.timestep, device="cuda")
 
 
 def measure(size, chosen, steps, device):

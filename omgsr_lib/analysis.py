@@ -32,7 +32,8 @@ def latent_space(preset, variant):
     chosen = preset_recipe(preset, variant)
     if ships(chosen):
         return load_latent_space("tiny" if chosen.base == "tiny" else "mini", chosen.family)
-    return load_autoencoder(chosen.base, subfolder="vae"), load_schedule(chosen.family)
+    vae = load_autoencoder(chosen.base, subfolder="vae", revision=chosen.revision)
+    return vae, load_schedule(chosen.family)
 
 
 def load_latent_space(name, family):

@@ -51,10 +51,7 @@ def training_recipe(preset, variant, mids, *, steps=0):
 
 def untuned_model(recipe, *, base=None):
     """The prior of a recipe at its mid-timestep, without adapters; `base`: a folder or mirror, instead of its own."""
-    revision = None if base else recipe.revision
-    return OMGSR.from_base(
-        base or recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt, revision=revision
-    )
+    return OMGSR.from_recipe(recipe, base=base)
 
 
 def preset_model(preset, variant):

@@ -1,14 +1,18 @@
-"""LoRA: which layers are adapted, and adapters in the official layout (two peft folders).
+"""LoRA: which layers are adapted, and adapters on disk.
 
-<folder>/unet_lora_adapter/ | flux_adapter/              the denoiser's
+<folder>/unet_lora_adapter/ | flux_adapter/                 the denoiser's
 <folder>/vae_encoder_lora_adapter/ | vae_encoder_adapter/   the autoencoder's encoder's
-    adapter_config.json  adapter_model.safetensors
+    adapter_config.json  adapter_model.safetensors          peft's files, as in the authors' release; written and read
+    pytorch_lora_weights.safetensors                        diffusers' `save_lora_adapter`; read
 """
 
+import copy
+import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from .files import atomic_folder
 
@@ -30,19 +34,20 @@ FOLDERS = {
     "flow": ("flux_adapter", "vae_encoder_adapter"),
 }
 PREFIX = "base_model.model."
+WEIGHTS = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
 
 
 def add_lora(module, rank, targets):
     """Add a trainable adapter (alpha = rank, Gaussian A, zero B) to the layers of `module` that end in `targets`.
 
-    In place; everything else of `module` is frozen. B = 0, so outputs do not change until training.
+    In place; everything else of `module` is frozen. B = 0, so outputs do not change until training. The adapter is
+    float32 on a base in half precision too.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
-    module.requires_grad_(False)
-    inject_adapter_in_model(config, module)
-    return module
+    return _inject(
+        module, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
+    )
 
 
 def lora_parameters(module):
@@ -51,57 +56,59 @@ def lora_parameters(module):
 
 
 def merge_lora(module):
-    """Add every adapter to its layer's weight (in the layer's precision) and remove the wrappers, in place."""
+    """Add every adapter to its layer's weight and remove the wrappers, in place.
+
+    `W + (alpha / r) B A` is computed in float32 at least and rounded once to the precision of `W`.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(module.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            module.set_submodule(name, layer.get_base_layer())
+            dtype = layer.get_base_layer().weight.dtype
+            layer.to(torch.promote_types(dtype, torch.float32)).merge()
+            module.set_submodule(name, layer.get_base_layer().to(dtype))
     return module
 
 
-def save_adapter(module, folder, *, rank, targets):
+def save_adapter(module, folder):
     """Write the adapter of `module` as peft does, keys without an adapter name; returns the folder."""
-    from peft import LoraConfig, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
 
     with atomic_folder(folder) as part:
         state = {PREFIX + name: value.contiguous() for name, value in get_peft_model_state_dict(module).items()}
-        save_file(state, part / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            target_modules=list(targets),
-            init_lora_weights="gaussian",
-            inference_mode=True,
-            auto_mapping={"base_model_class": type(module).__name__, "parent_library": type(module).__module__},
-        )
+        save_file(state, part / WEIGHTS["peft"], metadata={"format": "pt"})
+        config = copy.copy(module.peft_config["default"])
+        config.inference_mode = True
+        config.auto_mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
         config.save_pretrained(part)
     return Path(folder)
 
 
 def load_adapter(module, folder):
-    """Inject the adapter in `folder` (official or peft layout) into `module`, trainable; returns its rank.
+    """Inject the adapter in `folder` into `module`, trainable and in float32; returns its rank.
+
+    Reads peft's two files (as in the authors' release) or diffusers' one, whose metadata give alpha and the ranks of
+    single layers; without any, alpha is the rank. An adapter of a whole autoencoder (`encoder.conv_in`) fits its bare
+    encoder.
 
     Raises `FileNotFoundError` if there is none and `ValueError` if a tensor finds no place or has another shape.
     """
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft import LoraConfig, set_peft_model_state_dict
 
     folder = Path(folder)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"An adapter folder must hold {name}: '{folder}' does not. Check the path.")
-    config = LoraConfig.from_pretrained(folder)
-    config.inference_mode = False
+    if (folder / WEIGHTS["diffusers"]).is_file():
+        state, metadata = _read(folder / WEIGHTS["diffusers"])
+        config = _diffusers_config(folder, state, json.loads(metadata.get("lora_adapter_metadata", "{}")))
+    else:
+        for name in ("adapter_config.json", WEIGHTS["peft"]):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"An adapter folder must hold {name}: '{folder}' does not. Check the path.")
+        state, _ = _read(folder / WEIGHTS["peft"])
+        config = LoraConfig.from_pretrained(folder)
+        config.inference_mode = False
+    _inject(module, config)
     try:
-        state = load_file(folder / "adapter_model.safetensors")
-    except SafetensorError as err:
-        raise ValueError(f"'{folder}/adapter_model.safetensors' is damaged ({err}). Copy the adapter again.") from err
-    module.requires_grad_(False)
-    inject_adapter_in_model(config, module)
-    stripped = {name.removeprefix(PREFIX): value for name, value in state.items()}
-    try:
-        result = set_peft_model_state_dict(module, stripped)
+        result = set_peft_model_state_dict(module, state)
     except RuntimeError as err:
         raise ValueError(
             f"An adapter must fit its base: '{folder}' has tensors of another shape. Check that they belong together."
@@ -113,3 +120,56 @@ def load_adapter(module, folder):
             f"lacks {len(missing)} (first: {(result.unexpected_keys or missing)[0]}). Check that they belong together."
         )
     return config.r
+
+
+def _inject(module, config):
+    from peft import inject_adapter_in_model
+
+    module.requires_grad_(False)
+    on_meta = next(module.parameters()).is_meta
+    inject_adapter_in_model(config, module, low_cpu_mem_usage=on_meta)
+    for parameter in lora_parameters(module).values():
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return module
+
+
+def _read(file):
+    """Tensors of an adapter file, by their names inside the adapted module, and its metadata."""
+    try:
+        with safe_open(file, "pt") as opened:
+            state = {name: opened.get_tensor(name) for name in opened.keys()}
+            metadata = opened.metadata() or {}
+    except SafetensorError as err:
+        raise ValueError(f"'{file}' is damaged ({err}). Copy the adapter again.") from err
+    return {_inside(name): value for name, value in state.items()}, metadata
+
+
+def _inside(name):
+    return name.removeprefix(PREFIX).removeprefix("encoder.")
+
+
+def _diffusers_config(folder, state, about):
+    """The `LoraConfig` of an adapter that diffusers wrote: its layers from the tensors, alpha from the metadata."""
+    from peft import LoraConfig
+
+    ranks = {
+        name.removesuffix(".lora_A.weight"): value.shape[0] for name, value in state.items() if ".lora_A." in name
+    }
+    if not ranks:
+        raise ValueError(
+            f"An adapter must hold tensors '<layer>.lora_A.weight': '{folder}' has none (first: {next(iter(state))}). "
+            "Save it with diffusers' save_lora_adapter or with peft."
+        )
+    rank = about.get("r", next(iter(ranks.values())))
+    patterns = {
+        name: {_inside(layer): value for layer, value in about.get(name, {}).items()}
+        for name in ("rank_pattern", "alpha_pattern")
+    }
+    return LoraConfig(
+        r=rank,
+        lora_alpha=about.get("lora_alpha", rank),
+        use_rslora=about.get("use_rslora", False),
+        target_modules=list(ranks),
+        init_lora_weights="gaussian",
+        **patterns,
+    )

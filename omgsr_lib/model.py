@@ -11,8 +11,9 @@ from torch import nn
 from . import presets
 from .files import atomic_folder, verify_hashes
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
-from .priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
+from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 from .tiling import tiled
 
@@ -40,7 +41,8 @@ class OMGSR(nn.Module):
         prior: `DDPMPrior` or `FlowPrior`.
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
-    `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures.
+    `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
+    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -52,6 +54,7 @@ class OMGSR(nn.Module):
         self.lq_vae = copy.deepcopy(vae)
         vae.decoder = decoder
         self.ranks = None
+        self.base = self.revision = None
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
         """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
@@ -127,10 +130,9 @@ class OMGSR(nn.Module):
         vae_rank, denoiser_rank = self.ranks
         with atomic_folder(folder) as part:
             if denoiser_rank:
-                targets = TARGETS[self.prior.family]
-                save_adapter(self.prior.denoiser, part / denoiser_folder, rank=denoiser_rank, targets=targets)
+                save_adapter(self.prior.denoiser, part / denoiser_folder)
             if vae_rank:
-                save_adapter(self.lq_vae.encoder, part / encoder_folder, rank=vae_rank, targets=TARGETS["ddpm"])
+                save_adapter(self.lq_vae.encoder, part / encoder_folder)
             about = {"family": self.prior.family, "timestep": self.timestep, "ranks": list(self.ranks)}
             (part / "omgsr.json").write_text(json.dumps(about, indent=2) + "\n")
         return Path(folder)
@@ -176,27 +178,43 @@ class OMGSR(nn.Module):
             adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
                 the un-tuned prior is returned.
             prompt_embeds: safetensors file of the fixed prompt's embeddings; the base then needs no text encoders.
-            dtype: precision of all weights; `revision`: of a hub id.
+            dtype: precision of the base's weights; adapters are float32 until merged.
+            revision: of a hub id; by default that of the preset if the base is its own.
         """
         folder = Path(name)
+        options = dict(prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
         if (folder / "omgsr.json").is_file():
             about = json.loads((folder / "omgsr.json").read_text())
-            family, timestep, prompt = about["family"], about["timestep"], ""
-            base, adapter = base or folder, adapter or folder
-        elif name in presets.MODELS:
-            recipe = presets.recipe(*presets.MODELS[name])
-            family, timestep, prompt = recipe.family, recipe.timestep, recipe.prompt
-            if base is None and recipe.base in presets.PACKAGED_PRIORS:
-                adapter = adapter or WEIGHTS / name
-            base = base or recipe.base
-        else:
+            model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
+            return model.load_adapter(adapter or folder)
+        if name not in presets.MODELS:
             raise ValueError(
                 f"A model must be one of {', '.join(presets.MODELS)} or a folder with omgsr.json: got {str(name)!r}."
             )
-        model = cls.from_base(
-            base, family, timestep, prompt=prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision
-        )
+        recipe = presets.recipe(*presets.MODELS[name])
+        model = cls.from_recipe(recipe, base=base, **options)
+        if base is None and recipe.base in presets.PACKAGED_PRIORS:
+            adapter = adapter or WEIGHTS / name
         return model.load_adapter(adapter) if adapter else model
+
+    @classmethod
+    def from_recipe(cls, recipe, *, base=None, prompt_embeds=None, dtype=torch.float32, revision=None, seed=0):
+        """The un-tuned model of a `presets.Recipe` at its mid-timestep, on its own base or on `base`.
+
+        The recipe's revision goes with its own base only. Raises `ValueError` if a DDPM base does not predict epsilon,
+        which the published timesteps and adapters are for; `from_base` takes any prediction type.
+        """
+        if base is None or base == recipe.base:
+            base, revision = recipe.base, revision or recipe.revision
+        if recipe.family == "ddpm" and base != "tiny" and base not in presets.PACKAGED_PRIORS:
+            predicted = load_scheduler(base, "ddpm", revision).config.prediction_type
+            if predicted != "epsilon":
+                raise ValueError(
+                    f"The timestep and the adapters of this recipe are for a base that predicts epsilon: '{base}' "
+                    f"predicts {predicted}. Use {recipe.base} or a copy of it."
+                )
+        options = dict(prompt=recipe.prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision, seed=seed)
+        return cls.from_base(base, recipe.family, recipe.timestep, **options)
 
     @classmethod
     def from_base(
@@ -206,14 +224,25 @@ class OMGSR(nn.Module):
 
         `family` is "ddpm" or "flow"; `prompt` is embedded by the base's text encoders where no embeddings are given.
         """
-        if base == "tiny":
-            prior = {"ddpm": tiny_ddpm, "flow": tiny_flow}[family](seed=seed)
-            return cls(tiny_autoencoder(seed=seed), prior, timestep)
         options = dict(dtype=dtype, revision=revision)
-        if base in presets.PACKAGED_PRIORS:
+        if base == "tiny":
+            vae, prior = tiny_autoencoder(seed=seed), {"ddpm": tiny_ddpm, "flow": tiny_flow}[family](seed=seed)
+        elif base in presets.PACKAGED_PRIORS:
             verify_hashes(WEIGHTS)
             vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)
-            base = WEIGHTS / base
+            prior = load_prior(WEIGHTS / base, family, prompt_embeds=prompt_embeds, dtype=dtype)
         else:
+            prior = load_prior(base, family, prompt=prompt, prompt_embeds=prompt_embeds, **options)
             vae = load_autoencoder(base, subfolder="vae", **options)
-        return cls(vae, load_prior(base, family, prompt=prompt, prompt_embeds=prompt_embeds, **options), timestep)
+        model = cls(vae, prior, timestep)
+        model.base, model.revision = Path(base).name if Path(base).is_dir() else base, revision
+        return model
+
+    @classmethod
+    def full_size(cls, family, timestep, *, device="meta", dtype=torch.bfloat16, seed=0):
+        """The un-tuned model at the size of SD-Turbo or SD2.1-base ("ddpm") or FLUX.1-dev ("flow"), without weights.
+
+        On the meta device, to count; on a GPU with random weights from `seed`, to time.
+        """
+        options = dict(device=device, dtype=dtype, seed=seed)
+        return cls(full_size_autoencoder(family, **options), full_size_prior(family, **options), timestep)

@@ -81,7 +81,7 @@ def test_files_and_round_trip(kind, tmp_path):
     with torch.no_grad():
         for parameter in lora_parameters(module).values():
             parameter.normal_(0, 0.05)
-    save_adapter(module, tmp_path / "adapter", rank=4, targets=targets)
+    save_adapter(module, tmp_path / "adapter")
 
     state = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     expected = {f"base_model.model.{name}.lora_{side}.weight" for name in adapted(module) for side in "AB"}
@@ -104,7 +104,7 @@ def test_files_and_round_trip(kind, tmp_path):
 
 def test_shapes_of_the_stored_matrices(tmp_path):
     encoder = add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])
-    save_adapter(encoder, tmp_path / "a", rank=4, targets=TARGETS["ddpm"])
+    save_adapter(encoder, tmp_path / "a")
     shapes = {name: tuple(v.shape) for name, v in load_file(tmp_path / "a" / "adapter_model.safetensors").items()}
     prefix = "base_model.model"
     assert shapes[f"{prefix}.conv_in.lora_A.weight"] == (4, 3, 3, 3)
@@ -131,16 +131,101 @@ def test_merging_adds_b_times_a():
     assert set(encoder.state_dict()) == set(tiny_autoencoder().encoder.state_dict())
 
 
+def half_precision_unet():
+    """A UNet in bfloat16 with a random adapter, and the exact sums `W + B A` of its layers in float64."""
+    unet = add_lora(tiny_ddpm().denoiser.to(torch.bfloat16), 4, TARGETS["ddpm"])
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in lora_parameters(unet).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    sums = {}
+    for name in adapted(unet):
+        layer = unet.get_submodule(name)
+        a, b = (getattr(layer, side)["default"].weight.detach().double() for side in ("lora_A", "lora_B"))
+        sums[name] = layer.base_layer.weight.double() + (b.flatten(1) @ a.flatten(1)).view(
+            layer.base_layer.weight.shape
+        )
+    return unet, sums
+
+
+def test_merging_into_half_precision_rounds_once():
+    unet, sums = half_precision_unet()
+    assert {parameter.dtype for parameter in lora_parameters(unet).values()} == {torch.float32}
+    merge_lora(unet)
+    assert {parameter.dtype for parameter in unet.parameters()} == {torch.bfloat16}
+    coarse = half_precision_unet()[0].to(torch.bfloat16)
+    for name in sums:
+        coarse.get_submodule(name).merge()  # peft's own, in bfloat16: B A is rounded before it is added
+    rounded_alike, errors, coarse_errors = [], [], []
+    for name, exact in sums.items():
+        merged = unet.get_submodule(name).weight
+        rounded_alike.append((merged == exact.to(torch.bfloat16)).flatten())
+        errors.append((merged - exact).flatten())
+        coarse_errors.append((coarse.get_submodule(name).base_layer.weight - exact).flatten())
+    assert torch.cat(rounded_alike).double().mean() > 0.999
+    assert torch.cat(errors).norm() < 0.7 * torch.cat(coarse_errors).norm()
+
+
+@pytest.mark.parametrize(("alpha", "metadata"), [(4, True), (10, True), (4, False)])
+@pytest.mark.parametrize("kind", ["ddpm", "flow"])
+def test_adapters_written_by_diffusers(kind, alpha, metadata, tmp_path):
+    """`save_lora_adapter` of a denoiser: the same merged weights as diffusers' own, alpha / r from its metadata."""
+    from peft import LoraConfig
+
+    module, targets = module_of(kind)
+    module.add_adapter(LoraConfig(r=4, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=False))
+    module.save_lora_adapter(tmp_path)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    if not metadata:
+        save_file(load_file(file), file)
+    fresh, _ = module_of(kind)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    assert load_adapter(fresh, tmp_path) == 4 and adapted(fresh) == adapted(module)
+    merged = merge_lora(fresh).state_dict()
+    for name in adapted(module):
+        layer = module.get_submodule(name)
+        a, b = layer.lora_A["default"].weight.flatten(1), layer.lora_B["default"].weight.flatten(1)
+        expected = before[f"{name}.weight"] + alpha / 4 * (b @ a).view(layer.base_layer.weight.shape)
+        torch.testing.assert_close(merged[f"{name}.weight"], expected, rtol=0, atol=1e-5)
+
+
+def test_the_encoder_of_an_adapter_for_a_whole_autoencoder(tmp_path):
+    """diffusers adapts the `AutoencoderKL`: keys start with `encoder.`, and so do the keys of its alphas."""
+    from peft import LoraConfig
+
+    vae = tiny_autoencoder()
+    layers = [f"encoder.{name}" for name in ("conv_in", "mid_block.attentions.0.to_q")]
+    pattern = {"encoder.conv_in": 12}
+    vae.add_adapter(LoraConfig(r=4, target_modules=layers, alpha_pattern=pattern, init_lora_weights=False))
+    vae.save_lora_adapter(tmp_path)
+    encoder = tiny_autoencoder().encoder
+    load_adapter(encoder, tmp_path)
+    assert encoder.conv_in.scaling["default"] == vae.encoder.conv_in.scaling["default"] == 3
+    assert encoder.mid_block.attentions[0].to_q.scaling["default"] == 2  # peft's default alpha of 8
+    for name, parameter in lora_parameters(encoder).items():
+        assert torch.equal(parameter, lora_parameters(vae.encoder)[name])
+
+
+def test_alpha_survives_loading_and_saving(tmp_path):
+    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 12}))
+    unet = tiny_ddpm().denoiser
+    load_adapter(unet, folder)
+    assert unet.conv_in.scaling["default"] == 3
+    again = json.loads((save_adapter(unet, tmp_path / "b") / "adapter_config.json").read_text())
+    assert (again["r"], again["lora_alpha"], again["inference_mode"]) == (4, 12, True)
+    assert set(again["target_modules"]) == set(config["target_modules"])
+
+
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
-    folder = save_adapter(
-        add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a", rank=4, targets=["conv1"]
-    )
+    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["conv1"]}))
     with pytest.raises(ValueError, match="must fit its base.*tensors without a place"):
         load_adapter(tiny_ddpm().denoiser, folder)
 
-    folder = save_adapter(
-        add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "b", rank=4, targets=TARGETS["ddpm"]
-    )
+    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "b")
     with pytest.raises(ValueError, match="must fit its base.*another shape"):
         load_adapter(tiny_ddpm(latent_channels=6).denoiser, folder)
 
@@ -156,6 +241,10 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
         load_adapter(tiny_ddpm().denoiser, folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="must hold adapter_model.safetensors"):
+        load_adapter(tiny_ddpm().denoiser, folder)
+
+    save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(4, 4)}, folder / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ValueError, match="'<layer>.lora_A.weight': .* has none .first: lora_unet_conv_in"):
         load_adapter(tiny_ddpm().denoiser, folder)
 
 

@@ -10,7 +10,7 @@ from omgsr_lib import model as model_module
 from omgsr_lib.files import write_hashes
 from omgsr_lib.lora import FOLDERS
 from omgsr_lib.model import OMGSR
-from omgsr_lib.presets import PROMPT_V1
+from omgsr_lib.presets import PROMPT_V1, recipe
 from omgsr_lib.priors.loading import WEIGHTS
 
 
@@ -221,11 +221,18 @@ def test_models_of_a_hub_base_get_base_timestep_and_prompt(monkeypatch):
         return model_module.tiny_ddpm() if family == "ddpm" else model_module.tiny_flow()
 
     monkeypatch.setattr(model_module, "load_prior", load_prior)
+    monkeypatch.setattr(model_module, "load_scheduler", lambda *a, **k: model_module.tiny_ddpm().scheduler)
     model = OMGSR.from_pretrained("omgsr-f-512", prompt_embeds="embeds.safetensors")
     assert asked["base"] == "black-forest-labs/FLUX.1-dev" and asked["prompt"] == PROMPT_V1
     assert asked["prompt_embeds"] == "embeds.safetensors" and model.timestep == 295
+    assert asked["revision"] == model.revision == recipe("paper", "f-512").revision
     model = OMGSR.from_pretrained("omgsr-s-512", base="other/base")
     assert (asked["base"], asked["prompt"], model.timestep) == ("other/base", "", 273)
+    assert asked["revision"] is None and model.base == "other/base"
+    OMGSR.from_pretrained("omgsr-s-512", base="other/base", revision="abc")
+    assert asked["revision"] == "abc"
+    OMGSR.from_pretrained("omgsr-f-512", base="black-forest-labs/FLUX.1-dev")
+    assert asked["revision"] == recipe("paper", "f-512").revision
 
 
 @torch.no_grad()

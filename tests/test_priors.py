@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omgsr_lib.priors import loading
+from omgsr_lib.priors import prompts
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, randomise, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 
@@ -107,7 +107,8 @@ def test_prompt_embeddings_come_from_the_named_file(tmp_path, monkeypatch):
 
     (tmp_path / "prompt_embeds.safetensors").unlink()
     asked = []
-    monkeypatch.setattr(loading, "encode_prompt", lambda *arguments: asked.append(arguments) or own)
+    monkeypatch.setenv("OMGSR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prompts, "encode_prompt", lambda *arguments: asked.append(arguments) or own)
     load_prior(tmp_path, "flow", prompt="a photograph")
     assert asked == [(tmp_path, "flow", "a photograph", None)]
 

@@ -3,79 +3,114 @@
     <base>/vae/                     any diffusers autoencoder
     <base>/unet/ | transformer/     the denoiser
     <base>/scheduler/               its scheduler
-    <base>/prompt_embeds.safetensors   `prompt_embeds` [, `pooled_prompt_embeds`] of the fixed prompt
+    <base>/prompt_embeds.safetensors   `prompt_embeds` [, `pooled_prompt_embeds`] of the fixed prompt; without it
+    <base>/tokenizer/, text_encoder/ [, tokenizer_2/, text_encoder_2/] embed it once
 
-Weights are stored in half precision and computed with in `dtype` (float32 by default).
+Weights are safetensors in any precision and computed with in `dtype` (float32 by default).
 """
 
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .ddpm import DDPMPrior
 from .flow import FlowPrior
+from .hub import check_source, explained
+from .prompts import load_prompt_embeds
 
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DENOISERS = {"ddpm": "unet", "flow": "transformer"}
+CLASSES = {
+    "ddpm": ("UNet2DConditionModel", "DDPMScheduler"),
+    "flow": ("FluxTransformer2DModel", "FlowMatchEulerDiscreteScheduler"),
+}
 
 
 def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=None):
     """The diffusers autoencoder in a folder or under a hub id, of the class that its `config.json` names; frozen.
 
-    Raises `FileNotFoundError` if `source` can be neither, `ValueError` if it holds another kind of model.
+    Raises `ValueError` if `source` holds another kind of model, and what `hub.explained` says if it can't be read.
     """
     import diffusers
 
-    if not Path(source).is_dir() and str(source).count("/") != 1:
-        raise FileNotFoundError(f"A base must be a folder or a hub id 'owner/name': '{source}' is neither.")
-    try:
-        config = diffusers.AutoencoderKL.load_config(source, subfolder=subfolder, revision=revision)
-    except OSError as err:
-        raise FileNotFoundError(
-            f"No autoencoder at '{source}': not a folder in diffusers layout, nor a hub id that is cached or can be "
-            "reached now. Give a folder, or connect to the hub once."
-        ) from err
-    name = config["_class_name"]
-    if not name.startswith("Autoencoder"):
-        raise ValueError(f"An autoencoder's config.json must name an Autoencoder class: '{source}' names {name}.")
-    model = getattr(diffusers, name).from_pretrained(
-        source, subfolder=subfolder, torch_dtype=dtype, revision=revision, use_safetensors=True
-    )
+    check_source(source)
+    options = dict(subfolder=subfolder, revision=revision)
+    with explained(source, revision):
+        name = diffusers.AutoencoderKL.load_config(source, **options)["_class_name"]
+        if not name.startswith("Autoencoder"):
+            raise ValueError(f"An autoencoder's config.json must name an Autoencoder class: '{source}' names {name}.")
+        model = getattr(diffusers, name).from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     return model.eval().requires_grad_(False)
 
 
 def load_prior(source, family, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None):
-    """The `family` ("ddpm" or "flow") prior in `source`, frozen and in evaluation mode.
+    """The `family` ("ddpm" or "flow") prior in a folder or under a hub id, frozen and in evaluation mode.
 
     `prompt_embeds` names a safetensors file with `prompt_embeds` [, `pooled_prompt_embeds`]; without it the file
     of that name in the folder `source` is taken, and without that `prompt` is encoded once with the text encoders of
-    `source`.
+    `source` (`prompts`). Raises `ValueError` if `source` is of another family, and what `hub.explained` says if it
+    can't be read.
     """
     import diffusers
 
-    options = dict(revision=revision, use_safetensors=True)
-    if family == "ddpm":
-        denoiser = diffusers.UNet2DConditionModel.from_pretrained(
-            source, subfolder="unet", torch_dtype=dtype, **options
-        )
-        scheduler = diffusers.DDPMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
-    elif family == "flow":
-        denoiser = diffusers.FluxTransformer2DModel.from_pretrained(
-            source, subfolder="transformer", torch_dtype=dtype, **options
-        )
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(
-            source, subfolder="scheduler", revision=revision
-        )
-    else:
-        raise ValueError(f"family must be one of {sorted(DENOISERS)}, got {family!r}.")
+    _check_denoiser(source, family, revision)
+    scheduler = load_scheduler(source, family, revision)
     tensors = load_prompt_embeds(source, family, prompt, prompt_embeds, revision)
+    tensors = {name: value.to(dtype) for name, value in tensors.items()}
+    with explained(source, revision):
+        denoiser = getattr(diffusers, CLASSES[family][0]).from_pretrained(
+            source, subfolder=DENOISERS[family], dtype=dtype, revision=revision, use_safetensors=True
+        )
     denoiser = denoiser.eval().requires_grad_(False)
     if family == "ddpm":
-        return DDPMPrior(denoiser, scheduler, tensors["prompt_embeds"].to(dtype))
-    pooled = tensors["pooled_prompt_embeds"].to(dtype)
-    return FlowPrior(denoiser, scheduler, tensors["prompt_embeds"].to(dtype), pooled)
+        return DDPMPrior(denoiser, scheduler, tensors["prompt_embeds"])
+    return FlowPrior(denoiser, scheduler, tensors["prompt_embeds"], tensors["pooled_prompt_embeds"])
+
+
+def load_scheduler(source, family, revision=None):
+    """The scheduler of a base, as the class of its `family`: it gives the schedule and the prediction type."""
+    import diffusers
+
+    check_source(source)
+    with explained(source, revision):
+        return getattr(diffusers, CLASSES[family][1]).from_pretrained(source, subfolder="scheduler", revision=revision)
+
+
+def _check_denoiser(source, family, revision):
+    import diffusers
+
+    if family not in DENOISERS:
+        raise ValueError(f"family must be one of {sorted(DENOISERS)}, got {family!r}.")
+    check_source(source)
+
+    def config_of(kind, **options):
+        with explained(source, revision):
+            model = getattr(diffusers, CLASSES[kind][0])
+            return model.load_config(source, subfolder=DENOISERS[kind], revision=revision, **options)
+
+    try:
+        config = config_of(family)
+    except (FileNotFoundError, ConnectionError) as err:
+        (other,) = set(DENOISERS) - {family}
+        try:
+            config_of(other, local_files_only=isinstance(err, ConnectionError))
+        except OSError:
+            raise err from None
+        raise ValueError(
+            f"A {family} model needs a {family} base (with {DENOISERS[family]}/): '{source}' is a {other} base (with "
+            f"{DENOISERS[other]}/). Give another base, or choose a {other} variant."
+        ) from None
+    name = config["_class_name"]
+    if name != CLASSES[family][0]:
+        raise ValueError(f"The {family} family needs a {CLASSES[family][0]}: '{source}' has a {name}.")
+    if config.get("addition_embed_type") or config.get("out_channels") not in (None, config["in_channels"]):
+        raise ValueError(
+            f"A {family} base must map latents to latents with a text alone, as Stable Diffusion 2.1 or FLUX.1-dev: "
+            f"'{source}' has in_channels {config['in_channels']}, out_channels {config.get('out_channels')}, "
+            f"addition_embed_type {config.get('addition_embed_type')}. Give another base."
+        )
 
 
 def randomise(prior, seed):
@@ -83,36 +118,6 @@ def randomise(prior, seed):
     torch.manual_seed(seed)
     denoiser = type(prior.denoiser).from_config(prior.denoiser.config)
     prior.denoiser.load_state_dict(denoiser.state_dict())
-
-
-def load_prompt_embeds(source, family, prompt, file=None, revision=None):
-    """Tensors `prompt_embeds` [, `pooled_prompt_embeds`] of `load_prior`: from a file, else from the text encoders."""
-    if file is None:
-        file = Path(source) / "prompt_embeds.safetensors"
-        if not file.is_file():
-            return encode_prompt(source, family, prompt, revision)
-    elif not Path(file).is_file():
-        raise FileNotFoundError(f"prompt_embeds must name a safetensors file: '{file}' is none. Check the path.")
-    tensors = load_file(file)
-    needed = {"prompt_embeds"} if family == "ddpm" else {"prompt_embeds", "pooled_prompt_embeds"}
-    if not needed <= set(tensors):
-        raise ValueError(f"'{file}' must hold the tensors {sorted(needed)}: it holds {sorted(tensors)}.")
-    return tensors
-
-
-@torch.no_grad()
-def encode_prompt(source, family, prompt, revision=None):
-    """Embed `prompt` with the text encoders of `source`; they are freed afterwards."""
-    import diffusers
-
-    parts = dict(vae=None, revision=revision)
-    if family == "ddpm":
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(source, unet=None, safety_checker=None, **parts)
-        embeds, _ = pipe.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
-        return {"prompt_embeds": embeds}
-    pipe = diffusers.FluxPipeline.from_pretrained(source, transformer=None, **parts)
-    embeds, pooled, _ = pipe.encode_prompt(prompt, None, device="cpu", max_sequence_length=512)
-    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
 
 def save_prior(prior, folder, *, dtype=torch.float32):
