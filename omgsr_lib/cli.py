@@ -113,7 +113,9 @@ def build_parser():
         perceptual=dict(help="weights folder for LPIPS-SqueezeNet"),
         evaluation=dict(help="folder with photographs that the model card measures on"),
         data=dict(default="the user's own", help="the training photographs and their licence, for the model card"),
-        precision=dict(default="bf16", choices=["no", "bf16"]),
+        precision=dict(
+            choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
+        ),
         seed=integer | dict(default=0),
         threads=integer | dict(default=1),
     )

@@ -9,6 +9,7 @@ from .cards import adapter_card
 from .data.pairs import Pairs, assert_disjoint, evaluation_pairs
 from .losses.perceptual import lpips_squeeze
 from .model import OMGSR
+from .precision import native_precision
 from .train import train
 
 
@@ -16,13 +17,14 @@ METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
 
 
 def finetune(
-    recipe, paths, out, *, name, steps=None, perceptual=None, precision="bf16", evaluation=None, data="", seed=0
+    recipe, paths, out, *, name, steps=None, perceptual=None, precision=None, evaluation=None, data="", seed=0
 ):
     """Train the adapters of `recipe` on photographs `paths` and return the `TrainResult`; resumable in `out`.
 
     Writes `<out>/<name>/`: both adapters and the model card, which measures on the photographs `evaluation` (on crops
     of the training photographs without them, and says so) and calls the training photographs what `data` says.
-    `perceptual` is a weights folder: LPIPS-SqueezeNet then is the perceptual loss and one of the measures.
+    `perceptual` is a weights folder: LPIPS-SqueezeNet then is the perceptual loss and one of the measures. `precision`
+    is that of `train`, by default `native_precision()`.
     """
     if evaluation:
         assert_disjoint(paths, evaluation)
@@ -30,7 +32,16 @@ def finetune(
     model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
     pairs = Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale)
     distance = lpips_squeeze(perceptual) if perceptual else None
-    result = train(model, pairs, recipe, out, seed=seed, steps=steps, perceptual=distance, precision=precision)
+    result = train(
+        model,
+        pairs,
+        recipe,
+        out,
+        seed=seed,
+        steps=steps,
+        perceptual=distance,
+        precision=precision or native_precision(),
+    )
     folder = model.save_adapter(Path(out) / name)
     held_out = evaluation_pairs(evaluation or paths, recipe.resolution, seed=0, scale=recipe.scale, short_side=256)
     restored = {"bicubic": [pair.lq for pair in held_out], "omgsr": restored_pairs(model.eval(), held_out)}
