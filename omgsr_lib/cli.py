@@ -122,7 +122,9 @@ def build_parser():
         weights=dict(help="folder of the loss networks' weights: vgg16/, dinov2/, dinov3/, dists/, squeezenet/"),
         checkpointing=dict(action=argparse.BooleanOptionalAction, help="recompute the denoiser's activations"),
         optimizer=dict(default="adamw", choices=["adamw", "adamw8bit"]),
-        precision=dict(default="bf16", choices=["no", "bf16"]),
+        precision=dict(
+            choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
+        ),
         as_released=dict(action="store_true", help="with the defects of the authors' code"),
         every=integer | dict(help="steps between checkpoints, instead of the recipe's"),
         export_every=integer | dict(help="steps between adapters in the official layout, weight-<step>/"),

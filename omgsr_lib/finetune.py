@@ -10,6 +10,7 @@ from .analysis import restored_pairs, score_pairs, ships, training_dataset
 from .cards import adapter_card
 from .data.pairs import assert_disjoint, evaluation_pairs
 from .model import OMGSR
+from .precision import native_precision
 from .train import train
 
 
@@ -30,7 +31,7 @@ def finetune(
     evaluation=(),
     data="",
     seed=0,
-    precision="bf16",
+    precision=None,
     weights=None,
     **options,
 ):
@@ -44,15 +45,13 @@ def finetune(
             on crops of the training photographs, which the card says, and full-size ones are not.
         data: what the card calls the training photographs.
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
-        precision, options: of `train`. In bf16 on a GPU frozen weights are loaded in bf16.
+        precision, options: of `train`; precision is `native_precision()` by default. In bf16 on a GPU frozen weights
+            are loaded in bf16.
     """
     assert_disjoint([*paths, *portraits], evaluation)
+    precision = precision or native_precision()
     dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
-    revision = None if base else recipe.revision
-    model = OMGSR.from_base(
-        base or recipe.base, recipe.family, recipe.timestep, prompt=recipe.prompt, prompt_embeds=prompt_embeds,
-        dtype=dtype, revision=revision,
-    )  # fmt: skip
+    model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
     model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
     pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
     measured_on = evaluation or (paths if ships(recipe) else ())
@@ -64,8 +63,6 @@ def finetune(
     if not PartialState().is_main_process:
         return result
     facts = {
-        "base": base or recipe.base,
-        "revision": revision,
         "preset": preset,
         "mid-timestep": model.timestep,
         "steps": len(result.log),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .data.pairs import assert_disjoint
 from .files import HASHES
+from .precision import native_precision
 from .presets import recipe
 from .priors.loading import WEIGHTS
 from .provenance import atomic_write, sha256, start_run, write_json
@@ -68,7 +69,8 @@ def study_runs(mid_timesteps):
 def study(folder, data, mid_timesteps, *, jobs=2):
     """Run what is missing of the study in `folder`, `jobs` processes of one thread each; returns all scores.
 
-    Writes `<folder>/runs/<name>.csv` per run and then `<folder>/study.csv`: one row per run, image and metric.
+    Writes `<folder>/runs/<name>.csv` per run and then `<folder>/study.csv`: one row per run, image and metric. A
+    `study.csv` without runs beside it, as in a clone, is replaced when all are there.
     """
     import pandas as pd
 
@@ -80,6 +82,7 @@ def study(folder, data, mid_timesteps, *, jobs=2):
         "runs": len(runs),
         "mid_timesteps": mid_timesteps,
         "perceptual_loss": "LPIPS-SqueezeNet" if data.weights else "autoencoder features",
+        "precision": native_precision(),
         "training_photographs": len(data.train),
         "synthetic_pictures": data.synthetic,
         "evaluation_photographs": len(data.evaluation),
@@ -138,8 +141,8 @@ def _train(model, run, chosen, data, folder):
     model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
     pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
     result = train(
-        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, weights=data.weights, precision="bf16",
-        progress=False,
+        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, weights=data.weights,
+        precision=native_precision(), progress=False,
     )  # fmt: skip
     result.discard()
 
@@ -147,17 +150,17 @@ def _train(model, run, chosen, data, folder):
 def _check_settings(folder, data, facts):
     """Runs of one folder share data, weights and length: a study that differs would mix what cannot be compared."""
     photographs = [sha256(path) for path in (*data.train, *data.evaluation)]
-    shared = {name: facts[name] for name in ("steps", "perceptual_loss", "synthetic_pictures")}
+    shared = {name: facts[name] for name in ("steps", "perceptual_loss", "precision", "synthetic_pictures")}
     shared |= {"photographs": hashlib.sha256("".join(photographs).encode()).hexdigest()}
     shared |= {"weights": sha256(WEIGHTS / HASHES)}
-    file = Path(folder) / "settings.json"
+    file = Path(folder) / "runs" / "settings.json"
     if not file.exists():
         write_json(file, shared)
     elif (found := json.loads(file.read_text())) != shared:
         changed = next(name for name in shared if found.get(name) != shared[name])
         raise ValueError(
-            f"All runs of a study share their settings: '{folder}' was begun with other {changed}. Choose another "
-            "folder with --results, or delete it."
+            f"All runs of a study share their settings: those in '{file.parent}' were begun with other {changed}. "
+            "Delete that folder, or choose another with omgsr study --results."
         )
 
 

@@ -128,8 +128,24 @@ def test_a_stopped_study_goes_on(data, tmp_path, monkeypatch):
     assert (tmp_path / "study" / "run.json").exists()
     study(tmp_path / "study", data, MIDS)
     assert len(executed) == 46
-    with pytest.raises(ValueError, match="begun with other steps"):
+    with pytest.raises(ValueError, match="runs' were begun with other steps"):
         study(tmp_path / "study", replace(data, steps=7), MIDS)
+
+
+def test_a_clone_can_run_its_own_study(data, tmp_path, monkeypatch):
+    """What git keeps of a study, made from other photographs, does not stand in the way."""
+
+    def fake_run(run, data, folder):
+        rows(run).to_csv(folder / "runs" / f"{run.name}.csv", index=False)
+        return 1.0
+
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for name in ("study.csv", "run.json"):
+        (folder / name).write_text("of other photographs")
+    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(study_module, "execute_run", fake_run)
+    assert len(study(folder, data, MIDS)) == len(pd.read_csv(folder / "study.csv"))
 
 
 def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ..precision import native_precision
 from .linear_start import start_linear
 from .loop import cosine_with_warmup, run_steps
 
@@ -45,7 +46,7 @@ def train_autoencoder(crops, folder, *, steps, batch_size=8, learning_rate=5e-4,
     def step_losses(step):
         pixels = crops.batch(step, batch_size).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=native_precision() == "bf16"):
             latents = vae.encode(pixels).latent.float()
             deviation = 0.3 * torch.rand(batch_size, 1, 1, 1, generator=generator).square()
             noise = torch.randn(latents.shape, generator=generator)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ..data.photos import open_photo, to_pixels
+from ..precision import native_precision
 from ..priors.latents import compression, encode_latents
 from ..priors.tiny import new_ddpm, new_flow
 from .loop import cosine_with_warmup, run_steps
@@ -103,7 +104,7 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
         noise = torch.randn(latents.shape, generator=generator)
         noisy = prior.schedule.add_noise(latents, noise, timesteps)
         target = noise - latents if family == "flow" else noise
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=native_precision() == "bf16"):
             output = prior(noisy, timesteps)
         errors = (output.float() - target).square().mean((1, 2, 3))
         return {"mse": (loss_weights(prior.schedule, timesteps) * errors).mean()}
