@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from omgsr_lib.costs import training_costs
 from record import write_record
 
-from omgsr_lib.costs import training_costs
 from omgsr_lib.losses.networks import build_losses
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe

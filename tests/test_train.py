@@ -4,8 +4,10 @@
 """
 
 import errno
+import importlib.util
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import pytest
 import torch
 
 from omgsr_lib.checkpoint import append_log, load_state, read_log, save_state, trim_log
+from omgsr_lib.data.pairs import EvaluationPair
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm
-from omgsr_lib.train import learning_rate_factor, train
+from omgsr_lib.train import learning_rate_factor, train, watch
 
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -164,13 +167,71 @@ def test_other_settings_need_another_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_arguments_without_a_meaning_are_refused(tmp_path):
+def test_arguments_without_a_meaning_are_refused(tmp_path, monkeypatch):
     model, chosen = new_model("s")
     with pytest.raises(ValueError, match="precision must be one of no, bf16: got 'fp16'"):
         train(model, SmoothPairs(), chosen, tmp_path / "run", precision="fp16")
-    with pytest.raises(ValueError, match="perceptual loss 'lpips' needs the distance itself"):
-        train(model, SmoothPairs(), recipe("paper", "s-512"), tmp_path / "run")
+    with pytest.raises(ValueError, match="optimizer must be one of adamw, adamw8bit: got 'sgd'"):
+        train(model, SmoothPairs(), chosen, tmp_path / "run", optimizer="sgd")
+    with pytest.raises(FileNotFoundError, match="LPIPS-SqueezeNet needs its backbone"):
+        train(model, SmoothPairs(), replace(chosen, perceptual_loss="lpips-squeeze"), tmp_path / "run")
+    for name, options in (("tensorboard", {"tracker": "tensorboard"}), ("bitsandbytes", {"optimizer": "adamw8bit"})):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(ImportError, match=f"pip install {name}"):
+            train(model, SmoothPairs(), chosen, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tmp_path):
+    model, chosen = new_model("s", batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, SmoothPairs(stop=2), chosen, tmp_path, steps=4, every=1, progress=False)
+    before = (tmp_path / "state.pt").read_bytes()
+    broken, _ = new_model("s")
+    torch.nn.init.constant_(broken.vae.decoder.conv_out.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match="must stay finite: step 3 has pixel nan.*Lower the learning rate"):
+        train(broken, SmoothPairs(), chosen, tmp_path, steps=4, every=1, progress=False)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_as_released_the_generator_loss_leaks_into_the_discriminator(tmp_path):
+    """The first moment of the heads' gradient, unclipped: with the leak it holds that of the generator's loss too."""
+
+    def moments(**options):
+        model, chosen = new_model("s", batch_size=1, clip=1e9)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        train(model, SmoothPairs(), chosen, folder, steps=1, progress=False, **options)
+        state = torch.load(folder / "state.pt", weights_only=True)
+        return [moment["exp_avg"] / 0.1 for moment in state["discriminator"]["state"].values()], state["generator"]
+
+    (clean, generator), (leaking, same_generator) = moments(), moments(as_released=True)
+    assert all(torch.equal(generator["state"][0][name], same_generator["state"][0][name]) for name in ("exp_avg",))
+    last_bias = [grad for grad in clean if grad.shape == (1,)], [grad for grad in leaking if grad.shape == (1,)]
+    # d/d bias of the logit: sigmoid - label. Clean: (p_real - 0.8) + (p_fake - 0); leaking: + (p_fake - 0.8).
+    for without, with_leak in zip(*last_bias, strict=True):
+        assert float(without) == pytest.approx(0.5 * (0.5 - 0.8 + 0.5), abs=0.1)
+        assert float(with_leak - without) == pytest.approx(0.5 * (0.5 - 0.8), abs=0.1)
+
+
+def test_adapters_and_previews_on_the_way(tmp_path):
+    model, chosen = new_model("s", batch_size=1)
+    item = SmoothPairs()[7]
+    pair = EvaluationPair("seven", item["lq"], item["lq"][:, ::4, ::4], item["hq"])
+    train(model, SmoothPairs(), chosen, tmp_path, steps=3, every=2, export_every=2, previews=[pair], progress=False)
+    assert sorted(p.name for p in (tmp_path / "previews").iterdir()) == ["step-000002.png", "step-000003.png"]
+    exported = OMGSR.from_base("tiny", "ddpm", 273).load_adapter(tmp_path / "weight-2")
+    assert exported.ranks == (8, 16) and not (tmp_path / "weight-3").exists()
+    watched, _ = new_model("s")
+    log = watch(watched, tmp_path)
+    assert [line["step"] for line in log] == [1, 2, 3]
+    for name, parameter in model.trainable_parameters().items():
+        assert torch.equal(parameter, watched.trainable_parameters()[name])
+    watched.timestep = 5
+    with pytest.raises(ValueError, match="the model's timestep, 5: .* was trained at 273"):
+        watch(watched, tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no state.pt yet"):
+        watch(watched, tmp_path / "none")
 
 
 def test_golden_losses(variant, tmp_path):
