@@ -5,12 +5,13 @@ PHOTOS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study test lint bench lab clean
+.PHONY: help reproduce study test lint bench bench-gpu lab clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder"
 
 reproduce: $(READY) ## run the whole study; a second run repeats only what changed
@@ -28,7 +29,10 @@ lint: $(READY) ## code style and import contract
 	$(BIN)/lint-imports
 
 bench: $(READY) ## side-by-side measurements, one JSON per run
-	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" --out results/bench; done
+	@set -e; for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks; done
+
+bench-gpu: $(READY) ## full-size models with random weights on a GPU; without one the same at mini scale
+	@set -e; for file in benchmarks/gpu_*.py; do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks; done
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -64,7 +64,6 @@ def finetune(
         return result
     facts = {
         "preset": preset,
-        "mid-timestep": model.timestep,
         "steps": len(result.log),
         "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
         "learning rate": recipe.learning_rate,
@@ -75,13 +74,13 @@ def finetune(
     }
     restored, scores = _measure(model.eval(), held_out, weights)
     folder = model.save_adapter(Path(out) / name)
-    adapter_card(folder, model, facts, result.log, pairs=held_out, restored=restored, scores=scores)
+    adapter_card(folder, model, held_out, restored, scores, result.log, facts)
     return result
 
 
 def _measure(model, pairs, weights):
     if not pairs:
-        return (), None
+        return [], None
     metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
     restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
     scores = pd.concat(

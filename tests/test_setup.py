@@ -160,4 +160,4 @@ def test_make_refuses_an_old_python_in_one_line(clone):
 
 def test_make_help_names_every_target(clone):
     listed = {line.split()[1] for line in make(clone, "help")[0].stdout.splitlines() if line.startswith("  make ")}
-    assert listed == {"help", "reproduce", "study", "test", "lint", "bench", "lab", "clean"}
+    assert listed == {"help", "reproduce", "study", "test", "lint", "bench", "bench-gpu", "lab", "clean"}
