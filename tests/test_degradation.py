@@ -1,4 +1,4 @@
-"""The degradation: kernels against closed forms, each step against a direct computation, draws against their odds."""
+"""The degradation: each step against a direct computation, draws against their odds."""
 
 import dataclasses
 import math
@@ -7,12 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate
 from scipy.stats import poisson
 
 from omgsr_lib.data import degradation
 from omgsr_lib.data.degradation import Degradation, degrade, gaussian_noise, poisson_noise, recipe, resize
-from omgsr_lib.data.kernels import filter2d, gaussian_kernel, plateau_kernel, sinc_kernel
+from omgsr_lib.data.kernels import gaussian_kernel, plateau_kernel, sinc_kernel
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 
 
@@ -31,88 +30,7 @@ def steps_named(chain, function):
     return [step for step in chain if step.func is function]
 
 
-# ---- kernels ----
-
-
-def test_isotropic_gaussian_is_the_product_of_two_one_dimensional_ones():
-    axis = np.exp(-0.5 * (np.arange(-7, 8) / 1.7) ** 2)
-    axis /= axis.sum()
-    np.testing.assert_allclose(gaussian_kernel(15, 1.7), np.outer(axis, axis), atol=1e-15)
-
-
-def test_anisotropic_kernels_follow_the_covariance_matrix():
-    """Pixel by pixel from the inverse of U diag(sx^2, sy^2) U^T, x being the column."""
-    sx, sy, theta, beta = 2.6, 0.9, 0.6, 1.7
-    u = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
-    inverse = np.linalg.inv(u @ np.diag([sx**2, sy**2]) @ u.T)
-    d = np.array([[np.array([x, y]) @ inverse @ [x, y] for x in range(-5, 6)] for y in range(-5, 6)])
-    for kernel, expected in (
-        (gaussian_kernel(11, sx, sy, theta), np.exp(-d / 2)),
-        (gaussian_kernel(11, sx, sy, theta, beta=beta), np.exp(-(d**beta) / 2)),
-        (plateau_kernel(11, sx, sy, theta, beta=beta), 1 / (1 + d**beta)),
-    ):
-        np.testing.assert_allclose(kernel, expected / expected.sum(), rtol=1e-12)
-
-
-def test_a_wide_enough_gaussian_has_the_asked_covariance():
-    kernel = gaussian_kernel(41, 3.0, 1.5, math.pi / 3).numpy()
-    y, x = np.mgrid[-20:21, -20:21]
-    c, s = 0.5, math.sqrt(3) / 2
-    expected = [[9 * c * c + 2.25 * s * s, (9 - 2.25) * c * s], [(9 - 2.25) * c * s, 9 * s * s + 2.25 * c * c]]
-    moments = [[(kernel * a * b).sum() for b in (x, y)] for a in (x, y)]
-    np.testing.assert_allclose(moments, expected, atol=1e-8)
-
-
-def test_sinc_kernel_equals_its_formula():
-    """With the Bessel function from its integral, the mean of cos(angle - x sin(angle)) over the circle."""
-    cutoff, angle = 1.9, np.linspace(0, 2 * np.pi, 200, endpoint=False)
-    expected = np.empty((13, 13))
-    for i in range(13):
-        for j in range(13):
-            r = math.hypot(i - 6, j - 6)
-            bessel = np.cos(angle - cutoff * r * np.sin(angle)).mean()
-            expected[i, j] = cutoff * bessel / (2 * math.pi * r) if r else cutoff**2 / (4 * math.pi)
-    np.testing.assert_allclose(sinc_kernel(13, cutoff), expected / expected.sum(), atol=1e-14)
-
-
-def test_a_sinc_passes_low_frequencies_and_stops_high_ones():
-    response = torch.fft.fft2(sinc_kernel(101, math.pi / 2)).abs()  # index k is the frequency 2 pi k / 101
-    assert response[0, 5:20].sub(1).abs().max() < 0.05
-    assert response[0, 32:50].abs().max() < 0.05
-
-
-def test_kernels_sum_to_one_and_are_symmetric():
-    for kernel in (gaussian_kernel(9, 0.2, 3, 1.0, beta=0.5), plateau_kernel(21, 3, beta=2), sinc_kernel(7, math.pi)):
-        assert float(kernel.sum()) == pytest.approx(1, abs=1e-14)
-        torch.testing.assert_close(kernel, kernel.flip(0, 1))
-
-
-@pytest.mark.parametrize("size", [0, 8, -3])
-def test_even_kernels_are_refused(size):
-    with pytest.raises(ValueError, match="odd side"):
-        gaussian_kernel(size, 1.0)
-
-
-# ---- filter and resize ----
-
-
-@pytest.mark.parametrize("shape, size", [((40, 33), 7), ((64, 50), 21), ((16, 30), 41), ((1, 5), 7), ((2, 2), 21)])
-def test_filter_equals_scipy_with_mirrored_borders(shape, size):
-    rng = np.random.default_rng(0)
-    image, kernel = rng.random((3, *shape)), rng.random((size, size))
-    kernel /= kernel.sum()
-    expected = np.stack([correlate(channel, kernel, mode="mirror") for channel in image])
-    got = filter2d(torch.from_numpy(image), torch.from_numpy(kernel))
-    np.testing.assert_allclose(got, expected, atol=1e-12)
-    got = filter2d(torch.from_numpy(image).float(), torch.from_numpy(kernel))
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-def test_a_trimmed_kernel_equals_the_zero_padded_one(photo):
-    kernel = gaussian_kernel(9, 2.5, 0.7, 0.4)
-    padded = torch.nn.functional.pad(kernel, (6, 6, 6, 6))  # 21x21, as BasicSR stores all of them
-    image = (photo + 1) / 2
-    assert (filter2d(image, kernel) - filter2d(image, padded)).abs().max() < 1e-6
+# ---- resize ----
 
 
 def test_area_resize_to_a_quarter_is_the_block_mean(photo):
@@ -120,7 +38,51 @@ def test_area_resize_to_a_quarter_is_the_block_mean(photo):
     torch.testing.assert_close(resize(photo, size=(32, 40), mode="area"), expected)
 
 
+def plain_weights(length, out, step, mode):
+    """What each of `out` pixels takes from each of `length` pixels, `step` input pixels apart, `(out, length)`."""
+    weights = np.zeros((out, length))
+    for i in range(out):
+        if mode == "area":  # all pixels that the cell touches, alike
+            first, stop = math.floor(i * length / out), math.ceil((i + 1) * length / out)
+            weights[i, first:stop] = 1 / (stop - first)
+            continue
+        centre = (i + 0.5) * step - 0.5
+        centre = max(centre, 0) if mode == "bilinear" else centre
+        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            x = abs(centre - tap)
+            if mode == "bilinear":
+                weight = max(0, 1 - x)
+            else:  # Keys' cubic with a = -3/4
+                inner, outer = 1.25 * x**3 - 2.25 * x**2 + 1, -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+                weight = inner if x <= 1 else outer if x < 2 else 0
+            weights[i, min(max(tap, 0), length - 1)] += weight
+    return weights
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "how", [{"size": (50, 201)}, {"size": (16, 20)}, {"scale_factor": 1.37}, {"scale_factor": 0.31}]
+)
+def test_resize_equals_its_weights_pixel_by_pixel(photo, mode, how):
+    """A given factor sets the distance of the samples, though the size is rounded down."""
+    got, expected = resize(photo, mode=mode, **how), photo.double().numpy()
+    for axis in (1, 2):
+        factor = how.get("scale_factor") or how["size"][axis - 1] / photo.shape[axis]
+        out = int(photo.shape[axis] * factor)
+        weights = plain_weights(photo.shape[axis], out, 1 / factor, mode)
+        expected = np.moveaxis(np.tensordot(weights, expected, (1, axis)), 0, axis)
+    np.testing.assert_allclose(got, expected, atol=3e-5)  # coordinates in float32
+
+
 # ---- noise ----
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_gaussian_noise_is_the_generators_normal_numbers(photo, grey):
+    image = (photo + 1) / 2
+    normal = np.random.default_rng(7).standard_normal((1 if grey else 3, 128, 160), dtype=np.float32)
+    got = gaussian_noise(image, sigma=12.5, grey=grey, rng=np.random.default_rng(7))
+    np.testing.assert_allclose(got, np.clip(image.double().numpy() + 12.5 / 255 * normal, 0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -168,6 +130,15 @@ def test_noise_is_clamped(photo):
         poisson_noise((photo + 1) / 2, scale=20.0, grey=False, rng=np.random.default_rng(0)),
     ):
         assert float(noisy.min()) == 0 and float(noisy.max()) == 1
+
+
+def test_steps_leave_their_picture_alone(photo):
+    image = (photo[:, :32, :32] + 1) / 2
+    before = image.clone()
+    for seed in range(8):
+        for step in recipe(Degradation(), 32, 32, np.random.default_rng(seed)):
+            step(image)
+            assert torch.equal(image, before)
 
 
 # ---- draws ----
@@ -299,6 +270,23 @@ def test_degrade_is_its_recipe(photo):
         image = step(image)
     expected = (image.clamp(0, 1) * 255).round() / 255 * 2 - 1
     torch.testing.assert_close(degrade(photo, seed=5, index=8), expected, atol=1e-6, rtol=0)
+
+
+def test_the_number_of_threads_changes_no_bit(photo):
+    one = [degrade(photo, seed=2, index=index) for index in range(12)]
+    torch.set_num_threads(3)
+    try:
+        three = [degrade(photo, seed=2, index=index) for index in range(12)]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert all(map(torch.equal, one, three))
+
+
+def test_the_memory_layout_changes_no_bit(photo):
+    strided = photo.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for index in range(6):
+        assert torch.equal(degrade(photo, seed=2, index=index), degrade(strided, seed=2, index=index))
 
 
 @pytest.mark.parametrize("height, width", [(128, 160), (97, 61), (16, 16), (16, 47)])

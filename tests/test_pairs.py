@@ -158,6 +158,15 @@ def test_disjoint_sets_pass(tmp_path):
     assert_disjoint(packaged_photos("train"), packaged_photos("eval"))
 
 
+def test_training_files_of_other_sizes_are_not_read(tmp_path, monkeypatch):
+    train = [save(tmp_path / f"{side}.png", side, side) for side in (10, 20, 30)]
+    held_out, read = save(tmp_path / "a.png", 20, 20, 1), []
+    assert held_out.stat().st_size == train[1].stat().st_size
+    monkeypatch.setattr("omgsr_lib.data.pairs.sha256", lambda path: read.append(path) or str(path))
+    assert_disjoint(train, [held_out])
+    assert read == [train[1], held_out]
+
+
 def test_the_same_content_or_name_is_refused(tmp_path):
     train = save(tmp_path / "a.png", 20, 20, 0)
     copy = save(tmp_path / "copy.png", 20, 20, 0)

@@ -1,20 +1,24 @@
 """The two-order Real-ESRGAN degradation that makes a low-quality picture from a photograph (Wang et al. 2021).
 
-Parameters are those with which OMGSR is trained. `recipe` draws a whole chain, `degrade` draws and applies it. Inside
-the chain pictures are RGB tensors `(3, H, W)` in `[0, 1]`, on the CPU.
+Parameters are those with which OMGSR is trained. `recipe` draws a whole chain, `degrade` draws and applies it,
+`degrade_batch` does so for a batch on its device. Inside the chain pictures are RGB tensors `(3, H, W)` in `[0, 1]`.
 """
 
 import math
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import pdtr
 
+from .device import to_device
+from .filters import filter2d, filter2d_batch
 from .jpeg import jpeg
-from .kernels import filter2d, gaussian_kernel, plateau_kernel, sinc_kernel
+from .kernels import gaussian_kernel, plateau_kernel, sinc_kernel
+from .shot import photons, photons_on_device
 
 
 MODES = ("area", "bilinear", "bicubic")
@@ -64,8 +68,20 @@ class Degradation:
         raise ValueError(f"The degradation is specified for 512 and 1024 pixels, got {size}. Use 512 for small crops.")
 
 
+@contextmanager
+def _one_thread():
+    """The last bits of a bilinear resize and of an FFT depend on the number of threads, a picture must not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
-    """The low-quality twin of `hq`, a function of `(hq, seed, index)` and the settings alone.
+    """The low-quality twin of `hq`, a function of `(hq, seed, index)` and the settings alone; runs on one thread.
 
     Args:
         hq: float tensor `(3, H, W)` in `[-1, 1]`; both sides at least 16 pixels and at least `2 * scale`.
@@ -81,12 +97,59 @@ def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
     settings = Degradation() if settings is None else settings
     settings = settings if scale is None else replace(settings, scale=scale)
     _check(hq, settings.scale)
+    _check_range(hq)
     rng = np.random.default_rng([seed, index])
     steps = recipe(settings, *hq.shape[1:], rng)
-    image = (hq.float() + 1) / 2
+    image = (hq.float().contiguous() + 1) / 2
     for step in steps if upscale else steps[:-1]:
         image = step(image)
-    return (image.clamp(0, 1) * 255).round() / 127.5 - 1
+    return _to_8_bits(image)
+
+
+@_one_thread()
+@torch.no_grad()
+def degrade_batch(hq, *, seed, indices, settings=None, scale=None):
+    """The low-quality twins of a batch on any device, each with the draws of `degrade(..., seed=seed, index=index)`.
+
+    Blurs of pictures of one size are filtered together. The only waits are for NumPy's draws on the host: the device
+    is never asked for a number, so the range of `hq` is not checked.
+
+    Args:
+        hq: float tensor `(B, 3, H, W)` in `[-1, 1]`; sides as in `degrade`.
+        seed: non-negative integer.
+        indices: `B` non-negative integers.
+        settings, scale: as in `degrade`.
+
+    Returns a float32 tensor like `hq` on the grid of 8-bit values. Parameters and noise equal those of `degrade`; the
+    filters differ in the last bits, which moves a value by more than one level only where a JPEG coefficient or a
+    level of shot noise lay on a rounding tie. Raises `ValueError` for a wrong shape, type, scale or number of indices.
+    """
+    settings = Degradation() if settings is None else settings
+    settings = settings if scale is None else replace(settings, scale=scale)
+    if hq.ndim != 4 or not 0 < len(hq) == len(indices):
+        raise ValueError(
+            f"hq must be a batch (B, 3, H, W) with an index for each picture, got {tuple(hq.shape)} and "
+            f"{len(indices)} indices. Give as many of both."
+        )
+    _check(hq[0], settings.scale)
+    images = list((hq.float() + 1) / 2)
+    chains = [iter(recipe(settings, *hq.shape[2:], np.random.default_rng([seed, index]))) for index in indices]
+    running = range(len(images))
+    while running:
+        kernels, sizes = {}, defaultdict(list)
+        for i in running:
+            for step in chains[i]:
+                if step.func is blur:
+                    kernels[i] = step.keywords["kernel"]()
+                    sizes[images[i].shape].append(i)
+                    break
+                images[i] = step(images[i])
+        for members in sizes.values():
+            blurred = filter2d_batch(torch.stack([images[i] for i in members]), [kernels[i] for i in members])
+            for i, image in zip(members, blurred, strict=True):
+                images[i] = image
+        running = list(kernels)
+    return _to_8_bits(torch.stack(images))
 
 
 def recipe(settings, height, width, rng):
@@ -149,36 +212,27 @@ def resize(image, *, mode, size=None, scale_factor=None):
 def gaussian_noise(image, *, sigma, grey, rng):
     """Add white noise of standard deviation `sigma / 255`, one field for all channels if `grey`; clamp to `[0, 1]`."""
     shape = (1 if grey else 3, *image.shape[1:])
-    return (image + sigma / 255 * torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))).clamp(0, 1)
+    noise = to_device(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), image.device)
+    return (image + noise.mul_(sigma / 255)).clamp_(0, 1)
 
 
 def poisson_noise(image, *, scale, grey, rng):
     """Add `scale` times the shot noise of the 8-bit picture (of its grey version if `grey`); clamp to `[0, 1]`.
 
     White stands for `2^ceil(log2(n))` photons, `n` being the number of distinct 8-bit values (BasicSR's rule). Each
-    pixel turns one uniform number into its photons by the inverse distribution function, so that a pixel one level
-    brighter (a rounding difference between machines) changes its own noise and no other.
+    pixel turns one uniform number into its photons by the inverse distribution function, see `shot`.
     """
-    signal = torch.tensor([0.2989, 0.587, 0.114]).view(3, 1, 1).mul(image).sum(0, keepdim=True) if grey else image
-    levels = (signal.clamp(0, 1) * 255).round()
-
-    flat, uniform = levels.byte().numpy().ravel(), rng.random(levels.numel())
-    order = np.argsort(flat, kind="stable")
-    distinct, starts = np.unique(flat[order], return_index=True)
-    white = 2 ** math.ceil(math.log2(len(distinct)))
-    photons, distribution = np.empty(flat.size, dtype=np.float32), _photon_distribution(white)
-    for level, pixels in zip(distinct, np.split(order, starts[1:]), strict=True):
-        photons[pixels] = np.searchsorted(distribution[level], uniform[pixels], side="right")
-
-    noise = torch.from_numpy(photons).view_as(levels) / white - levels / 255
-    return (image + scale * noise).clamp(0, 1)
-
-
-@cache
-def _photon_distribution(white):
-    """P(photons <= k) of a pixel of each 8-bit level, `(256, k)`; more than the last k come with less than 1e-12."""
-    photons = np.arange(white + 8 * math.sqrt(white) + 16)
-    return pdtr(photons, np.arange(256)[:, None] / 255 * white)
+    signal = (0.2989 * image[:1] + 0.587 * image[1:2] + 0.114 * image[2:]) if grey else image
+    levels = (signal.clamp(0, 1) * 255).round_()
+    uniform = rng.random(tuple(levels.shape))
+    if image.is_cpu:
+        counts, white = photons(levels.byte().numpy(), uniform)
+        noise = torch.from_numpy(counts).div_(white)
+    else:
+        uniform = torch.from_numpy((uniform * 2**53).astype(np.int64))
+        counts, white = photons_on_device(levels.byte(), to_device(uniform, image.device))
+        noise = counts / white
+    return noise.sub_(levels.div_(255)).mul_(scale).add(image).clamp_(0, 1)
 
 
 def _blur(settings, order, rng):
@@ -205,6 +259,11 @@ def _noise(settings, order, rng):
     return partial(poisson_noise, scale=rng.uniform(*order.poisson), grey=grey, rng=rng)
 
 
+def _to_8_bits(image):
+    """From `[0, 1]` to the 8-bit grid in `[-1, 1]`."""
+    return (image.clamp(0, 1) * 255).round_().div_(127.5).sub_(1)
+
+
 def _check(hq, scale):
     if scale < 1 or scale != int(scale):
         raise ValueError(f"scale must be a positive integer, got {scale}.")
@@ -215,6 +274,9 @@ def _check(hq, scale):
             f"hq must measure at least {max(16, 2 * scale)} pixels on each side at scale {scale}, got "
             f"{hq.shape[2]}x{hq.shape[1]}. Use a larger crop."
         )
+
+
+def _check_range(hq):
     if not hq.abs().max() <= 1 + 1e-4:  # also true for NaN
         raise ValueError(
             f"hq must lie in [-1, 1], got {float(hq.min()):g} to {float(hq.max()):g}. Map bytes by x / 127.5 - 1."

@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .device import to_device
+
 
 # Tables of ITU-T T.81 (1992), annex K.1; rows are vertical frequencies.
 LUMA = torch.tensor(
@@ -61,25 +63,29 @@ def jpeg(image, *, quality):
     """
     factor = quality_factor(quality)
     _, height, width = image.shape
-    padded = F.pad(image * 255, (0, -width % 16, 0, -height % 16))
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16)).mul_(255)  # in place: fresh memory costs more than sums
     colours = _mix(FROM_RGB, padded)
-    luma = _quantise(colours[:1] - 128, LUMA.T * factor) + 128
-    chroma = _quantise(F.avg_pool2d(colours[1:], 2), CHROMA * factor)
-    chroma = F.interpolate(chroma[None], scale_factor=2, mode="nearest")[0]
-    decoded = _mix(TO_RGB, torch.cat([luma, chroma]))
-    return decoded[:, :height, :width].clamp(0, 255) / 255
+    colours[:1] = _quantise(colours[:1] - 128, LUMA.T * factor).add_(128)
+    chroma = sum(colours[1:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    chroma = _quantise(chroma, CHROMA * factor)
+    colours[1:] = F.interpolate(chroma[None], scale_factor=2, mode="nearest")[0]
+    return _mix(TO_RGB, colours)[:, :height, :width].contiguous().clamp_(0, 255).div_(255)
 
 
 def _mix(matrix, image):
-    return (matrix.to(image) @ image.flatten(1)).view_as(image)
+    return (_like(matrix, image) @ image.flatten(1)).view_as(image)
 
 
 def _quantise(planes, table):
     """Round the 8x8 block DCT of `planes (C, H, W)` to multiples of `table (8, 8)`; H and W are multiples of 8."""
     channels, height, width = planes.shape
-    dct, step = DCT.to(planes), table.to(planes)[:, None]  # step against (rows of blocks, 8, columns of blocks, 8)
+    dct, step = _like(DCT, planes), _like(table.repeat(1, width // 8), planes)  # (8, W): one row of blocks
     columns = dct @ planes.reshape(-1, 8, width)
-    coefficients = columns.view(-1, 8, width // 8, 8) @ dct.T
-    coefficients = (coefficients / step).round() * step
-    rows = (coefficients @ dct).view(-1, 8, width)
+    coefficients = (columns.view(-1, width // 8, 8) @ dct.T).view(-1, 8, width)
+    coefficients = coefficients.div_(step).round_().mul_(step)
+    rows = (coefficients.view(-1, width // 8, 8) @ dct).view(-1, 8, width)
     return (dct.T @ rows).view(channels, height, width)
+
+
+def _like(constant, image):
+    return to_device(constant.to(image.dtype), image.device)

@@ -1,13 +1,12 @@
-"""Blur kernels of the Real-ESRGAN degradation, and the filter that applies them.
+"""Blur kernels of the Real-ESRGAN degradation; the formulas are those of BasicSR's `basicsr.data.degradations`.
 
-The formulas are those of BasicSR's `basicsr.data.degradations`. A kernel here has exactly the drawn size; zero-padding
-all kernels to one common size, as that library does for batching, changes no result.
+A kernel here has exactly the drawn size; zero-padding all kernels to one common size, as that library does for
+batching, changes no result.
 """
 
 import math
 
 import torch
-from scipy.fft import next_fast_len
 from scipy.special import j1
 
 
@@ -48,21 +47,6 @@ def sinc_kernel(size, cutoff):
     return kernel / kernel.sum()
 
 
-def filter2d(image, kernel):
-    """Correlate each channel of `image (C, H, W)` with an odd `kernel (k, k)`; borders reflect, the edge not repeated.
-
-    Any picture size works: where the reflection is longer than the picture it bounces to and fro, as `numpy.pad` does.
-    Computed by FFT, which on a CPU is faster than a direct convolution from 7x7 on (5x at 21x21, 13x at 41x41) and
-    differs from it by less than 1e-6 in float32 for pictures in `[0, 1]`.
-    """
-    _, height, width = image.shape
-    pad = kernel.shape[-1] // 2
-    padded = image[:, _reflected(height, pad)][:, :, _reflected(width, pad)]
-    shape = [next_fast_len(length, real=True) for length in padded.shape[1:]]
-    spectrum = torch.fft.rfft2(padded, s=shape) * torch.fft.rfft2(kernel.to(image), s=shape).conj()
-    return torch.fft.irfft2(spectrum, s=shape)[:, :height, :width]
-
-
 def _squared_distance(size, sigma_x, sigma_y, theta):
     sigma_y = sigma_x if sigma_y is None else sigma_y
     x, y = _grid(size)
@@ -75,9 +59,3 @@ def _grid(size):
         raise ValueError(f"A kernel needs an odd side of at least 1 pixel, got {size}. Use {abs(size) + 1}.")
     axis = torch.arange(size, dtype=torch.float64) - size // 2
     return axis[None, :], axis[:, None]
-
-
-def _reflected(length, pad):
-    period = max(1, 2 * (length - 1))
-    index = torch.arange(-pad, length + pad).remainder(period)
-    return torch.minimum(index, period - index)

@@ -1,12 +1,12 @@
 """Pairs of low- and high-quality pictures: endless random crops to train on, fixed crops to evaluate on."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from ..provenance import sha256
 from .crops import CropSampler
 from .degradation import degrade
 from .photos import open_photo, to_pixels
@@ -99,7 +99,7 @@ def evaluation_pairs(paths, size, *, seed, scale=4, crops_per_photo=1, short_sid
                 f"'{path}' ({shape[0]}x{shape[1]}) holds {len(cells)} crops of {size} pixels, not {crops_per_photo}. "
                 "Ask for fewer or smaller crops."
             )
-        first = int(_digest(path)[:12], 16)
+        first = int(sha256(path)[:12], 16)
         for number, hq in enumerate(cells[:crops_per_photo]):
             chain = dict(seed=seed, index=first + number, scale=scale, settings=settings)
             lq, lq_small = degrade(hq, **chain), degrade(hq, **chain, upscale=False)
@@ -114,10 +114,12 @@ def assert_disjoint(train_paths, eval_paths):
 
     Pictures are the same if their files have the same bytes (SHA-256) or the same file name.
     """
-    train_paths = list(map(Path, train_paths))
-    names, contents = {path.name: path for path in train_paths}, {_digest(path): path for path in train_paths}
-    for path in map(Path, eval_paths):
-        twin = names.get(path.name) or contents.get(_digest(path))
+    train_paths, eval_paths = list(map(Path, train_paths)), list(map(Path, eval_paths))
+    sizes = {path.stat().st_size for path in eval_paths}  # of a large set only files of these sizes need be read
+    names = {path.name: path for path in train_paths}
+    contents = {sha256(path): path for path in train_paths if path.stat().st_size in sizes}
+    for path in eval_paths:
+        twin = names.get(path.name) or contents.get(sha256(path))
         if twin:
             raise ValueError(
                 f"Evaluation pictures must not be trained on: '{path}' equals the training picture '{twin}' in "
@@ -137,10 +139,6 @@ def _most_detailed(pixels, size):
     cells = grid.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
     detail = [float(cell.diff(dim=1).abs().mean() + cell.diff(dim=2).abs().mean()) for cell in cells]
     return [cells[i].contiguous() for i in sorted(range(len(cells)), key=lambda i: -detail[i])]
-
-
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _assert_unique(names):

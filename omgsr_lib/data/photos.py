@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .manifest import read_manifest
+
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -32,18 +34,50 @@ PACKAGED = {
 }
 
 
-def find_photos(folder):
-    """All photographs below `folder`, sorted by relative path.
+def find_photos(source):
+    """Paths of the photographs that `source` stands for.
 
-    Raises `FileNotFoundError` if the folder is missing or holds no file with a suffix of `SUFFIXES` (any case).
+    Args:
+        source: a folder (all files with a suffix of `SUFFIXES`, any case, at any depth, sorted by relative path), a
+            list (`.txt`: a path per line; lines that begin with `#` are comments) or a manifest (`.csv`, written by
+            `write_manifest`). Lists and manifests keep their order; their paths are relative to their own folder.
+
+    Raises `FileNotFoundError` if the source is missing or names no photograph or one that is missing; `ValueError` for
+    another kind of file or a CSV without the columns of a manifest. Hashes are compared by `verify_manifest` alone.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"A photo folder must exist: got '{folder}'. Check the path.")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    source = Path(source)
+    if source.is_file():
+        return _listed(source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"A photo folder must exist: got '{source}'. Check the path.")
+    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise FileNotFoundError(
-            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{folder}' has none."
+            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none."
+        )
+    return paths
+
+
+def _listed(file):
+    match file.suffix.lower():
+        case ".txt":
+            lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+            names = [line for line in lines if line and not line.startswith("#")]
+        case ".csv":
+            names = [name for name, _ in read_manifest(file)]
+        case _:
+            raise ValueError(
+                f"Photographs come from a folder, a list (.txt) or a manifest (.csv), got '{file}'. Name its folder."
+            )
+    if not names:
+        raise FileNotFoundError(f"A list of photographs must name at least one: '{file}' is empty.")
+    paths = [file.parent / name for name in names]
+    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if missing:
+        shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise FileNotFoundError(
+            f"A list of photographs must name files that exist: '{file}' names {len(names)}, of which {len(missing)} "
+            f"are missing ({shown}). Paths are relative to the folder of the list."
         )
     return paths
 

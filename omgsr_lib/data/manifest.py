@@ -1,0 +1,63 @@
+"""Manifests: a CSV with the columns `path` and `sha256` that says which photographs a set holds, byte for byte.
+
+Paths are relative to the manifest's folder, so that folder and manifest can be moved together.
+"""
+
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..provenance import atomic_write, sha256
+
+
+COLUMNS = ("path", "sha256")
+
+
+def write_manifest(paths, file):
+    """Write the manifest `file` (CSV) of the photographs `paths`, in their order, whole or not at all.
+
+    Raises `ValueError` if there are none and `FileNotFoundError` for one that is missing.
+    """
+    paths, file = list(map(Path, paths)), Path(file)
+    if not paths:
+        raise ValueError(f"A manifest names at least one photograph: got none for '{file}'.")
+    names = [Path(os.path.relpath(path, file.parent)).as_posix() for path in paths]
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(sha256, paths))
+    with atomic_write(file) as part, open(part, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *zip(names, hashes, strict=True)])
+
+
+def read_manifest(file):
+    """Pairs `(path, sha256)` as they stand in the manifest `file`.
+
+    Raises `ValueError` if it lacks a column or a row lacks a value.
+    """
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise ValueError(f"A manifest needs the columns path and sha256: '{file}' lacks them.")
+        rows = [(row["path"], row["sha256"]) for row in reader]
+    for number, row in enumerate(rows, start=1):
+        if not all(row):
+            raise ValueError(f"Each row of a manifest needs a path and a sha256: row {number} of '{file}' lacks one.")
+    return rows
+
+
+def verify_manifest(file):
+    """Read every photograph of the manifest `file` and compare its SHA-256.
+
+    Raises `ValueError` that names the photographs that differ, `FileNotFoundError` for one that is missing.
+    """
+    file = Path(file)
+    rows = read_manifest(file)
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(sha256, [file.parent / name for name, _ in rows])
+        changed = [name for (name, expected), digest in zip(rows, found, strict=True) if digest != expected.lower()]
+    if changed:
+        shown = ", ".join(map(repr, changed[:3])) + (", ..." if len(changed) > 3 else "")
+        raise ValueError(
+            f"Photographs must have the SHA-256 of their manifest: {len(changed)} of {len(rows)} in '{file}' differ "
+            f"({shown}). Restore them, or write the manifest again."
+        )
