@@ -22,7 +22,7 @@ def best_in_turns(sides, repeats):
 
 
 def write_record(folder, name, content):
-    """Write `<folder>/<name>.json`, `content` with date, versions and machine, whole or not at all; not without folder."""
+    """Write `<folder>/<name>.json`: `content` with date, versions and machine. Without a folder do nothing."""
     if folder is None:
         return
     record = {

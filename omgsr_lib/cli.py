@@ -1,4 +1,4 @@
-"""The command `omgsr`: reproduce, study, restore, midstep, pretrain, train, evaluate."""
+"""The command `omgsr`: reproduce, study, restore, manifest, midstep, pretrain, train, evaluate."""
 
 import argparse
 import sys
@@ -69,6 +69,14 @@ def build_parser():
         overlap=integer | dict(help="overlap of tiles in pixels"),
         colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
         seed=integer | dict(help="sample the encoder's posterior with this seed"),
+    )
+    command(
+        run_manifest,
+        "list photographs with their SHA-256, for omgsr train --photos and --portraits",
+        photos=dict(positional="photos", help="folder, list of paths or manifest"),
+        first=integer | dict(help="take so many only, in the order of the names"),
+        out=dict(help="CSV to write"),
+        verify=dict(action="store_true", help="compare the files of a manifest with their SHA-256 instead"),
     )
     command(
         run_midstep,
@@ -192,6 +200,21 @@ def run_restore(options):
         seed=options.seed,
     )
     print(f"{len(written)} restored: {options.out}")
+
+
+def run_manifest(options):
+    from .data.manifest import verify_manifest, write_manifest
+    from .data.photos import find_photos
+
+    paths = find_photos(options.photos)[: options.first]
+    if options.verify:
+        verify_manifest(options.photos)
+        print(f"{len(paths)} photographs are as they were listed")
+        return
+    if not options.out:
+        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
+    write_manifest(paths, options.out)
+    print(f"{len(paths)} photographs: {options.out}")
 
 
 def run_midstep(options):

@@ -7,6 +7,8 @@ None for torch's global one. Draws are made on the CPU, so that they do not depe
 import numpy as np
 import torch
 
+from .device import to_device
+
 
 def picture_generators(seed, indices):
     """One CPU generator per picture, seeded by `(seed, index)` alone."""
@@ -27,13 +29,6 @@ def rand(shape, generator, like):
 def randint(stop, batch, generator):
     """Integers `(batch,)` in `0 .. stop - 1`, on the CPU."""
     return _batch(lambda shape, generator: torch.randint(stop, shape, generator=generator), (batch,), generator)
-
-
-def to_device(tensor, device):
-    """A tensor of the CPU on `device`, without waiting for what the device still has to do."""
-    if torch.device(device).type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _batch(draw, shape, generator):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .noise import to_device
+from .device import to_device
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from omgsr_lib.cli import main
+from omgsr_lib.data.photos import find_photos
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import restore
 from omgsr_lib.runner import NotebookFailed
 
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("reproduce", "study", "restore", "midstep", "pretrain", "train", "evaluate")
+COMMANDS = ("reproduce", "study", "restore", "manifest", "midstep", "pretrain", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,27 @@ def test_train_writes_adapters_that_restore_takes(photos, tmp_path, capsys):
     assert model.ranks == (8, 16)
     capsys.readouterr()
     assert "seed = 0, got 1" in refused(capsys, "train", *arguments, "--seed", "1")
+
+
+def test_a_manifest_trains_and_finds_a_changed_file(photos, tmp_path, capsys):
+    file = tmp_path / "lists" / "photos.csv"
+    assert main(["manifest", str(photos), "--first", "1", "--out", str(file)]) == 0
+    assert capsys.readouterr().out == f"1 photographs: {file}\n"
+    assert [path.resolve() for path in find_photos(file)] == [photos / "a.png"]
+    assert main(["manifest", str(file), "--verify"]) == 0
+    assert capsys.readouterr().out == "1 photographs are as they were listed\n"
+    (photos / "a.png").write_bytes(b"other")
+    assert "a.png" in refused(capsys, "manifest", file, "--verify")
+    assert "got neither" in refused(capsys, "manifest", file)
+    line = refused(capsys, "manifest", tmp_path / "none", "--out", file)
+    assert "must exist" in line and len(find_photos(file)) == 1
+
+
+def test_a_training_needs_photographs_and_a_folder(photos, capsys):
+    line = refused(capsys, "train", "--preset", "smoke", "--variant", "s", "--photos", photos)
+    assert line == "omgsr train: A training needs --out: got none. Without it only --dry-run is possible.\n"
+    line = refused(capsys, "train", "--preset", "release", "--variant", "s", "--resolution", "1024")
+    assert "'release' 's-1024'" in line
 
 
 def test_midstep_prints_the_timestep(photos, capsys):

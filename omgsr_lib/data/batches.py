@@ -2,7 +2,7 @@
 
 import torch
 
-from ..noise import to_device
+from ..device import to_device
 
 
 class StepBatches:

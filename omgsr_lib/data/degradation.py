@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .device import to_device
+from ..device import to_device
 from .filters import filter2d, filter2d_batch
 from .jpeg import jpeg
 from .kernels import gaussian_kernel, plateau_kernel, sinc_kernel

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from ..noise import rand, randint, to_device
+from ..device import to_device
+from ..noise import rand, randint
 
 
 def diff_augment(pixels, generator):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..noise import to_device
+from ..device import to_device
 from ..schedules import NoiseSchedule
 
 

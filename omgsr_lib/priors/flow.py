@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..noise import to_device
+from ..device import to_device
 from ..schedules import NoiseSchedule
 from .latents import pack_latents, position_ids, unpack_latents
 
