@@ -7,8 +7,26 @@ import torch
 from .data.photos import to_image
 from .metrics.specs import SPECS
 from .plots import compare_crops, contact_sheet, plot_losses, save_figure
+from .presets import PACKAGED_PRIORS
 from .priors.latents import decode_latents, encode_latents
 from .provenance import sha256
+
+
+# Licences of the hub's bases, which their adapters inherit.
+LICENCES = {
+    "stabilityai/stable-diffusion-2-1-base": {"license": "openrail++"},
+    "stabilityai/sd-turbo": {
+        "license": "other",
+        "license_name": "licence-of-sd-turbo",
+        "license_link": "https://huggingface.co/stabilityai/sd-turbo",
+    },
+    "black-forest-labs/FLUX.1-dev": {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+    },
+}
+OWN = {"library_name": "diffusers", "license": "apache-2.0"}
 
 
 @torch.no_grad()
@@ -43,38 +61,65 @@ def prior_card(folder, vae, samples, latents, errors, log, facts):
 
 
 def adapter_card(folder, model, pairs, restored, scores, log, facts):
-    """Write `README.md`, `losses.png` and `restored.png` beside the adapters in `folder`.
+    """Write `README.md` and `losses.png` beside the adapters in `folder`, and `restored.png` if there are `pairs`.
 
-    `restored` are the model's pictures of the `EvaluationPair`s, `scores` their long data frame with the methods
-    bicubic and omgsr.
+    The header is that of the Hub, with the base model and its licence. Base, revision and mid-timestep come from
+    `model`, the other rows about the training from the dictionary `facts` (preset, steps, data, ...). `restored` are
+    the model's pictures of the `EvaluationPair`s, `scores` their long data frame with the methods bicubic and omgsr;
+    without an evaluation give `pairs=[]`, `restored=[]`, `scores=None`.
     """
-    columns = [[pair.lq for pair in pairs], restored, [pair.hq for pair in pairs]]
-    rows = [[to_image(p) for p in row] for row in list(zip(*columns, strict=True))[:6]]
-    save_figure(compare_crops(rows, ["LQ, enlarged", "restored", "photograph"]), Path(folder) / "restored.png")
-    means = scores.groupby(["metric", "method"], sort=False)["value"].mean()
-    measured = {
-        SPECS[metric].label: f"{means[metric, 'omgsr']:.4g} (bicubic {means[metric, 'bicubic']:.4g})"
-        for metric in scores["metric"].unique()
-    } | {"pictures": len(pairs)}
-    about = f"""LoRA adapters in the layout of the authors' release, for the {model.prior.family} prior of the mini
-preset; mid-timestep {model.timestep}. LPIPS is a training loss where the table says so, so its value is optimistic."""
-    _write(folder, f"Adapters {Path(folder).name}", about, facts, measured, log, ["restored.png"])
+    measured, pictures = {}, []
+    if pairs:
+        columns = [[pair.lq for pair in pairs], restored, [pair.hq for pair in pairs]]
+        rows = [[to_image(p) for p in row] for row in list(zip(*columns, strict=True))[:6]]
+        save_figure(compare_crops(rows, ["LQ, enlarged", "restored", "photograph"]), Path(folder) / "restored.png")
+        pictures = ["restored.png"]
+        means = scores.groupby(["metric", "method"], sort=False)["value"].mean()
+        measured = {
+            SPECS[metric].label: f"{means[metric, 'omgsr']:.4g} (bicubic {means[metric, 'bicubic']:.4g})"
+            for metric in scores["metric"].unique()
+        } | {"pictures": len(pairs)}
+    base = {"base": model.base, "revision": model.revision, "mid-timestep": model.timestep}
+    facts = {name: value for name, value in base.items() if value is not None} | facts
+    about = f"""LoRA adapters of the autoencoder's encoder and of the {model.prior.family} denoiser, in the layout of
+the authors' release, for the base and the mid-timestep named below. A perceptual distance among the measures is
+optimistic where it is a training loss too."""
+    header = _adapter_header(model.base)
+    _write(folder, f"Adapters {Path(folder).name}", about, facts, measured, log, pictures, header)
 
 
-def _write(folder, title, about, facts, measured, log, pictures):
+def _adapter_header(base):
+    on_hub = "/" in (base or "")
+    if on_hub:
+        licence = LICENCES.get(base)
+    else:
+        licence = OWN if base in (*PACKAGED_PRIORS, "tiny") else None
+    return {
+        **OWN,
+        **(licence or {"license": "other", "license_name": "licence-of-the-base-model"}),
+        **({"base_model": base, "base_model_relation": "adapter"} if on_hub else {}),
+        "pipeline_tag": "image-to-image",
+        "tags": ["super-resolution", "image-restoration", "one-step", "lora"],
+    }
+
+
+def _write(folder, title, about, facts, measured, log, pictures, header=OWN):
     import pandas as pd
+    from huggingface_hub import ModelCardData
 
     folder = Path(folder)
     frame = pd.DataFrame(log).drop(columns=["seconds", "seconds_per_step"], errors="ignore")
     save_figure(plot_losses(frame), folder / "losses.png")
-    header = "---\nlibrary_name: diffusers\nlicense: apache-2.0\n---\n"
     hashes = {f"`{file.relative_to(folder)}`": sha256(file) for file in sorted(folder.rglob("*.safetensors"))}
     tables = [_table("training", facts), _table("measured", measured), _table("sha256", hashes)]
     figures = [f"![{name}]({name})" for name in (*pictures, "losses.png")]
-    (folder / "README.md").write_text("\n\n".join([f"{header}\n# {title}", about, *tables, *figures]) + "\n")
+    parts = [f"---\n{ModelCardData(**header).to_yaml()}\n---\n\n# {title}", about, *filter(None, tables), *figures]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
 
 
 def _table(title, rows):
+    if not rows:
+        return ""
     return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 

@@ -1,0 +1,95 @@
+"""cards.py: what a model card of adapters says, and whether the Hub can read its header."""
+
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from omgsr_lib.cards import adapter_card
+from omgsr_lib.data.pairs import EvaluationPair
+from omgsr_lib.model import OMGSR
+from omgsr_lib.presets import recipe
+from omgsr_lib.priors.loading import WEIGHTS
+from omgsr_lib.provenance import sha256
+
+
+LOG = [{"step": step, "pixel": 1 / step, "seconds": 0.1} for step in (1, 2, 3)]
+FACTS = {"preset": "release f-1024", "steps": 3, "photographs": "12, CC0"}
+
+
+def adapters(folder, base, revision=None, family="flow"):
+    model = OMGSR.from_base("tiny", family, 244).add_adapters(2, 2)
+    model.base, model.revision = base, revision
+    return model, model.save_adapter(folder / "adapter")
+
+
+def card_of(folder):
+    card = ModelCard.load(folder / "README.md")
+    lines = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
+    return card.data.to_dict(), dict(line for line in lines if len(line) == 2)  # without the tables' heads
+
+
+def test_card_of_a_full_size_training_without_pictures(tmp_path):
+    own = recipe("release", "f-1024")
+    model, folder = adapters(tmp_path, own.base, own.revision)
+    adapter_card(folder, model, [], [], None, LOG, FACTS)
+    header, rows = card_of(folder)
+    assert header == {
+        "base_model": "black-forest-labs/FLUX.1-dev",
+        "base_model_relation": "adapter",
+        "library_name": "diffusers",
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+        "pipeline_tag": "image-to-image",
+        "tags": ["super-resolution", "image-restoration", "one-step", "lora"],
+    }
+    hashes = {f"`{file.relative_to(folder)}`": sha256(file) for file in folder.rglob("*.safetensors")}
+    assert rows == {
+        "base": own.base, "revision": own.revision, "mid-timestep": "244", "preset": "release f-1024", "steps": "3",
+        "photographs": "12, CC0", **hashes,
+    }  # fmt: skip
+    text = (folder / "README.md").read_text()
+    assert len(hashes) == 2 and "measured" not in text and "restored.png" not in text
+    assert (folder / "losses.png").stat().st_size > 1000 and not (folder / "restored.png").exists()
+
+
+def test_card_of_an_evaluated_training(tmp_path):
+    model, folder = adapters(tmp_path, "mini-flow")
+    picture = torch.zeros(3, 16, 16)
+    pairs = [EvaluationPair(name="a", lq=picture, lq_small=picture, hq=picture + 0.5)] * 2
+    scores = pd.DataFrame({"metric": ["psnr_y"] * 4, "method": ["bicubic", "omgsr"] * 2, "value": [20, 22, 21, 24.5]})
+    adapter_card(folder, model, pairs, [picture] * 2, scores, LOG, FACTS)
+    header, rows = card_of(folder)
+    assert header["license"] == "apache-2.0" and "base_model" not in header
+    assert rows["base"] == "mini-flow" and "revision" not in rows
+    assert rows["PSNR-Y (dB)"] == "23.25 (bicubic 20.5)" and rows["pictures"] == "2"
+    assert "![restored.png](restored.png)" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("stabilityai/stable-diffusion-2-1-base", {"license": "openrail++"}),
+        ("stabilityai/sd-turbo", {"license": "other", "license_link": "https://huggingface.co/stabilityai/sd-turbo"}),
+        (
+            "owner/mirror",
+            {"license": "other", "license_name": "licence-of-the-base-model", "base_model": "owner/mirror"},
+        ),
+        ("folder", {"license": "other", "license_name": "licence-of-the-base-model"}),
+    ],
+)
+def test_adapters_inherit_the_licence_of_their_base(tmp_path, base, expected):
+    model, folder = adapters(tmp_path, base, family="ddpm")
+    adapter_card(folder, model, [], [], None, LOG, FACTS)
+    header, _ = card_of(folder)
+    assert {name: header[name] for name in expected} == expected
+    assert ("base_model" in header) == ("/" in base)
+
+
+@pytest.mark.parametrize("name", ["mini-s", "mini-f"])
+def test_cards_of_the_shipped_adapters_are_readable(name):
+    header, rows = card_of(WEIGHTS / name)
+    assert (header["library_name"], header["license"]) == ("diffusers", "apache-2.0")
+    for file in (WEIGHTS / name).rglob("*.safetensors"):
+        assert rows[f"`{file.relative_to(WEIGHTS / name)}`"] == sha256(file)
