@@ -81,8 +81,8 @@ def adapter_card(folder, model, pairs, restored, scores, log, facts):
         } | {"pictures": len(pairs)}
     base = {"base": model.base, "revision": model.revision, "mid-timestep": model.timestep}
     facts = {name: value for name, value in base.items() if value is not None} | facts
-    about = f"""LoRA adapters of the autoencoder's encoder and of the {model.prior.family} denoiser, in the layout of the
-authors' release, for the base and the mid-timestep named below. A perceptual distance among the measures is
+    about = f"""LoRA adapters of the autoencoder's encoder and of the {model.prior.family} denoiser, in the layout of
+the authors' release, for the base and the mid-timestep named below. A perceptual distance among the measures is
 optimistic where it is a training loss too."""
     header = _adapter_header(model.base)
     _write(folder, f"Adapters {Path(folder).name}", about, facts, measured, log, pictures, header)
