@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from .data.photos import find_photos, open_photo
 from .presets import PRESETS
 from .provenance import ELSEWHERE, PROJECT_ROOT, sha256, versions, write_json
 from .runner import NotebookFailed, check_type, declared_parameters, run_notebook
@@ -64,8 +65,9 @@ def reproduce(
         cell_timeout: seconds that one cell may take; None for no limit.
 
     Raises:
-        ValueError: unknown preset, step or parameter, or a wrong type, before anything runs.
-        FileNotFoundError: no such photo folder or notebook, before anything runs.
+        ValueError: unknown preset, step or parameter, a wrong type, or a file in `photos` that is no picture, before
+            anything runs.
+        FileNotFoundError: no such notebook or photo folder, or an empty one, before anything runs.
         OSError: the results cannot be written.
         NotebookFailed: a cell failed; the steps before it are kept.
     """
@@ -76,6 +78,9 @@ def reproduce(
         possible = LATENT_STEPS if preset == "latents" else (*LATENT_STEPS, *TRAINING_STEPS)
         if not set(only) <= set(possible):
             raise ValueError(f"preset {preset!r} has notebooks for {', '.join(possible)} only: train with omgsr train")
+    if photos is not None:
+        for path in find_photos(PROJECT_ROOT / photos):
+            open_photo(path)
     return run_steps(
         STEPS,
         PROJECT_ROOT,

@@ -5,6 +5,7 @@ import os
 
 import nbformat
 import pytest
+from PIL import Image
 
 from omgsr_lib import reproduce as reproduce_module
 from omgsr_lib.cli import main
@@ -262,6 +263,29 @@ def test_cleaning_leaves_pictures_and_foreign_paths_alone(tmp_path):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="one of smoke, mini, latents, paper, release, got 'tiny'"):
         reproduce_module.reproduce("tiny")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, FileNotFoundError, "photo folder must exist"),
+        ({}, FileNotFoundError, "at least one picture"),
+        ({"a.png": "text"}, ValueError, "readable picture: '.*a.png' is not"),
+        ({"a.png": (8, 8), "b.png": (1, 1)}, ValueError, "at least 2 pixels on each side: '.*b.png' is 1x1"),
+    ],
+)
+def test_photographs_are_opened_before_anything_runs(tmp_path, monkeypatch, content, error, message):
+    monkeypatch.setattr(reproduce_module, "run_steps", lambda *arguments, **options: pytest.fail("a step ran"))
+    folder = tmp_path / "photos"
+    if content is not None:
+        folder.mkdir()
+    for name, what in (content or {}).items():
+        if isinstance(what, str):
+            (folder / name).write_text(what)
+        else:
+            Image.new("RGB", what).save(folder / name)
+    with pytest.raises(error, match=message):
+        reproduce_module.reproduce("smoke", photos=folder)
 
 
 def test_every_step_follows_those_whose_files_it_reads():
