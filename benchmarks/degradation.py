@@ -9,16 +9,12 @@ Equal filters: in each blur of a chain all sides get one and the same picture. T
 chains' own results, before the last rounding, are reported beside: there JPEG and the shot noise turn a difference of
 1e-7 on a rounding tie into a quantisation step.
 
-    python benchmarks/degradation.py [--sizes 512 1024] [--pictures 12] [--repeats 2] [--out results/bench]
+    python benchmarks/degradation.py [--sizes 512 1024] [--pictures 12] [--repeats 2] [--out results/benchmarks]
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from record import write_record
 
 from omgsr_lib.data.degradation import Degradation, blur, recipe
 from omgsr_lib.data.filters import filter2d
@@ -128,24 +125,8 @@ def main():
             f"{result['share_of_the_chains_values_above_tolerance']:.3%} of the chains' values differ by more than "
             f"{TOLERANCE:.0e}, at most by {result['largest_difference_of_the_chains']:.1e}"
         )
-    if args.out is not None:
-        record = {
-            "benchmark": "degradation",
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "pictures": args.pictures,
-            "repeats": args.repeats,
-            "threads": 1,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "tolerance": TOLERANCE,
-            "sizes": results,
-        }
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"degradation-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(aside, path)
-        print(f"written to {path}")
+    content = {"pictures": args.pictures, "repeats": args.repeats, "tolerance": TOLERANCE, "sizes": results}
+    write_record(args.out, "degradation", content)
     for size, result in results.items():
         if result["largest_difference_of_the_filters"] > TOLERANCE:
             sys.exit(f"Filters must agree to {TOLERANCE}: got {result['largest_difference_of_the_filters']:.1e}.")

@@ -3,20 +3,16 @@
 The scan follows the published rule as written: for each timestep and each pair, the SNR of the noisy and of the LQ
 latent from the latents. Both sides run in turns on the same pairs; the best of the repeats counts.
 
-    python benchmarks/midstep.py [--pairs 200] [--shape 4 64 64] [--repeats 2] [--out results/bench]
+    python benchmarks/midstep.py [--pairs 200] [--shape 4 64 64] [--repeats 2] [--out results/benchmarks]
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from record import best_in_turns, write_record
 
 from omgsr_lib.midstep import SNRStatistics, snr_mid_timestep
 from omgsr_lib.schedules import NoiseSchedule
@@ -43,12 +39,6 @@ def scan(lq_latents, hq_latents, schedule):
     return best_timestep
 
 
-def seconds(function):
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=200)
@@ -72,18 +62,12 @@ def main():
     statistics = SNRStatistics().update(lq, hq)
 
     sides = {
-        "scan": (1, lambda: scan(lq, hq, schedule)),
-        "closed_form": (10, lambda: snr_mid_timestep(lq, hq, schedule).timestep),
-        "closed_form_with_interval": (10, lambda: snr_mid_timestep(lq, hq, schedule).interval),
-        "closed_form_from_statistics": (10, lambda: statistics.mid_timestep(schedule).timestep),
+        "scan": lambda: scan(lq, hq, schedule),
+        "closed_form": lambda: snr_mid_timestep(lq, hq, schedule).timestep,
+        "closed_form_with_interval": lambda: snr_mid_timestep(lq, hq, schedule).interval,
+        "closed_form_from_statistics": lambda: statistics.mid_timestep(schedule).timestep,
     }
-    best, results = dict.fromkeys(sides, float("inf")), {}
-    for repeat in range(args.repeats):
-        for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
-            times, function = sides[name]
-            for _ in range(times):
-                elapsed, results[name] = seconds(function)
-                best[name] = min(best[name], elapsed)
+    best, results = best_in_turns(sides, args.repeats, {name: 10 for name in sides if name != "scan"})
 
     timesteps = {results[name] for name in ("scan", "closed_form", "closed_form_from_statistics")}
     ratios = {name: best["scan"] / best[name] for name in sides if name != "scan"}
@@ -92,28 +76,17 @@ def main():
     print(f"{'scan':30s} {best['scan'] * 1e3:10.2f} ms")
     for name, ratio in ratios.items():
         print(f"{name:30s} {best[name] * 1e3:10.2f} ms   {ratio:8.0f} x")
-    if args.out is not None:
-        record = {
-            "benchmark": "midstep",
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "pairs": args.pairs,
-            "shape": list(args.shape),
-            "family": args.family,
-            "repeats": args.repeats,
-            "threads": 1,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "timestep": sorted(timesteps),
-            "seconds": best,
-            "ratios": ratios,
-            "goal": GOAL,
-        }
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"midstep-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(aside, path)
-        print(f"written to {path}")
+    content = {
+        "pairs": args.pairs,
+        "shape": list(args.shape),
+        "family": args.family,
+        "repeats": args.repeats,
+        "timestep": sorted(timesteps),
+        "seconds": best,
+        "ratios": ratios,
+        "goal": GOAL,
+    }
+    write_record(args.out, f"midstep_{args.family}", content)
     if len(timesteps) != 1:
         sys.exit(f"The two must find one timestep: got {sorted(timesteps)}.")
     if ratios["closed_form"] < GOAL:
