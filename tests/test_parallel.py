@@ -14,6 +14,7 @@ import torch
 import training_script
 from safetensors.torch import load_file
 
+import omgsr_lib
 from omgsr_lib.checkpoint import read_log
 from omgsr_lib.data.batches import StepBatches
 from omgsr_lib.parallel import average_gradients
@@ -108,3 +109,14 @@ def test_pictures_are_numbered_through_the_run(workers):
     assert numbers(0, 1, 2)[0] == one[2:]
     (first, images), (second, _) = numbers(0, 2, 0), numbers(1, 2, 0)
     assert images == 12 and first[0] == [[0, 1], [4, 5], [8, 9]] and second[0] == [[2, 3], [6, 7], [10, 11]]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
+def test_launch_configurations_are_accelerates(name, kind):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(Path(omgsr_lib.__file__).parent / "accelerate" / f"{name}.yaml"))
+    assert str(config.distributed_type.value) == kind
+    assert (config.num_processes, config.mixed_precision) == (2, "no")
+    if kind == "FSDP":
+        assert config.fsdp_config == {"fsdp_version": 2}
