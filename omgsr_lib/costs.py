@@ -1,0 +1,178 @@
+"""What a training step and a restoration cost: parameters, FLOPs and memory, counted without weights or a GPU."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from .counting import count
+from .losses.perceptual import chunked_distance
+from .model import OMGSR
+from .presets import PACKAGED_PRIORS
+from .priors.latents import compression, encode_latents
+
+
+OPTIMIZER_BYTES = 12  # per trained parameter: gradient and both moments of Adam, in float32
+
+
+@dataclass(frozen=True)
+class TrainingCosts:
+    """Costs of one micro-batch on one GPU.
+
+    Attributes:
+        parts: data frame with a row per part of the step: part, parameters, trainable, flops, saved_bytes.
+        memory: bytes by name: weights, optimizer, activations. Their sum is the estimated peak.
+        uncounted: the recipe's loss networks that were not given.
+    """
+
+    parts: pd.DataFrame
+    memory: dict
+    uncounted: tuple
+
+    @property
+    def flops(self):
+        """Of a micro-batch, forward and backward."""
+        return int(self.parts["flops"].sum())
+
+    @property
+    def peak_bytes(self):
+        """Estimated peak memory, without operators' buffers, the allocator's reserve and the CUDA context."""
+        return sum(self.memory.values())
+
+
+def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16"):
+    """The `TrainingCosts` of a `presets.Recipe`, in seconds for any size.
+
+    Args:
+        model: `OMGSR` on the meta device; by default the recipe's base, in bfloat16 at full size. It gets the recipe's
+            adapters, in float32, if it has none.
+        perceptual: distance of two pictures; discriminator: logits of `(pixels, generator)`. Both on the meta device;
+            the parts of those not given are left out.
+        precision: as in `train`: "bf16" casts as autocast does, "no" computes in the precision of the weights.
+
+    FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the denoiser's blocks
+    keep their inputs only and are computed twice. Activations are the largest of what autograd keeps at three moments:
+    after the generator's forward pass, while the denoiser's largest block is computed again, and in the
+    discriminator's pass.
+    """
+    model = meta_model(recipe) if model is None else model
+    if model.ranks is None:
+        model.add_adapters(recipe.vae_rank, recipe.denoiser_rank)
+    modules = [module for module in (model, perceptual, discriminator) if module is not None]
+    dtype = torch.float32 if precision == "bf16" else next(model.vae.parameters()).dtype
+    pixels = _pixels(recipe, recipe.batch_size, dtype)
+    target, predicted = (_pixels(recipe, recipe.batch_size, torch.float32) for _ in range(2))
+    latents = _latents(recipe, model, recipe.batch_size)
+    predicted.requires_grad_()
+    latents.requires_grad_()
+    counts, rows = {}, []
+
+    def part(name, module, function, **options):
+        counts[name] = count(function, modules, autocast=precision == "bf16", **options)
+        numbers = {"flops": counts[name].flops, "saved_bytes": counts[name].saved}
+        rows.append({"part": name, "parameters": _parameters(module), "trainable": _trainable(module), **numbers})
+
+    part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
+    part("LoRA encoder", model.lq_vae, lambda: model.encode(pixels))
+    denoiser = model.prior.denoiser
+    checkpointed = denoiser if recipe.checkpointing else None
+    part("denoiser", denoiser, lambda: model.predict_clean(latents), checkpointed=checkpointed)
+    part("decoder", model.vae.decoder, lambda: model.decode(latents))
+    if perceptual is not None:
+        part("perceptual", perceptual, lambda: chunked_distance(perceptual, predicted, target, recipe.chunk))
+    if discriminator is not None:
+        noise = torch.Generator().manual_seed(0)
+
+        def logits(pictures):
+            return torch.stack([level.mean() for level in discriminator(pictures, noise)])
+
+        discriminator.heads.requires_grad_(False)
+        part("discriminator for G", discriminator, lambda: logits(predicted))
+        discriminator.heads.requires_grad_(True)
+        part("discriminator for D", discriminator, lambda: logits(predicted.detach()) + logits(target))
+
+    saved = {name: found.saved for name, found in counts.items()}
+    moments = [
+        sum(saved.values()) - saved.get("discriminator for D", 0),
+        saved["LoRA encoder"] + saved["denoiser"] + counts["denoiser"].recomputed,
+        saved.get("discriminator for D", 0),
+    ]
+    memory = {
+        "weights": _bytes(modules),
+        "optimizer": OPTIMIZER_BYTES * sum(row["trainable"] for row in rows),
+        "activations": max(moments),
+    }
+    given = {"perceptual loss": perceptual, "discriminator": discriminator}
+    wanted = {"perceptual loss": recipe.perceptual, "discriminator": recipe.adversarial}
+    uncounted = tuple(name for name in given if wanted[name] and given[name] is None)
+    return TrainingCosts(pd.DataFrame(rows), memory, uncounted)
+
+
+def inference_costs(recipe, *, model=None):
+    """Stages of a restoration at the recipe's resolution: data frame with stage, parameters, flops.
+
+    `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one picture.
+    """
+    model = meta_model(recipe) if model is None else model
+    pixels, latents = _pixels(recipe, 1, next(model.vae.parameters()).dtype), _latents(recipe, model, 1)
+    stages = {
+        "encode": (model.lq_vae, lambda: model.encode(pixels)),
+        "denoiser": (model.prior.denoiser, lambda: model.predict_clean(latents)),
+        "decode": (model.vae.decoder, lambda: model.decode(latents)),
+    }
+    return pd.DataFrame(
+        {"stage": stage, "parameters": _parameters(module), "flops": count(function, [model]).flops}
+        for stage, (module, function) in stages.items()
+    )
+
+
+def format_dry_run(recipe, costs):
+    """What `omgsr train --dry-run` prints: the resolved recipe, trained parameters, FLOPs and peak memory per GPU."""
+    lines = ["Recipe", *(f"  {name:16} {value!r}" for name, value in vars(recipe).items()), ""]
+    title = f"Micro-batch of {recipe.batch_size}"
+    lines += [f"{title:22} {'parameters':>15} {'trained':>13} {'TFLOP':>9} {'kept (GB)':>9}"]
+    for row in costs.parts.itertuples():
+        numbers = f"{row.flops / 1e12:9.4g} {row.saved_bytes / 1e9:9.3g}"
+        lines += [f"  {row.part:20} {row.parameters:15,} {row.trainable:13,} {numbers}"]
+    trained, step = costs.parts["trainable"].sum(), costs.flops * recipe.accumulation
+    memory = " + ".join(f"{name} {value / 1e9:.3g}" for name, value in costs.memory.items())
+    lines += [
+        f"  {'sum':20} {'':15} {trained:13,} {costs.flops / 1e12:9.4g}",
+        "",
+        f"A step of {recipe.accumulation} micro-batches: {step / 1e12:.4g} TFLOP; {recipe.steps:,} steps: "
+        f"{recipe.steps * step / 1e18:.3g} EFLOP on each GPU.",
+        f"Estimated peak memory per GPU: {costs.peak_bytes / 1e9:.3g} GB = {memory}, and 2 to 4 GB for the operators' "
+        "own buffers and the CUDA context.",
+    ]
+    if costs.uncounted:
+        lines += [f"Not counted: {' and '.join(costs.uncounted)}."]
+    return "\n".join(lines)
+
+
+def meta_model(recipe):
+    """The un-tuned model of a recipe on the meta device: shapes without weights."""
+    if recipe.base == "tiny" or recipe.base in PACKAGED_PRIORS:
+        return OMGSR.from_recipe(recipe).to("meta")
+    return OMGSR.full_size(recipe.family, recipe.timestep)
+
+
+def _pixels(recipe, batch_size, dtype):
+    return torch.empty(batch_size, 3, recipe.resolution, recipe.resolution, dtype=dtype, device="meta")
+
+
+def _latents(recipe, model, batch_size):
+    channels, side = model.vae.config.latent_channels, recipe.resolution // compression(model.vae)
+    return torch.empty(batch_size, channels, side, side, dtype=next(model.vae.parameters()).dtype, device="meta")
+
+
+def _parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def _trainable(module):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _bytes(modules):
+    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
+    return sum(t.nbytes for t in tensors.values())

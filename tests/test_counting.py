@@ -1,0 +1,140 @@
+"""counting.py: closed forms, and what real computations on the CPU take."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from omgsr_lib.counting import Count, count
+from omgsr_lib.lora import TARGETS, add_lora
+from omgsr_lib.priors.latents import encode_latents
+from omgsr_lib.priors.tiny import new_flow, tiny_autoencoder, tiny_ddpm, tiny_flow
+
+
+def kept_in_reality(function, modules):
+    """Bytes that autograd keeps on the CPU."""
+    parameters = {t.untyped_storage().data_ptr() for m in modules for t in (*m.parameters(), *m.buffers())}
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = function()
+    assert output.requires_grad
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def meta(*shape, dtype=torch.float32, grad=False):
+    return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=grad)
+
+
+def test_linear_and_convolution_in_closed_form():
+    linear = nn.Linear(12, 20, device="meta")
+    macs = 5 * 12 * 20
+    assert count(lambda: linear(meta(5, 12)), [linear]).flops == 2 * macs * 2  # no gradient of the input
+    assert count(lambda: linear(meta(5, 12, grad=True)), [linear]).flops == 2 * macs * 3
+    linear.requires_grad_(False)
+    assert count(lambda: linear(meta(5, 12)), [linear]) == Count(flops=2 * macs)
+    assert count(lambda: linear(meta(5, 12, grad=True)), [linear]) == Count(
+        flops=2 * macs * 2
+    )  # keeps its weight only
+    conv = nn.Conv2d(4, 6, 3, padding=1, device="meta")
+    found = count(lambda: conv(meta(2, 4, 8, 8, grad=True)), [conv])
+    assert found == Count(flops=2 * (2 * 8 * 8 * 4 * 6 * 9) * 3, saved=2 * 4 * 8 * 8 * 4)
+
+
+def test_attention_is_fused():
+    """Linear memory: q, k, v, the result and a number per row; the backward pass computes the scores again."""
+    tokens, width = 256, 32
+    queries = [meta(1, 2, tokens, width, grad=True) for _ in range(3)]
+    found = count(lambda: F.scaled_dot_product_attention(*queries), [])
+    product = 2 * 2 * tokens * tokens * width
+    assert found.flops == product * 2 + product * 5
+    tensors = 4 * 2 * tokens * width * 4 + 2 * tokens * 4
+    assert tensors <= found.saved <= tensors + 64  # and the state of a random generator
+
+
+def test_autocast_of_matrix_products_equals_the_cpus():
+    """Both cast linear layers, convolutions and attention to bfloat16."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 8)
+
+        def forward(self, x):
+            tokens = F.silu(self.conv(x)).flatten(2).transpose(1, 2)
+            heads = self.linear(tokens).unflatten(-1, (1, 8)).transpose(1, 2)
+            return F.scaled_dot_product_attention(heads, heads, heads)
+
+    block, pixels = Block(), torch.randn(1, 8, 16, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = kept_in_reality(lambda: block(pixels), [block])
+    block = Block().to("meta")
+    found = count(lambda: block(meta(1, 8, 16, 16, grad=True)), [block], autocast=True)
+    assert found.saved == pytest.approx(expected, abs=64)
+
+
+def test_autocast_of_normalisation_is_float32():
+    norm = nn.GroupNorm(2, 8).to("meta", torch.bfloat16).requires_grad_(False)
+    pixels = meta(1, 8, 16, 16, dtype=torch.bfloat16, grad=True)
+    moments = 2 * 2  # mean and deviation of two groups
+    assert count(lambda: norm(pixels), [norm]).saved == 8 * 256 * 2 + moments * 2
+    assert count(lambda: norm(pixels), [norm], autocast=True).saved == 8 * 256 * 4 + moments * 4 + 8 * 4  # its gain
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "ddpm", "flow"])
+def test_kept_tensors_equal_those_of_the_cpu(part):
+    if part == "encoder":
+        module = tiny_autoencoder()
+        add_lora(module.encoder, 4, TARGETS["ddpm"])
+        functions = [lambda m, x: encode_latents(m, x), torch.randn(2, 3, 64, 64)]
+    elif part == "decoder":
+        module = tiny_autoencoder().requires_grad_(False)
+        functions = [lambda m, x: m.decode(x).sample, torch.randn(2, 4, 8, 8, requires_grad=True)]
+    else:
+        module = {"ddpm": tiny_ddpm, "flow": tiny_flow}[part]()
+        add_lora(module.denoiser, 4, TARGETS[part])
+        functions = [lambda m, x: m(x, 200), torch.randn(2, 4, 16, 16, requires_grad=True)]
+    function, batch = functions
+    expected = kept_in_reality(lambda: function(module, batch), [module])
+    module, batch = module.to("meta"), batch.detach().to("meta").requires_grad_(batch.requires_grad)
+    assert count(lambda: function(module, batch), [module]).saved == pytest.approx(expected, rel=0.01)
+
+
+def flux(blocks, single_blocks):
+    options = dict(heads=2, head_axes=(4, 6, 6), prompt_width=16, seed=0)
+    prior = new_flow(4, blocks=blocks, single_blocks=single_blocks, **options)
+    add_lora(prior.denoiser, 4, TARGETS["flow"])
+    return prior.to("meta")
+
+
+def test_checkpointing_keeps_the_inputs_of_the_blocks_and_computes_them_twice():
+    latents = meta(1, 4, 16, 16, grad=True)
+
+    def counts(blocks, single_blocks):
+        prior = flux(blocks, single_blocks)
+        plain = count(lambda: prior(latents, 200), [prior])
+        return plain, count(lambda: prior(latents, 200), [prior], checkpointed=prior.denoiser), prior
+
+    plain, checkpointed, prior = counts(1, 1)
+    with torch.no_grad():
+        forward = count(lambda: prior(latents, 200), [prior]).flops
+    width, image, text, rank = 32, 64, 4, 4
+    outside = 2 * (image * 16 * width + image * rank * (16 + width) + text * 16 * width)  # embedders of the tokens
+    outside += 2 * (
+        2 * (256 * width + width * width) + 16 * width + width * width
+    )  # of time and guidance, of the text
+    outside += 2 * (width * 2 * width + image * width * 16)  # modulation and projection of the result
+    assert checkpointed.flops - plain.flops == forward - outside
+    assert not prior.denoiser.is_gradient_checkpointing
+    for blocks in ((2, 1), (1, 2)):
+        deeper, checkpointed_deeper, _ = counts(*blocks)
+        assert checkpointed_deeper.saved - checkpointed.saved == (image + text) * width * 4
+        assert deeper.saved - plain.saved >= checkpointed.recomputed / 3 > 0
+        assert checkpointed_deeper.recomputed == checkpointed.recomputed
+    assert checkpointed.saved < plain.saved and plain.recomputed == 0
