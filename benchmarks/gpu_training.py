@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omgsr_lib.costs import training_costs
 from record import write_record
 
+from omgsr_lib.costs import training_costs
 from omgsr_lib.losses.networks import build_losses
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
@@ -101,7 +101,7 @@ def main():
             if args.size == "full":
                 with torch.device("meta"):
                     networks = build_losses(chosen, None, pretrained=False)
-                flops = training_costs(chosen, networks=networks).flops
+                flops = training_costs(chosen, **networks._asdict()).flops
                 row |= {
                     "TFLOP": flops / 1e12,
                     "share_of_limit": flops / rate / (row["ms"] / 1e3) if "ms" in row else None,

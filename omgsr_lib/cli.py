@@ -264,7 +264,7 @@ def run_train(options):
     if options.dry_run:
         from .costs import dry_run
 
-        print(dry_run(chosen))
+        print(dry_run(chosen, precision=options.precision or "bf16"))
         return
     for name in ("photos", "out"):
         if not getattr(options, name):

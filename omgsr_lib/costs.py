@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from .counting import count
+from .losses.networks import build_losses
 from .losses.perceptual import chunked_distance
 from .model import OMGSR
 from .presets import PACKAGED_PRIORS
@@ -147,6 +148,14 @@ def format_dry_run(recipe, costs):
     if costs.uncounted:
         lines += [f"Not counted: {' and '.join(costs.uncounted)}."]
     return "\n".join(lines)
+
+
+def dry_run(recipe, *, precision="bf16"):
+    """`format_dry_run` of the recipe with its own loss networks."""
+    model = meta_model(recipe)
+    with torch.device("meta"):
+        networks = build_losses(recipe, model.vae, pretrained=False)
+    return format_dry_run(recipe, training_costs(recipe, model=model, **networks._asdict(), precision=precision))
 
 
 def meta_model(recipe):

@@ -11,6 +11,7 @@ from .data.photos import find_photos, packaged_photos, to_image
 from .model import OMGSR
 from .presets import MODELS
 from .provenance import atomic_write, sha256
+from .train import watched_recipe
 
 
 def study_photos(photos, split):
@@ -40,11 +41,14 @@ def training_pairs(photos, recipe, *, synthetic, seed):
     return training_dataset(study_photos(photos, "train"), recipe, seed=seed, synthetic=synthetic)
 
 
-def training_recipe(preset, variant, mids, *, steps=0):
-    """The recipe of notebooks 03 and 04; `steps`: instead of the recipe's, if not 0.
+def training_recipe(preset, variant, mids, *, steps=0, watch=None):
+    """The recipe of notebooks 03 and 04: that of the run in the folder `watch`, or the preset's.
 
-    For the priors of this package t* is that of notebook 02, in its file `mids`; full-size bases keep the published.
+    `steps`: instead of the preset's, if not 0. For the priors of this package t* is that of notebook 02, in its file
+    `mids`; full-size bases keep the published one.
     """
+    if watch:
+        return watched_recipe(watch)
     chosen = preset_recipe(preset, variant, steps=steps or None)
     return replace(chosen, timestep=mid_timestep_of(mids, variant)) if ships(chosen) else chosen
 

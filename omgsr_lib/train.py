@@ -5,7 +5,7 @@ import importlib.util
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from .losses.perceptual import chunked_distance
 from .losses.refinement import refinement_loss
 from .noise import picture_generators
 from .parallel import average_gradients, shard_frozen
+from .presets import Recipe
 from .priors.latents import encode_latents
 
 
@@ -174,22 +175,23 @@ def train(
     return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
 
 
+def watched_recipe(folder):
+    """The `Recipe` of the run in `folder`, with the timestep it trains at.
+
+    Raises `FileNotFoundError` if the folder has no checkpoint.
+    """
+    settings = _watched(folder)["settings"]
+    values = {field.name: settings[field.name] for field in fields(Recipe)}
+    return Recipe(**values | {"betas": tuple(values["betas"])})
+
+
 def watch(model, folder):
     """Give `model` the adapters of the last checkpoint of a run in `folder`, finished or not; returns the run's log.
 
-    Raises `FileNotFoundError` if the folder has no checkpoint, `ValueError` if the run's timestep is not the model's.
+    `model` is on the base of `watched_recipe` and has adapters of its ranks. Raises as `watched_recipe`.
     """
-    folder = Path(folder)
-    state = load_state(folder / "state.pt")
-    if state is None:
-        raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
-    if state["settings"]["timestep"] != model.timestep:
-        raise ValueError(
-            f"A training to watch has the model's timestep, {model.timestep}: '{folder}' was trained at "
-            f"{state['settings']['timestep']}. Choose its preset and variant."
-        )
-    _copy_adapters(model, state)
-    return read_log(folder / "log.jsonl")
+    _copy_adapters(model, _watched(folder))
+    return read_log(Path(folder) / "log.jsonl")
 
 
 def learning_rate_factor(recipe, step, steps):
@@ -296,6 +298,13 @@ def _resume(folder, settings, model, stateful, device, *, trim):
     if trim:
         trim_log(folder / "log.jsonl", step)
     return step
+
+
+def _watched(folder):
+    state = load_state(Path(folder) / "state.pt")
+    if state is None:
+        raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
+    return state
 
 
 @torch.no_grad()

@@ -213,6 +213,17 @@ def test_a_manifest_trains_and_finds_a_changed_file(photos, tmp_path, capsys):
     assert "must exist" in line and len(find_photos(file)) == 1
 
 
+def test_a_dry_run_needs_nothing_and_counts_what_is_trained(capsys):
+    assert main(["train", "--preset", "smoke", "--variant", "f", "--dry-run", "--learning-rate", "0.125"]) == 0
+    out = capsys.readouterr().out
+    assert "learning_rate    0.125" in out and "Estimated peak memory per GPU" in out
+    model = OMGSR.from_base("tiny", "flow", 244).add_adapters(8, 16)
+    adapters = sum(p.numel() for p in model.trainable_parameters().values())
+    heads = next(int(line.split()[4].replace(",", "")) for line in out.splitlines() if "discriminator for D" in line)
+    total = next(int(line.split()[1].replace(",", "")) for line in out.splitlines() if line.startswith("  sum"))
+    assert total == adapters + heads and heads > 0
+
+
 def test_a_training_needs_photographs_and_a_folder(photos, capsys):
     line = refused(capsys, "train", "--preset", "smoke", "--variant", "s", "--photos", photos)
     assert line == "omgsr train: A training needs --out: got none. Without it only --dry-run is possible.\n"
