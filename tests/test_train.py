@@ -227,7 +227,7 @@ def test_adapters_and_previews_on_the_way(tmp_path):
     assert [line["step"] for line in log] == [1, 2, 3]
     for name, parameter in model.trainable_parameters().items():
         assert torch.equal(parameter, watched.trainable_parameters()[name])
-    assert watched_recipe(tmp_path) == chosen
+    assert watched_recipe(tmp_path) == replace(chosen, steps=3)
     with pytest.raises(FileNotFoundError, match="has no state.pt yet"):
         watched_recipe(tmp_path / "none")
 
