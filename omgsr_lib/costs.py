@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from .counting import count
+from .losses.adversarial import SOFT_LABEL
 from .losses.networks import build_losses
 from .losses.perceptual import chunked_distance
 from .model import OMGSR
@@ -21,7 +22,7 @@ class TrainingCosts:
     """Costs of one micro-batch on one GPU.
 
     Attributes:
-        parts: data frame with a row per part of the step: part, parameters, trainable, flops, saved_bytes.
+        parts: data frame with a row per part of the step: part, parameters, trainable, flops, kept, peak (`Count`).
         memory: bytes by name: weights, optimizer, activations. Their sum is the estimated peak.
         uncounted: the recipe's loss networks that were not given.
     """
@@ -41,20 +42,26 @@ class TrainingCosts:
         return sum(self.memory.values())
 
 
+def dry_run(recipe, *, precision="bf16"):
+    """What `omgsr train --dry-run` prints, with the recipe's own base and loss networks; nothing is downloaded."""
+    model = meta_model(recipe)
+    with torch.device("meta"):
+        networks = build_losses(recipe, model.vae, pretrained=False)
+    return format_dry_run(recipe, training_costs(recipe, model=model, precision=precision, **networks._asdict()))
+
+
 def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16"):
     """The `TrainingCosts` of a `presets.Recipe`, in seconds for any size.
 
     Args:
         model: `OMGSR` on the meta device; by default the recipe's base, in bfloat16 at full size. It gets the recipe's
             adapters, in float32, if it has none.
-        perceptual: distance of two pictures; discriminator: logits of `(pixels, generator)`. Both on the meta device;
-            the parts of those not given are left out.
+        perceptual, discriminator: the `LossNetworks` on the meta device; the parts of those not given are left out.
         precision: as in `train`: "bf16" casts as autocast does, "no" computes in the precision of the weights.
 
     FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the denoiser's blocks
-    keep their inputs only and are computed twice. Activations are the largest of what autograd keeps at three moments:
-    after the generator's forward pass, while the denoiser's largest block is computed again, and in the
-    discriminator's pass.
+    keep their inputs only and are computed twice. Activations are the most that autograd keeps at any moment of the
+    generator's and the discriminator's pass.
     """
     model = meta_model(recipe) if model is None else model
     if model.ranks is None:
@@ -66,12 +73,12 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
     latents = _latents(recipe, model, recipe.batch_size)
     predicted.requires_grad_()
     latents.requires_grad_()
-    counts, rows = {}, []
+    rows = []
 
     def part(name, module, function, **options):
-        counts[name] = count(function, modules, autocast=precision == "bf16", **options)
-        numbers = {"flops": counts[name].flops, "saved_bytes": counts[name].saved}
-        rows.append({"part": name, "parameters": _parameters(module), "trainable": _trainable(module), **numbers})
+        found = count(function, modules, autocast=precision == "bf16", **options)
+        numbers = {"parameters": _parameters(module), "trainable": _trainable(module), **vars(found)}
+        rows.append({"part": name, **numbers})
 
     part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
     part("LoRA encoder", model.lq_vae, lambda: model.encode(pixels))
@@ -79,29 +86,27 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
     checkpointed = denoiser if recipe.checkpointing else None
     part("denoiser", denoiser, lambda: model.predict_clean(latents), checkpointed=checkpointed)
     part("decoder", model.vae.decoder, lambda: model.decode(latents))
+    chunks = {"at_once": recipe.at_once}
     if perceptual is not None:
-        part("perceptual", perceptual, lambda: chunked_distance(perceptual, predicted, target, recipe.chunk))
+        distances = [perceptual, predicted, target, recipe.chunk]
+        part("perceptual", perceptual, lambda: chunked_distance(*distances, **chunks))
+    activations = _peak(rows)
     if discriminator is not None:
         noise = torch.Generator().manual_seed(0)
 
-        def logits(pictures):
-            return torch.stack([level.mean() for level in discriminator(pictures, noise)])
+        def loss(pictures, label):
+            return discriminator.loss(pictures, noise, label, **chunks)
 
         discriminator.heads.requires_grad_(False)
-        part("discriminator for G", discriminator, lambda: logits(predicted))
+        part("discriminator for G", discriminator, lambda: loss(predicted, SOFT_LABEL))
+        activations = _peak(rows)
         discriminator.heads.requires_grad_(True)
-        part("discriminator for D", discriminator, lambda: logits(predicted.detach()) + logits(target))
-
-    saved = {name: found.saved for name, found in counts.items()}
-    moments = [
-        sum(saved.values()) - saved.get("discriminator for D", 0),
-        saved["LoRA encoder"] + saved["denoiser"] + counts["denoiser"].recomputed,
-        saved.get("discriminator for D", 0),
-    ]
+        part("discriminator for D", discriminator, lambda: loss(target, SOFT_LABEL) + loss(predicted.detach(), 0.0))
+        activations = max(activations, rows[-1]["peak"])
     memory = {
         "weights": _bytes(modules),
         "optimizer": OPTIMIZER_BYTES * sum(row["trainable"] for row in rows),
-        "activations": max(moments),
+        "activations": activations,
     }
     given = {"perceptual loss": perceptual, "discriminator": discriminator}
     wanted = {"perceptual loss": recipe.perceptual, "discriminator": recipe.adversarial}
@@ -133,7 +138,7 @@ def format_dry_run(recipe, costs):
     title = f"Micro-batch of {recipe.batch_size}"
     lines += [f"{title:22} {'parameters':>15} {'trained':>13} {'TFLOP':>9} {'kept (GB)':>9}"]
     for row in costs.parts.itertuples():
-        numbers = f"{row.flops / 1e12:9.4g} {row.saved_bytes / 1e9:9.3g}"
+        numbers = f"{row.flops / 1e12:9.4g} {row.kept / 1e9:9.3g}"
         lines += [f"  {row.part:20} {row.parameters:15,} {row.trainable:13,} {numbers}"]
     trained, step = costs.parts["trainable"].sum(), costs.flops * recipe.accumulation
     memory = " + ".join(f"{name} {value / 1e9:.3g}" for name, value in costs.memory.items())
@@ -150,14 +155,6 @@ def format_dry_run(recipe, costs):
     return "\n".join(lines)
 
 
-def dry_run(recipe, *, precision="bf16"):
-    """`format_dry_run` of the recipe with its own loss networks."""
-    model = meta_model(recipe)
-    with torch.device("meta"):
-        networks = build_losses(recipe, model.vae, pretrained=False)
-    return format_dry_run(recipe, training_costs(recipe, model=model, **networks._asdict(), precision=precision))
-
-
 def meta_model(recipe):
     """The un-tuned model of a recipe on the meta device: shapes without weights."""
     if recipe.base == "tiny" or recipe.base in PACKAGED_PRIORS:
@@ -172,6 +169,11 @@ def _pixels(recipe, batch_size, dtype):
 def _latents(recipe, model, batch_size):
     channels, side = model.vae.config.latent_channels, recipe.resolution // compression(model.vae)
     return torch.empty(batch_size, channels, side, side, dtype=next(model.vae.parameters()).dtype, device="meta")
+
+
+def _peak(rows):
+    """The most kept in one pass: at each part, what those before it keep and the most that itself keeps."""
+    return max(sum(before["kept"] for before in rows[:i]) + row["peak"] for i, row in enumerate(rows))
 
 
 def _parameters(module):

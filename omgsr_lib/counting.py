@@ -1,6 +1,7 @@
 """FLOPs and memory of a computation, counted on meta tensors: only shapes run, so a full-size model takes seconds.
 
-FLOPs are twice the multiply-adds of every convolution, matrix product and attention (torch's `FlopCounterMode`).
+FLOPs are twice the multiply-adds of every convolution, matrix product and attention, by torch's own formulas; torch's
+`FlopCounterMode` gives the same, but follows modules by hooks that partial backward passes do not allow.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 
 # What CUDA's autocast computes in bfloat16 and in float32, of the functions that models and losses here call (the
@@ -25,13 +27,13 @@ class Count:
 
     Attributes:
         flops: forward and backward, with what checkpointing computes twice.
-        saved: bytes kept between forward and backward pass, without parameters.
-        recomputed: bytes kept for a while in the backward pass by the largest checkpointed block.
+        kept: bytes that autograd keeps from the forward pass for the backward pass, without parameters.
+        peak: the most that it keeps at any moment of both, as where blocks or chunks have their own backward pass.
     """
 
     flops: int
-    saved: int = 0
-    recomputed: int = 0
+    kept: int = 0
+    peak: int = 0
 
 
 def count(function, modules, *, autocast=False, checkpointed=None):
@@ -42,55 +44,86 @@ def count(function, modules, *, autocast=False, checkpointed=None):
         autocast: apply the casts of CUDA's autocast to bfloat16.
         checkpointed: diffusers model that recomputes its blocks in the backward pass.
     """
-    counter = FlopCounterMode(display=False)
-    saved = _Saved(modules)
-    blocks = _Blocks(counter, saved, modules)
+    counter, kept = _Flops(), _Kept(modules)
+    blocks = _Blocks(counter, kept, modules)
     with (
         _checkpointing(checkpointed, blocks) if checkpointed else nullcontext(),
         _AsOnGPU(autocast),
         counter,
-        torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor.value),
     ):
         output = function()
+        held = kept.bytes - blocks.inside + blocks.inputs.bytes
         if output.requires_grad:
             torch.autograd.backward(output.float().sum())
-    return Count(
-        counter.get_total_flops() + blocks.flops, saved.bytes - blocks.inside + blocks.inputs.bytes, blocks.largest
-    )
+    peak = kept.peak if checkpointed is None else held + blocks.largest
+    return Count(counter.total + blocks.flops, held, peak)
 
 
-class _Saved:
-    """Bytes of the distinct storages that autograd keeps, parameters and buffers left out."""
+class _Flops(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+class _Kept:
+    """Bytes of the distinct storages that autograd keeps at the moment, parameters and buffers left out."""
 
     def __init__(self, modules):
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-        self.storages = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
-        self.bytes = 0
+        self.parameters = {tensor.untyped_storage() for tensor in tensors}  # torch gives one object per storage
+        self.users = {}
+        self.bytes = self.peak = 0
 
-    def keep(self, tensor):
-        storage = tensor.untyped_storage()  # one Python object per storage; held here, so that its id stays its own
-        if id(storage) not in self.storages:
-            self.storages[id(storage)] = storage
-            self.bytes += storage.nbytes()
-        return tensor
+    def pack(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage not in self.parameters:
+            self.users[storage] = self.users.get(storage, 0) + 1
+            if self.users[storage] == 1:
+                self.bytes += storage.nbytes()
+                self.peak = max(self.peak, self.bytes)
+        return _Packed(tensor, self)
+
+    def drop(self, storage):
+        if storage not in self.parameters:
+            self.users[storage] -= 1
+            if self.users[storage] == 0:
+                del self.users[storage]
+                self.bytes -= storage.nbytes()
+
+
+class _Packed:
+    """A tensor in autograd's keeping; autograd deletes it when it needs the tensor no longer."""
+
+    def __init__(self, value, kept):
+        self.value, self.kept = value, kept
+
+    def __del__(self):
+        self.kept.drop(self.value.untyped_storage())
 
 
 class _Blocks:
     """In place of diffusers' checkpointing: blocks run once, and what checkpointing would change is counted."""
 
-    def __init__(self, counter, saved, modules):
-        self.counter, self.saved, self.inputs = counter, saved, _Saved(modules)
+    def __init__(self, counter, kept, modules):
+        self.counter, self.kept = counter, kept
+        self.inputs, self.packed = _Kept(modules), []
         self.flops = self.inside = self.largest = 0
 
     def __call__(self, block, *arguments):
-        for argument in arguments:
-            if isinstance(argument, torch.Tensor):
-                self.inputs.keep(argument)
-        flops, saved = self.counter.get_total_flops(), self.saved.bytes
+        self.packed += [self.inputs.pack(argument) for argument in arguments if isinstance(argument, torch.Tensor)]
+        flops, kept = self.counter.total, self.kept.bytes
         output = block(*arguments)
-        self.flops += self.counter.get_total_flops() - flops
-        self.inside += self.saved.bytes - saved
-        self.largest = max(self.largest, self.saved.bytes - saved)
+        self.flops += self.counter.total - flops
+        self.inside += self.kept.bytes - kept
+        self.largest = max(self.largest, self.kept.bytes - kept)
         return output
 
 
