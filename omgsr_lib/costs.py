@@ -44,7 +44,7 @@ class TrainingCosts:
 
 def dry_run(recipe, *, precision="bf16"):
     """What `omgsr train --dry-run` prints, with the recipe's own base and loss networks; nothing is downloaded."""
-    model = meta_model(recipe)
+    model = meta_model(recipe, precision)
     with torch.device("meta"):
         networks = build_losses(recipe, model.vae, pretrained=False)
     return format_dry_run(recipe, training_costs(recipe, model=model, precision=precision, **networks._asdict()))
@@ -54,16 +54,15 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
     """The `TrainingCosts` of a `presets.Recipe`, in seconds for any size.
 
     Args:
-        model: `OMGSR` on the meta device; by default the recipe's base, in bfloat16 at full size. It gets the recipe's
-            adapters, in float32, if it has none.
+        model: `OMGSR` on the meta device, by default `meta_model`. It gets the recipe's adapters if it has none.
         perceptual, discriminator: the `LossNetworks` on the meta device; the parts of those not given are left out.
-        precision: as in `train`: "bf16" casts as autocast does, "no" computes in the precision of the weights.
+        precision: as in `train`: "bf16" with the casts of autocast, or "no".
 
     FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the denoiser's blocks
     keep their inputs only and are computed twice. Activations are the most that autograd keeps at any moment of the
     generator's and the discriminator's pass.
     """
-    model = meta_model(recipe) if model is None else model
+    model = meta_model(recipe, precision) if model is None else model
     if model.ranks is None:
         model.add_adapters(recipe.vae_rank, recipe.denoiser_rank)
     modules = [module for module in (model, perceptual, discriminator) if module is not None]
@@ -90,7 +89,6 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
     if perceptual is not None:
         distances = [perceptual, predicted, target, recipe.chunk]
         part("perceptual", perceptual, lambda: chunked_distance(*distances, **chunks))
-    activations = _peak(rows)
     if discriminator is not None:
         noise = torch.Generator().manual_seed(0)
 
@@ -99,14 +97,13 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
 
         discriminator.heads.requires_grad_(False)
         part("discriminator for G", discriminator, lambda: loss(predicted, SOFT_LABEL))
-        activations = _peak(rows)
         discriminator.heads.requires_grad_(True)
         part("discriminator for D", discriminator, lambda: loss(target, SOFT_LABEL) + loss(predicted.detach(), 0.0))
-        activations = max(activations, rows[-1]["peak"])
+    passes = [[row for row in rows if (row["part"] == "discriminator for D") == last] for last in (False, True)]
     memory = {
         "weights": _bytes(modules),
         "optimizer": OPTIMIZER_BYTES * sum(row["trainable"] for row in rows),
-        "activations": activations,
+        "activations": max(map(_peak, passes)),
     }
     given = {"perceptual loss": perceptual, "discriminator": discriminator}
     wanted = {"perceptual loss": recipe.perceptual, "discriminator": recipe.adversarial}
@@ -147,7 +144,7 @@ def format_dry_run(recipe, costs):
         "",
         f"A step of {recipe.accumulation} micro-batches: {step / 1e12:.4g} TFLOP; {recipe.steps:,} steps: "
         f"{recipe.steps * step / 1e18:.3g} EFLOP on each GPU.",
-        f"Estimated peak memory per GPU: {costs.peak_bytes / 1e9:.3g} GB = {memory}, and 2 to 4 GB for the operators' "
+        f"Estimated peak memory per GPU: {costs.peak_bytes / 1e9:.3g} GB = {memory}, and 2 to 5 GB for the operators' "
         "own buffers and the CUDA context.",
     ]
     if costs.uncounted:
@@ -155,11 +152,12 @@ def format_dry_run(recipe, costs):
     return "\n".join(lines)
 
 
-def meta_model(recipe):
-    """The un-tuned model of a recipe on the meta device: shapes without weights."""
+def meta_model(recipe, precision="bf16"):
+    """The un-tuned model of a recipe on the meta device: shapes of weights in the precision that a GPU trains on."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if recipe.base == "tiny" or recipe.base in PACKAGED_PRIORS:
-        return OMGSR.from_recipe(recipe).to("meta")
-    return OMGSR.full_size(recipe.family, recipe.timestep)
+        return OMGSR.from_recipe(recipe).to("meta", dtype)
+    return OMGSR.full_size(recipe.family, recipe.timestep, dtype=dtype)
 
 
 def _pixels(recipe, batch_size, dtype):
@@ -173,7 +171,8 @@ def _latents(recipe, model, batch_size):
 
 def _peak(rows):
     """The most kept in one pass: at each part, what those before it keep and the most that itself keeps."""
-    return max(sum(before["kept"] for before in rows[:i]) + row["peak"] for i, row in enumerate(rows))
+    moments = (sum(before["kept"] for before in rows[:i]) + row["peak"] for i, row in enumerate(rows))
+    return max(moments, default=0)
 
 
 def _parameters(module):

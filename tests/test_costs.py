@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from omgsr_lib.costs import dry_run, format_dry_run, inference_costs, meta_model, training_costs
+from omgsr_lib.counting import count
 from omgsr_lib.losses.networks import build_losses
 from omgsr_lib.presets import recipe
 
@@ -36,7 +37,7 @@ def plain():
 
 def test_costs_of_a_tiny_training():
     chosen = recipe("smoke", "s")
-    model = meta_model(chosen)
+    model = meta_model(chosen, "no")
     with torch.device("meta"):
         perceptual, critic = build_losses(chosen, model.vae, pretrained=False)
     costs = training_costs(chosen, model=model, perceptual=perceptual, discriminator=critic, precision="no")
@@ -50,7 +51,7 @@ def test_costs_of_a_tiny_training():
     assert all(p.requires_grad for p in critic.heads.parameters())
 
     # Frozen layers: the backward pass computes gradients of inputs only, as many FLOPs as the forward pass.
-    forward = inference_costs(chosen, model=meta_model(chosen)).set_index("stage")["flops"]
+    forward = inference_costs(chosen).set_index("stage")["flops"]
     batch = chosen.batch_size
     assert parts.loc["encode HQ", "flops"] == batch * forward["encode"]
     assert 2 * batch * forward["decode"] <= parts.loc["decoder", "flops"] <= 2.1 * batch * forward["decode"]
@@ -124,3 +125,38 @@ def test_a_full_size_training(variant, expected, heads):
     ]
     assert [float(row[-2]) for row in rows] == pytest.approx(expected, rel=0.04)
     assert rows[-1][-3] == f"{heads:,}" and "Not counted" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "resolution", "checkpointing", "published"),
+    [("s-512", 512, False, 24), ("s-512", 512, True, 21), ("f-1024", 512, True, 42), ("f-1024", 1024, True, 79)],
+)
+def test_memory_that_the_authors_report(variant, resolution, checkpointing, published):
+    """GB in their README, in their precisions: autoencoders, DISTS and the UNet in float32, FLUX in bfloat16, denoiser
+    and discriminator under autocast, two copies of the loss backbone. They measured operators' buffers and the CUDA
+    context too, which come to 1 to 5 GB.
+    """
+    chosen = recipe("release", variant, resolution=resolution)
+    model = meta_model(chosen, "no")
+    if chosen.family == "flow":
+        model.prior.to(torch.bfloat16)
+    model.add_adapters(chosen.vae_rank, chosen.denoiser_rank)
+    with torch.device("meta"):
+        perceptual, critic = (build_losses(chosen, model.vae, pretrained=False)[i] for i in (0, 1))
+        pixels, predicted = torch.zeros(2, 1, 3, resolution, resolution)
+        latents = torch.zeros(1, model.vae.config.latent_channels, resolution // 8, resolution // 8)
+    predicted.requires_grad_()
+    latents.requires_grad_()
+    modules, denoiser = [model, perceptual, critic], model.prior.denoiser
+    encoder = count(lambda: model.encode(pixels), modules)
+    options = {"autocast": True, "checkpointed": denoiser if checkpointing else None}
+    prediction = count(lambda: model.predict_clean(latents), modules, **options)
+    decoder = count(lambda: model.decode(latents), modules)
+    distance = count(lambda: perceptual(predicted, pixels).mean(), modules)
+    logits = count(lambda: critic.loss(predicted, torch.Generator(), 0.8), modules, autocast=True)
+    activations = sum(part.kept for part in (encoder, prediction, decoder, distance, logits))
+    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}.values()
+    trained = sum(t.numel() for t in tensors if t.requires_grad)
+    counted = sum(t.nbytes for t in tensors) + 12 * trained + activations
+    assert 1 < published - counted / 1e9 < 5
