@@ -50,7 +50,7 @@ def count(function, modules, *, autocast=False, checkpointed=None):
         _checkpointing(checkpointed, blocks) if checkpointed else nullcontext(),
         _AsOnGPU(autocast),
         counter,
-        torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor.value),
+        torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda packed: packed.value),
     ):
         output = function()
         held = kept.bytes - blocks.inside + blocks.inputs.bytes
