@@ -154,7 +154,7 @@ def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):
     from omgsr_lib.presets import recipe
 
     smoke = {variant: recipe("smoke", variant, batch_size=1, resolution=80) for variant in "sf"}
-    monkeypatch.setattr(study_module, "recipe", lambda preset, variant: smoke[variant])
+    monkeypatch.setattr(study_module, "recipe", lambda preset, variant, **changes: smoke[variant])
     data = StudyData(
         train=tuple(packaged_photos("train")[4:]),
         evaluation=tuple(packaged_photos("eval")[1:2]),
