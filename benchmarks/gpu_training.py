@@ -91,6 +91,8 @@ def main():
     if args.size == "full" and device == "cpu":
         parser.error("--size full needs a CUDA device: run it with --size mini here.")
 
+    if device == "cpu":
+        torch.set_num_threads(1)
     rate, rows = matmul_rate(device), []
     print(f"matrix product {rate / 1e12:.2f} TFLOP/s")
     for preset, variant in CASES[args.size]:
