@@ -1,18 +1,21 @@
 """State of a run on disk: one file, written aside and renamed, and a JSON-lines log that never runs ahead of it."""
 
+import io
 import json
 import os
 from pathlib import Path
 
 import torch
 
-from .provenance import atomic_write
+from .provenance import atomic_write, writing
 
 
 def save_state(file, state):
     """Write `state` (tensors, numbers, containers) to `file`; a crash or a full disk leaves the previous one whole."""
+    content = io.BytesIO()  # torch.save reports a full disk as an internal error
+    torch.save(state, content)
     with atomic_write(file) as part, open(part, "wb") as handle:
-        torch.save(state, handle)
+        handle.write(content.getbuffer())
         handle.flush()
         os.fsync(handle.fileno())
 
@@ -24,7 +27,7 @@ def load_state(file, device="cpu"):
 
 def append_log(file, line):
     """Add one JSON line."""
-    with open(file, "a") as handle:
+    with writing(file), open(file, "a") as handle:
         handle.write(json.dumps(line) + "\n")
 
 

@@ -32,7 +32,7 @@ def build_parser():
             sub.add_argument(*flags, **settings)
         sub.set_defaults(run=run)
 
-    integer, number = dict(type=int), dict(type=float)
+    integer, number, count = dict(type=int), dict(type=float), dict(type=positive)
     command(
         run_reproduce,
         "run the notebooks in order",
@@ -51,8 +51,8 @@ def build_parser():
         evaluation=dict(help="folder with evaluation photographs; without it those of the dependencies"),
         weights=dict(help="weights folder of LPIPS-SqueezeNet: then the perceptual loss, and one of the measures"),
         variants=dict(nargs="+", default=["s", "f"], choices=["s", "f"]),
-        steps=integer | dict(default=100, help="of each training"),
-        jobs=integer | dict(default=2, help="processes side by side, one thread each"),
+        steps=count | dict(default=100, help="of each training"),
+        jobs=count | dict(default=2, help="processes side by side, one thread each"),
     )
     command(
         run_restore,
@@ -74,7 +74,7 @@ def build_parser():
         run_manifest,
         "list photographs with their SHA-256, for omgsr train --photos and --portraits",
         photos=dict(positional="photos", help="folder, list of paths or manifest"),
-        first=integer | dict(help="take so many only, in the order of the names"),
+        first=count | dict(help="take so many only, in the order of the names"),
         out=dict(help="CSV to write"),
         verify=dict(action="store_true", help="compare the files of a manifest with their SHA-256 instead"),
     )
@@ -85,9 +85,9 @@ def build_parser():
         vae=dict(default="mini", help="mini, a folder or a hub id of a diffusers autoencoder"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
         family=dict(default="ddpm", choices=["ddpm", "flow"]),
-        short_side=integer | dict(help="reduce photographs to this short side first"),
-        size=integer | dict(default=512, help="crop side in pixels"),
-        scale=integer | dict(default=4),
+        short_side=count | dict(help="reduce photographs to this short side first"),
+        size=count | dict(default=512, help="crop side in pixels"),
+        scale=count | dict(default=4),
         seed=integer | dict(default=0),
     )
     command(
@@ -97,22 +97,22 @@ def build_parser():
         photos=dict(required=True, help="folder with training photographs"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
         out=dict(required=True, help="run folder: checkpoint, log and the finished model"),
-        steps=integer | dict(required=True),
-        batch_size=integer | dict(default=8),
+        steps=count | dict(required=True),
+        batch_size=count | dict(default=8),
         learning_rate=number | dict(default=3e-4),
-        size=integer | dict(default=96, help="crop side in pixels (autoencoder)"),
+        size=count | dict(default=96, help="crop side in pixels (autoencoder)"),
         perceptual=dict(help="weights folder for LPIPS-SqueezeNet (autoencoder)"),
         evaluation=dict(help="folder with photographs that the model card measures on"),
         data=dict(default="the user's own", help="the training photographs and their licence, for the model card"),
         seed=integer | dict(default=0),
-        threads=integer | dict(default=1),
+        threads=count | dict(default=1),
     )
     command(
         run_train,
         "train the adapters of OMGSR; runs as it is under accelerate launch",
         preset=dict(default="mini", help="smoke, mini, paper or release"),
         variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
-        resolution=integer | dict(choices=[512, 1024], help="of paper and release"),
+        resolution=count | dict(choices=[512, 1024], help="of paper and release"),
         base=dict(help="folder or mirror of the base model, instead of the recipe's hub id"),
         prompt_embeds=dict(help="safetensors file with the prompt's embeddings; the base then needs no text encoders"),
         photos=dict(nargs="+", help="training photographs: folders, lists of paths or manifests"),
@@ -121,9 +121,9 @@ def build_parser():
         evaluation=dict(help="photographs for previews and the model card"),
         data=dict(default="", help="the training photographs and their licence, for the model card"),
         out=dict(help="run folder: checkpoint, log and the adapters"),
-        steps=integer | dict(help="optimiser steps, instead of the recipe's"),
-        batch_size=integer | dict(help="of one process, instead of the recipe's"),
-        accumulation=integer | dict(help="micro-batches in a step, instead of the recipe's"),
+        steps=count | dict(help="optimiser steps, instead of the recipe's"),
+        batch_size=count | dict(help="of one process, instead of the recipe's"),
+        accumulation=count | dict(help="micro-batches in a step, instead of the recipe's"),
         learning_rate=number | dict(help="instead of the recipe's"),
         warmup=integer | dict(help="steps of linear warm-up, instead of the recipe's"),
         perceptual_loss=dict(help="lpips, ea-dists, dinov3-dists, lpips-squeeze or autoencoder"),
@@ -134,11 +134,11 @@ def build_parser():
             choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
         ),
         as_released=dict(action="store_true", help="with the defects of the authors' code"),
-        every=integer | dict(help="steps between checkpoints, instead of the recipe's"),
-        export_every=integer | dict(help="steps between adapters in the official layout, weight-<step>/"),
+        every=count | dict(help="steps between checkpoints, instead of the recipe's"),
+        export_every=count | dict(help="steps between adapters in the official layout, weight-<step>/"),
         tracker=dict(choices=["tensorboard"]),
         workers=integer | dict(default=0, help="processes that load data"),
-        threads=integer | dict(default=1, help="of the processor, for each process"),
+        threads=count | dict(default=1, help="of the processor, for each process"),
         seed=integer | dict(default=0),
         dry_run=dict(action="store_true", help="print recipe, parameters, operations and memory, and stop"),
     )
@@ -152,6 +152,13 @@ def build_parser():
         out=dict(help="CSV to write; printed otherwise"),
     )
     return parser
+
+
+def positive(text):
+    """An integer of at least 1 from the command line."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
 
 
 def run_reproduce(options):

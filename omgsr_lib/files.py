@@ -4,7 +4,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from .provenance import sha256
+from .provenance import sha256, writing
 
 
 HASHES = "SHA256SUMS"
@@ -14,22 +14,24 @@ HASHES = "SHA256SUMS"
 def atomic_folder(folder):
     """Yields an empty folder beside `folder` to write into; renamed to `folder` on success, removed on failure.
 
-    In an existing `folder` entries of the same names are replaced once the new ones are complete; others stay.
+    In an existing `folder` entries of the same names are replaced once the new ones are complete; others stay. The
+    block should only write: errors as in `writing`.
     """
     folder = Path(folder).absolute()
     part = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        yield part
-        if folder.exists():
-            for new in part.iterdir():
-                old = folder / new.name
-                if old.is_dir():
-                    shutil.rmtree(old)
-                new.replace(old)
-        else:
-            part.rename(folder)
+        with writing(folder):
+            part.mkdir(parents=True)
+            yield part
+            if folder.exists():
+                for new in part.iterdir():
+                    old = folder / new.name
+                    if old.is_dir():
+                        shutil.rmtree(old)
+                    new.replace(old)
+            else:
+                part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 
+from safetensors import SafetensorError
+
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = "<elsewhere>"
@@ -45,22 +47,31 @@ def atomic_write(path):
     """Write a file whole or not at all: yields a path beside `path` to write to, renamed to `path` on success.
 
     The yielded name keeps the suffix, for writers that choose the format by it. Folders are made as needed. The block
-    should only write: an `OSError` in it (full disk, no permission) is raised again as one line that names `path`.
+    should only write: errors as in `writing`.
     """
     path = Path(path)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as err:
-        if err.errno is None:
-            raise
-        remedy = "free some space, or choose a folder that can be written"
-        raise OSError(err.errno, f"cannot write {path} ({err.strerror}): {remedy}") from err
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            os.replace(part, path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path):
+    """An error of the block (full disk, no permission) is raised again as an `OSError`, one line that names `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as err:
+        reason = err.strerror if isinstance(err, OSError) else str(err)
+        if reason is None:
+            raise
+        remedy = "free some space, or choose a folder that can be written"
+        raise OSError(f"cannot write {path} ({reason}): {remedy}") from err
 
 
 def write_json(path, content):

@@ -1,5 +1,6 @@
 """Restore photographs: PIL images or a folder in, PIL images or files out."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +61,8 @@ def restore(
     images = [images] if isinstance(images, Image.Image) else list(images)
     if not images:
         raise ValueError("restore() needs at least one picture: got an empty list.")
-    if scale < 1:
-        raise ValueError(f"scale must be at least 1: got {scale}.")
+    if not 1 <= scale < math.inf:
+        raise ValueError(f"scale must be at least 1 and finite: got {scale}.")
     factor = compression(model.vae)
     tiling = dict(
         tile=_in_latents("tile", tile, factor, model.multiple),

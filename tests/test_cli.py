@@ -81,6 +81,9 @@ def test_unknown_options_and_commands(capsys):
         ["paint"],
         ["restore", "a.png", "--out", "b", "--colour", "x"],
         ["train", "--steps", "many"],
+        ["train", "--steps", "0"],
+        ["train", "--batch-size", "-1"],
+        ["midstep", "--photos", "a", "--size", "0"],
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

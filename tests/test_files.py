@@ -1,9 +1,11 @@
 """files.py: folders whole or not at all, and hashes in the format of sha256sum."""
 
+import errno
 import hashlib
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from omgsr_lib.files import atomic_folder, verify_hashes, write_hashes
@@ -26,6 +28,15 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
         raise RuntimeError("stop")
     assert (tmp_path / "a" / "file").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("I/O: No space left")])
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(error, tmp_path):
+    with pytest.raises(OSError, match=r"cannot write .*a \(.*No space left\): free some space") as caught:
+        with atomic_folder(tmp_path / "a") as part:
+            (part / "file").write_text("half")
+            raise error
+    assert str(caught.value).count("cannot write") == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_folder_keeps_what_is_not_replaced(tmp_path):

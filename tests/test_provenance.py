@@ -41,7 +41,6 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
     with pytest.raises(OSError) as caught, atomic_write(tmp_path / "table.csv") as part:
         part.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert caught.value.errno == errno.ENOSPC
     message = str(caught.value)
     assert "table.csv (No space left on device): free some space" in message and "\n" not in message
     assert os.listdir(tmp_path) == []

@@ -139,7 +139,9 @@ def test_half_precision_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(scale=0.5), "scale must be at least 1: got 0.5"),
+        (dict(scale=0.5), "scale must be at least 1 and finite: got 0.5"),
+        (dict(scale=float("nan")), "at least 1 and finite: got nan"),
+        (dict(scale=float("inf")), "at least 1 and finite: got inf"),
         (dict(tile=20), "tile must be a multiple of 8 pixels: got 20"),
         (dict(tile=16, overlap=3), "overlap must be a multiple of 8 pixels: got 3"),
         (dict(tile=16, overlap=16), "0 <= overlap < tile"),

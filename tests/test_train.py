@@ -3,7 +3,6 @@
 `PYTHONPATH=. python tests/test_train.py` writes golden_losses.json anew, after a change that is meant to alter it.
 """
 
-import errno
 import importlib.util
 import json
 import math
@@ -251,18 +250,22 @@ def test_log_is_trimmed_to_the_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    file = tmp_path / "state.pt"
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """The system refuses files beyond a limit, as it refuses them on a full disk."""
+    resource = pytest.importorskip("resource")
+    file, log = tmp_path / "state.pt", tmp_path / "log.jsonl"
     save_state(file, {"step": 1})
-
-    def half(state, handle):
-        handle.write(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="cannot write .*state.pt .No space left on device.: free some space"):
-        save_state(file, {"step": 2})
-    assert load_state(file) == {"step": 1} and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write .*state.pt .File too large.: free some space"):
+            save_state(file, {"step": 2, "adapters": torch.ones(5000)})
+        with pytest.raises(OSError, match="cannot write .*log.jsonl .File too large.: free some space"):
+            append_log(log, {"step": 2, "note": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_state(file) == {"step": 1} and read_log(log) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl", "state.pt"]
 
 
 if __name__ == "__main__":
