@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import presets
 from .files import atomic_folder, verify_hashes
+from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
 from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 from .tiling import tiled
+
+
+LQ_ENCODER = "lq_encoder.safetensors"  # of a folded model
 
 
 @dataclass
@@ -122,6 +127,18 @@ class OMGSR(nn.Module):
         self.ranks = None
         return self
 
+    def fold(self, *, merge_tokens=True):
+        """The folded model: the same outputs at t* from fewer parameters and operations (see `fold`), for inference.
+
+        Adapters are part of its weights, and its prior takes t* alone. `merge_tokens` as in `fold_prior`. This model
+        stays as it is, so both are in memory until it is released; a folded model that was saved loads alone.
+        """
+        prior = fold_prior(self.prior, self.timestep, merge_tokens=merge_tokens)
+        folded = copy.deepcopy(self, {id(self.prior): prior})
+        merge_lora(folded.lq_vae.encoder)
+        folded.ranks = None
+        return folded
+
     def save_adapter(self, folder):
         """Write both adapters in the official layout (see `lora`) and the timestep in `omgsr.json`."""
         if self.ranks is None:
@@ -161,11 +178,18 @@ class OMGSR(nn.Module):
         return self
 
     def save_pretrained(self, folder):
-        """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly."""
+        """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly.
+
+        Of a folded model the prior and the LQ encoder are written as they are, adapters included.
+        """
         with atomic_folder(folder) as part:
-            self.save_adapter(part)
             save_model(self.vae, part / "vae")
-            save_prior(self.prior, part)
+            if isinstance(self.prior, FoldedPrior):
+                save_folded(self.prior, part)
+                save_file(self.lq_vae.encoder.state_dict(), part / LQ_ENCODER)
+            else:
+                self.save_adapter(part)
+                save_prior(self.prior, part)
         return Path(folder)
 
     @classmethod
@@ -185,6 +209,12 @@ class OMGSR(nn.Module):
         options = dict(prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
         if (folder / "omgsr.json").is_file():
             about = json.loads((folder / "omgsr.json").read_text())
+            if "folded" in about:
+                if base or adapter or prompt_embeds:
+                    raise ValueError(
+                        f"A folded model holds its base, adapter and prompt: '{folder}' is folded, so give none of them."
+                    )
+                return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
@@ -215,6 +245,12 @@ class OMGSR(nn.Module):
                 )
         options = dict(prompt=recipe.prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision, seed=seed)
         return cls.from_base(base, recipe.family, recipe.timestep, **options)
+
+    @classmethod
+    def _from_folded(cls, folder, timestep, dtype):
+        model = cls(load_autoencoder(folder, subfolder="vae", dtype=dtype), load_folded(folder, dtype), timestep)
+        model.lq_vae.encoder.load_state_dict(load_file(folder / LQ_ENCODER))
+        return model
 
     @classmethod
     def from_base(

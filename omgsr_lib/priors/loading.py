@@ -113,6 +113,27 @@ def _check_denoiser(source, family, revision):
         )
 
 
+def empty_prior(source, family, config, embeds):
+    """A prior without weights, on the meta device: shapes alone.
+
+    Args:
+        source: holds `scheduler/`.
+        family: "ddpm" or "flow".
+        config: options of its denoiser.
+        embeds: shapes of its prompt embeddings, by name.
+    """
+    import diffusers
+
+    denoiser, scheduler, prior = {
+        "ddpm": (diffusers.UNet2DConditionModel, diffusers.DDPMScheduler, DDPMPrior),
+        "flow": (diffusers.FluxTransformer2DModel, diffusers.FlowMatchEulerDiscreteScheduler, FlowPrior),
+    }[family]
+    with torch.device("meta"):
+        denoiser = denoiser.from_config(config).eval().requires_grad_(False)
+        tensors = {name: torch.empty(shape) for name, shape in embeds.items()}
+    return prior(denoiser, scheduler.from_pretrained(source, subfolder="scheduler"), **tensors)
+
+
 def randomise(prior, seed):
     """Replace the weights of a prior by a fresh random initialisation: the control of the ablation."""
     torch.manual_seed(seed)

@@ -1,0 +1,102 @@
+"""Linear layers as float64 matrices: read with their adapters, folded with constants, rounded once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`x -> weight x + bias`.
+
+    Attributes:
+        weight: `(out, in)` float64; of a convolution `(out, in, height, width)`.
+        bias: `(out,)` float64.
+        dtype: of the layer it was read from and of those that it makes.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, layer):
+        """The map of a linear layer or convolution, its active adapters added."""
+        base, weight = base_layer(layer), base_layer(layer).weight.detach().double()
+        if base is not layer and not (layer.merged or layer.disable_adapters):
+            for name in set(layer.active_adapters) & set(layer.lora_A):
+                weight = weight + layer.get_delta_weight(name).double()
+        bias = weight.new_zeros(len(weight)) if base.bias is None else base.bias.detach().double()
+        return cls(weight, bias, base.weight.dtype)
+
+    @classmethod
+    def stacked(cls, *maps):
+        """The maps of one input side by side: their outputs one after the other."""
+        weight, bias = torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps])
+        return cls(weight, bias, maps[0].dtype)
+
+    def __call__(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+    def flat(self):
+        """A 1x1 convolution as the linear map of each pixel; of a linear map itself."""
+        return Affine(self.weight.flatten(1), self.bias, self.dtype)
+
+    def after(self, scale, shift):
+        """`x -> self(scale * x + shift)`: takes in the affine part of the norm before it."""
+        return Affine(self.weight * scale, self.bias + self.weight @ shift, self.dtype)
+
+    def gated(self, gate):
+        """`x -> gate * self(x)`."""
+        return Affine(gate[:, None] * self.weight, gate * self.bias, self.dtype)
+
+    def linear(self, norm_eps=None):
+        """As a frozen `nn.Linear`; with `norm_eps` a `NormedLinear`."""
+        out, inputs = self.weight.shape
+        layer = nn.Linear(inputs, out, device="meta")
+        if norm_eps is not None:
+            layer = NormedLinear(inputs, out, norm_eps)
+        return _filled(layer, self.weight, self.bias, self.dtype)
+
+
+class NormedLinear(nn.Linear):
+    """A linear layer after a layer norm without weights."""
+
+    def __init__(self, in_features, out_features, eps):
+        super().__init__(in_features, out_features, device="meta")
+        self.eps = eps
+
+    def forward(self, x):
+        return super().forward(F.layer_norm(x, (self.in_features,), eps=self.eps))
+
+
+def convolution(layer, shift=0):
+    """A frozen copy of the convolution `layer`, its active adapters added, with `shift` `(out,)` added to its output."""
+    base, affine = base_layer(layer), Affine.of(layer)
+    options = dict(stride=base.stride, padding=base.padding, device="meta")
+    copy = nn.Conv2d(base.in_channels, base.out_channels, base.kernel_size, **options)
+    return _filled(copy, affine.weight, affine.bias + shift, affine.dtype)
+
+
+def base_layer(layer):
+    """The layer inside a peft adapter, or `layer` itself."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+
+
+def frozen(tensor):
+    """`tensor` as a parameter without a gradient."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def embed(embedder, x):
+    """The two-layer embedding of a timestep, guidance or pooled prompt by diffusers' `embedder`, in float64."""
+    return Affine.of(embedder.linear_2)(F.silu(Affine.of(embedder.linear_1)(x.double())))
+
+
+def _filled(module, weight, bias, dtype):
+    module.weight, module.bias = frozen(weight.to(dtype)), frozen(bias.to(dtype))
+    return module
