@@ -212,7 +212,7 @@ class OMGSR(nn.Module):
             if "folded" in about:
                 if base or adapter or prompt_embeds:
                     raise ValueError(
-                        f"A folded model holds its base, adapter and prompt: '{folder}' is folded, so give none of them."
+                        f"A folded model holds its base, adapter and prompt: '{folder}' is folded. Give none of them."
                     )
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)

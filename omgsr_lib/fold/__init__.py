@@ -1,8 +1,8 @@
 """Exact constant folding: a prior at one timestep and one prompt, with all that no picture changes computed once.
 
-The folded prior gives the same outputs with fewer parameters and operations. Embedders of time, guidance and prompt are
-gone, modulation and the weights of norms are part of the layers beside them, keys and values of the prompt are tables,
-and projections of one input are one layer. Weights are folded in float64, adapters included, and rounded once.
+The folded prior gives the same outputs with fewer parameters and operations. Embedders of time, guidance and prompt
+are gone, modulation and the weights of norms are part of the layers beside them, keys and values of the prompt are
+tables, and projections of one input are one layer. Weights are folded in float64, adapters included, and rounded once.
 """
 
 import json

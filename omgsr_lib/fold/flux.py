@@ -200,7 +200,7 @@ class LastBlock(nn.Module):
 
 
 def _attend(vkq, scale, positions):
-    """Attention `(B, S, heads, head)` of values, keys and queries `(B, S, 3, heads, head)`; overwrites the last two."""
+    """Attention `(B, S, heads, head)` of values, keys, queries `(B, S, 3, heads, head)`; overwrites the last two."""
     _rotate(vkq[:, :, 1:], scale, positions.rotation, positions.floor)
     return _attention(*vkq.permute(2, 0, 3, 1, 4).unbind(), positions.mask)
 
