@@ -1,4 +1,4 @@
-"""fold: equal to the unfolded prior in float64, float32, bfloat16; full-size counts, merged tokens, folders, errors."""
+"""fold: equal to the unfolded prior in float64, float32, bfloat16; full-size counts, tokens, folders, errors."""
 
 import copy
 import json

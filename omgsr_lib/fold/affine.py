@@ -73,7 +73,7 @@ class NormedLinear(nn.Linear):
 
 
 def convolution(layer, shift=0):
-    """A frozen copy of the convolution `layer`, its active adapters added, and `shift` `(out,)` added to its output."""
+    """A frozen copy of `layer`, a convolution, its active adapters added, with `shift` `(out,)` on its output."""
     base, affine = base_layer(layer), Affine.of(layer)
     options = dict(stride=base.stride, padding=base.padding, device="meta")
     copy = nn.Conv2d(base.in_channels, base.out_channels, base.kernel_size, **options)
