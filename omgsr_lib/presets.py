@@ -74,7 +74,7 @@ _release = dict(
 _mini = dict(
     resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", discriminator="autoencoder",
     chunk=48, critic_chunk=48, grid=4000.0,
-    learning_rate=5e-4, warmup=20, decay=0.3, steps=300, batch_size=4, accumulation=1, save_every=50,
+    learning_rate=5e-4, warmup=20, decay=0.3, steps=100, batch_size=4, accumulation=1, save_every=50,
 )  # fmt: skip
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
