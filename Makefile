@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PRESET ?= mini
 PHOTOS ?=
+JOBS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -12,7 +13,7 @@ BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder"
+	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder; JOBS=2 test processes"
 
 reproduce: $(READY) ## run the whole study; a second run repeats only what changed
 	$(BIN)/omgsr reproduce --preset $(PRESET) $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -21,7 +22,7 @@ study: $(READY) ## the longer trainings behind the ablation tables (hours, resum
 	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: lint ## lint, import contract, unit tests, every notebook with the smoke preset
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 lint: $(READY) ## code style and import contract
 	$(BIN)/ruff check

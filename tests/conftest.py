@@ -8,6 +8,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_PARTS = ("data/train", "data/eval", "data/provenance.csv", "reference", "weights")
@@ -23,6 +24,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "reference" in item.fixturenames:
             item.add_marker(pytest.mark.reference)
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)  # the longest first: see make test
 
 
 @pytest.fixture(scope="session")

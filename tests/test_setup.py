@@ -147,7 +147,7 @@ def test_make_takes_up_an_installation_that_stopped(clone):
     (clone / "broken").unlink()
     result, log = make(clone, "test")
     assert result.returncode == 0
-    assert log == [*INSTALL, "ruff check", "ruff format --check", "lint-imports", "pytest"]
+    assert log == [*INSTALL, "ruff check", "ruff format --check", "lint-imports", "pytest -n 2"]
 
 
 def test_make_refuses_an_old_python_in_one_line(clone):
