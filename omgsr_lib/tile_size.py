@@ -78,7 +78,7 @@ def fitting_settings(model, height, width, budget, overlap=None):
 
 
 def retry_smaller(attempt, settings, side, multiple):
-    """`attempt(settings)`, once more with `settings.smaller(side, multiple)` if the memory was too little; warns then."""
+    """`attempt(settings)`; if the memory was too little, a warning and one more with `settings.smaller(...)`."""
     try:
         return attempt(settings)
     except (RuntimeError, MemoryError) as error:

@@ -11,9 +11,8 @@ flat    Tile by tile through all layers, with a halo. What the normalisations an
 import math
 from itertools import pairwise
 
-import torch
-
 from .moments import Moments
+from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
 from .vae_layers import decoder_layers, encoder_layers
 from .vae_parts import Estimate, KeySample, Part, normalise, spans
@@ -179,7 +178,8 @@ def _even(side, count):
 def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
     """`encode_latents` of large `pixels` `(B, 3, H, W)` in mode "exact" or "flat"; `options` of `FlatPass`.
 
-    Raises `ValueError` for sides that are no multiples of the compression and for other modes and autoencoders.
+    A `generator` (see `noise`) draws the same sample of the posterior as in one piece. Raises `ValueError` for sides
+    that are no multiples of the compression and for other modes and autoencoders.
     """
     _check_mode(mode)
     factor = compression(vae)
@@ -194,9 +194,8 @@ def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
         encoded = _collect(FlatPass(layers, lambda y, x: pixels[..., y, x], *pixels.shape[-2:], **options))
     if generator is None:
         return posterior_latents(vae, encoded)
-    shape = posterior_latents(vae, encoded).shape
-    noise = torch.randn(shape, generator=generator, dtype=encoded.dtype, device=generator.device)
-    return posterior_latents(vae, encoded, noise=noise.to(encoded.device))
+    shape = (len(encoded), vae.config.latent_channels, *encoded.shape[2:])
+    return posterior_latents(vae, encoded, noise=randn(shape, generator, encoded))
 
 
 def decode_tiled(vae, latents, *, mode="flat", **options):

@@ -82,13 +82,14 @@ def _axis_weights(offsets, tile, centre, window, size):
 def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multiple=1):
     """A `TilePlan` of tiles of at most `tile` x `tile` that overlap by at least `overlap`.
 
-    planner "smallest": along each axis the smallest count of tiles, then the smallest tile that covers with this count,
-        offsets spread evenly. `overlap` is a ninth of the tile by default, which keeps the overdraw near (9/8)^2.
-    planner "published": tiles of `tile`, the smallest count with `(n - 1)(tile - overlap) + tile >= size`, in steps of
-        `tile - overlap`, the last offset clamped to `size - tile`. `overlap` is half a tile by default.
+    planner "smallest": along each axis the smallest count of tiles, then the smallest tile that covers with this
+        count, offsets spread evenly. `overlap` is a ninth of the tile by default: the overdraw is near (9/8)^2.
+    planner "published": tiles of `tile`, the smallest count with `(n - 1)(tile - overlap) + tile >= size`, in steps
+        of `tile - overlap`, the last offset clamped to `size - tile`. `overlap` is half a tile by default.
 
-    Sides and tiles are multiples of `multiple` (2 for FLUX, which packs 2x2 latents), as are the offsets of "smallest"; an
-    axis shorter than a tile has one tile of its size. Raises `ValueError` unless 0 <= overlap < tile: tiles must advance.
+    Sides and tiles are multiples of `multiple` (2 for FLUX, which packs 2x2 latents), as are the offsets of
+    "smallest"; an axis shorter than a tile has one tile of its size. Raises `ValueError` unless 0 <= overlap < tile:
+    tiles must advance.
     """
     if planner not in PLANNERS:
         raise ValueError(f"planner must be one of {', '.join(PLANNERS)}; got {planner!r}.")

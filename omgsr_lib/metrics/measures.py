@@ -105,25 +105,27 @@ def checkerboard(pixels, period=8):
 def seam_energy(pixels, rows=(), columns=(), width=8):
     """Gradient energy at the borders of tiles over that elsewhere; about 1 where the borders leave no trace.
 
-    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). Lines of pairs
-    of neighbours less than `width` pixels from a border, in its direction, are compared with all other lines of both
-    directions: the mean squared difference of the lumas.
+    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). The squared
+    differences of the lumas of neighbours are averaged over all pairs across `columns` (or `rows`) and less than
+    `width` pixels away, and divided by the mean over the other pairs in that direction; borders in both directions
+    count by their number of pairs.
     """
     luma = luma_yiq(pixels)[:, 0]
-    near, elsewhere = [], []
-    for lines, borders in ((luma, columns), (luma.transpose(1, 2), rows)):
-        energy = lines.diff(dim=-1).square().mean(1)
-        after = torch.arange(1, lines.shape[-1])
-        border = (after[:, None] - torch.tensor([*borders], dtype=torch.long)).abs().lt(width).any(1)
-        near.append(energy[:, border])
-        elsewhere.append(energy[:, ~border])
-    near, elsewhere = torch.cat(near, dim=1), torch.cat(elsewhere, dim=1)
-    if not near.shape[1] or not elsewhere.shape[1]:
+    near = elsewhere = 0.0
+    for lines, borders in ((luma, [*columns]), (luma.transpose(1, 2), [*rows])):
+        if not borders:
+            continue
+        energy = lines.diff(dim=-1).square().sum(1)
+        distance = torch.arange(1, lines.shape[-1])[:, None] - torch.tensor(borders)
+        at_border = distance.abs().lt(width).any(1)
+        near = near + energy[:, at_border].sum(1)
+        elsewhere = elsewhere + energy[:, ~at_border].mean(1) * at_border.sum()
+    if not isinstance(near, torch.Tensor) or elsewhere.isnan().any():
         raise ValueError(
             f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
             f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
         )
-    return near.mean(1) / elsewhere.mean(1)
+    return near / elsewhere
 
 
 def _unit(pixels):
