@@ -97,6 +97,35 @@ def test_checkerboard_sees_a_repeated_pattern_and_not_photographs(pixels):
         measures.checkerboard(torch.zeros(1, 3, 64, 80))
 
 
+def test_seam_energy_by_hand():
+    """A ramp across columns with a step of `h` at one border: its energy over the 15 pairs less than 8 pixels away."""
+    slope, height = 0.01, 0.05
+    ramp = slope * torch.arange(64, dtype=torch.float64)
+    stepped = ramp + height * (torch.arange(64) >= 24).double()
+    pixels = torch.stack([ramp, stepped]).expand(3, 40, 2, 64).movedim(2, 0) - 0.5
+    expected = [1, (14 * slope**2 + (slope + height) ** 2) / (15 * slope**2)]
+    assert measures.seam_energy(pixels, columns=[24]).tolist() == pytest.approx(expected, rel=1e-9)
+    assert measures.seam_energy(pixels.mT, rows=[24]).tolist() == pytest.approx(expected, rel=1e-9)
+    assert measures.seam_energy(pixels, columns=[23], width=1).tolist() == pytest.approx(
+        [1, 62 / (61 + (1 + height / slope) ** 2)], rel=1e-9
+    )
+
+
+def test_seam_energy_takes_each_direction_for_itself():
+    """Noise that is rougher along rows than along columns has no seams, wherever one looks for them."""
+    noise = torch.randn(1, 1, 200, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    striped = (0.3 * noise[..., :1, :] + 0.03 * noise).expand(-1, 3, -1, -1)
+    assert measures.seam_energy(noise.expand(-1, 3, -1, -1) / 4, [50, 120], [80]).item() == pytest.approx(1, abs=0.03)
+    assert measures.seam_energy(striped, rows=[50, 120]).item() == pytest.approx(1, abs=0.05)
+
+
+def test_seam_energy_needs_borders_and_a_rest():
+    pixels = torch.rand(1, 3, 20, 30)
+    for rows, columns in (((), ()), ([7, 14], ())):
+        with pytest.raises(ValueError, match="so both must exist: got rows"):
+            measures.seam_energy(pixels, rows, columns)
+
+
 def test_measures_are_per_picture(pixels):
     batch = torch.cat([pixels[1], pixels[0]]), torch.cat([pixels[0], pixels[1].flip(-1)])
     for name in ("psnr_y", "psnr_rgb", "ssim_y", "gmsd"):

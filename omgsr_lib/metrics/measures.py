@@ -102,6 +102,32 @@ def checkerboard(pixels, period=8):
     return 10 * torch.cat(ratios, dim=1).mean(1)
 
 
+def seam_energy(pixels, rows=(), columns=(), width=8):
+    """Gradient energy at the borders of tiles over that elsewhere; about 1 where the borders leave no trace.
+
+    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). The squared
+    differences of the lumas of neighbours are averaged over all pairs across `columns` (or `rows`) and less than
+    `width` pixels away, and divided by the mean over the other pairs in that direction; borders in both directions
+    count by their number of pairs.
+    """
+    luma = luma_yiq(pixels)[:, 0]
+    near = elsewhere = 0.0
+    for lines, borders in ((luma, [*columns]), (luma.transpose(1, 2), [*rows])):
+        if not borders:
+            continue
+        energy = lines.diff(dim=-1).square().sum(1)
+        distance = torch.arange(1, lines.shape[-1])[:, None] - torch.tensor(borders)
+        at_border = distance.abs().lt(width).any(1)
+        near = near + energy[:, at_border].sum(1)
+        elsewhere = elsewhere + energy[:, ~at_border].mean(1) * at_border.sum()
+    if not isinstance(near, torch.Tensor) or elsewhere.isnan().any():
+        raise ValueError(
+            f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
+            f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
+        )
+    return near / elsewhere
+
+
 def _unit(pixels):
     return (pixels.double() + 1) / 2
 
