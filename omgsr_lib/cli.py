@@ -9,15 +9,18 @@ from .runner import NotebookFailed
 
 
 def main(arguments=None):
-    """Run a command; returns the exit code. Bad input: 2 and one line on stderr; a failing notebook: 1 and one."""
+    """Run a command; returns the exit code.
+
+    Bad input: 2 and one line on stderr; a failing notebook: 1 and one; pictures that could not be restored: 1 and one
+    for each.
+    """
     options = build_parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (OSError, ValueError, ImportError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
-    return 0
 
 
 def build_parser():
@@ -58,17 +61,29 @@ def build_parser():
         run_restore,
         "restore a picture or a folder",
         source=dict(positional="source", help="picture or folder"),
-        out=dict(required=True, help="folder for the restored PNG files"),
+        out=dict(required=True, help="folder for the restored files"),
         model=dict(default="mini-s", help="mini-s, mini-f, omgsr-{s,f}-{512,1024} or a folder"),
         base=dict(help="folder or hub id of the base model"),
         adapter=dict(help="folder with the adapters"),
         prompt_embeds=dict(help="safetensors file with the prompt's embeddings"),
-        scale=number | dict(default=4.0),
+        scale=number | dict(default=4.0, help="output side / input side, any number from 1"),
         timestep=integer | dict(help="instead of the model's mid-timestep"),
-        tile=integer | dict(help="tile side in pixels of the output; by default that of training, 0 for one pass"),
+        tile=dict(
+            type=tile_side,
+            help="tile side in pixels of the output; by default that of training, 0 for one pass, auto for what fits",
+        ),
         overlap=integer | dict(help="overlap of tiles in pixels"),
+        window=dict(default="gaussian", choices=["gaussian", "released", "cosine", "ramp"], help="blends tiles"),
+        planner=dict(choices=["smallest", "published"], help="where tiles lie; published where --overlap is given"),
+        tile_batch=count | dict(default=1, help="tiles that go through the model at once"),
+        vae_mode=dict(choices=["exact", "flat"], help="encode and decode in parts, for large pictures"),
+        batch_size=count | dict(default=1, help="pictures of equal size that go through the model at once"),
         colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
-        seed=integer | dict(help="sample the encoder's posterior with this seed"),
+        seed=integer | dict(help="sample the encoder's posterior with this seed, as published; else its mean"),
+        format=dict(default="png", choices=["png", "jpeg", "webp", "tiff"], help="16 bits stay in png and tiff"),
+        quality=integer | dict(default=95, help="of jpeg and webp, 1 to 100"),
+        force=dict(action="store_true", help="restore what is finished again, and replace files of other origin"),
+        max_pixels=count | dict(help="largest input, against decompression bombs; 179 million by default"),
     )
     command(
         run_manifest,
@@ -161,6 +176,11 @@ def positive(text):
     return int(text)
 
 
+def tile_side(text):
+    """A tile's side from the command line: an integer or "auto"."""
+    return text if text == "auto" else int(text)
+
+
 def run_reproduce(options):
     from .reproduce import reproduce
 
@@ -186,27 +206,30 @@ def run_study(options):
 
 
 def run_restore(options):
-    from .data.photos import find_photos
+    from .data.folders import find_pictures
     from .model import OMGSR
-    from .restore import restore_folder
+    from .restore_files import restore_folder
 
-    if not Path(options.source).is_file():
-        find_photos(options.source)  # before the model is loaded, which may be large
+    find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
     model = OMGSR.from_pretrained(
         options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
     )
-    written = restore_folder(
+    same = ("scale", "timestep", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size", "seed")
+    report = restore_folder(
         model.merge(),
         options.source,
         options.out,
-        scale=options.scale,
-        timestep=options.timestep,
         tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
-        overlap=options.overlap,
         colour_fix=None if options.colour_fix == "none" else options.colour_fix,
-        seed=options.seed,
+        format=options.format,
+        quality=options.quality,
+        force=options.force,
+        max_pixels=options.max_pixels,
+        say=lambda line: _say(f"omgsr restore: {line}"),
+        **{name: getattr(options, name) for name in same},
     )
-    print(f"{len(written)} restored: {options.out}")
+    print(f"{report}: {options.out}")
+    return 1 if report.failed else 0
 
 
 def run_manifest(options):
@@ -330,6 +353,13 @@ def all_photos(sources):
     from .data.photos import find_photos
 
     return [path for source in sources for path in find_photos(source)]
+
+
+def _say(line):
+    """A line on stderr, above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 def _one_line(err):

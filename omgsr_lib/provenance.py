@@ -8,6 +8,7 @@ run.finish()
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = "<elsewhere>"
+PART_NAME = 40  # characters: a name as long as a file system allows must leave room for more
 PACKAGES = (
     "torch",
     "torchvision",
@@ -50,7 +52,7 @@ def atomic_write(path):
     should only write: errors as in `writing`.
     """
     path = Path(path)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{os.getpid()}-{path.name[-PART_NAME:]}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,12 @@ def atomic_write(path):
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def remove_parts(path):
+    """Remove what killed processes left of the file `path` that `atomic_write` was to write."""
+    for part in Path(path).parent.glob(f".part-*-{glob.escape(Path(path).name[-PART_NAME:])}"):
+        part.unlink()
 
 
 @contextmanager
