@@ -29,9 +29,9 @@ def test_exact_p_values_have_their_closed_form():
 def test_p_values_agree_with_scipy(count):
     differences = np.random.default_rng(3).normal(0.3, 1, size=count)
     expected = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=100_000, rng=np.random.default_rng(1)
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
     ).pvalue
-    assert permutation_test(differences) == pytest.approx(expected, abs=1e-12 if count == 9 else 0.006)
+    assert permutation_test(differences) == pytest.approx(expected, abs=1e-12 if count == 9 else 0.012)
     assert permutation_test(differences) == permutation_test(differences)
 
 
@@ -76,7 +76,7 @@ def test_every_pair_or_all_against_one():
     assert list(zip(table.method, table.against, strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert table.better.tolist()[:2] == ["a", "a"] and table.n.tolist() == [30] * 3
     assert table.loc[1, ["mean", "lo", "hi"]].to_list() == pytest.approx([1, 1, 1])
-    assert table.loc[1, "p"] == pytest.approx(1e-5, abs=1e-6)  # one of 100 001
+    assert table.loc[1, "p"] == 1 / 20_001  # none of the draws
     assert table.p_holm.tolist() == pytest.approx(holm(table.p).tolist())
     versus = compare_methods(scores, "c", draws=500)
     assert versus.method.tolist() == ["a", "b"] and set(versus.against) == {"c"}

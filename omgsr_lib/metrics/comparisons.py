@@ -16,7 +16,7 @@ from .statistics import (
 )
 
 
-def permutation_test(differences, *, clusters=None, draws=100_000, seed=0):
+def permutation_test(differences, *, clusters=None, draws=20_000, seed=0):
     """Two-sided p-value of paired `differences` (n,) whose signs are exchangeable if the methods are equal.
 
     All `2**n` sign changes are counted where they are at most `draws` (exact); otherwise `draws` random ones, with
