@@ -17,13 +17,21 @@ CONTRASTS = (
     ("mid - late (25)", {}, {"timestep": 25}),
     ("trained - random prior", {}, {"prior": "random"}),
     ("with - without LDR", {}, {"refinement": False}),
+    ("with - without chunks", {}, {"without": "chunks"}),
+    ("with - without perceptual loss", {}, {"without": "perceptual"}),
+    ("with - without adversarial loss", {}, {"without": "adversarial"}),
+    ("with - without grid penalty", {}, {"without": "grid"}),
 )
-SIDES = ["variant", "protocol", "timestep", "prior", "refinement"]
+SIDES = ["variant", "protocol", "timestep", "prior", "refinement", "without"]
 
 
 def read_study(file):
     """The study's data frame, or None where `make study` has not been run for this preset."""
-    return pd.read_csv(file) if Path(file).is_file() else None
+    if not Path(file).is_file():
+        return None
+    frame = pd.read_csv(file)
+    without = frame["without"] if "without" in frame.columns else pd.Series(dtype=str)
+    return frame.assign(without=without.reindex(frame.index).fillna(""))
 
 
 def study_mids(frame):
@@ -32,12 +40,16 @@ def study_mids(frame):
 
 
 def sweep_table(frame):
-    """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0, trained prior, full loss."""
-    runs = frame[(frame.seed == 0) & (frame.prior == "trained") & frame.refinement]
+    """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0 and full loss.
+
+    The control with a random prior is a protocol of its own, such as "full-random".
+    """
+    runs = frame[(frame.seed == 0) & frame.refinement & (frame.without == "")]
     tables = []
-    for (variant, protocol, timestep), part in runs.groupby(["variant", "protocol", "timestep"]):
+    for (variant, prior, protocol, timestep), part in runs.groupby(["variant", "prior", "protocol", "timestep"]):
         table = summarise(_scores(part, "run"))
-        facts = dict(variant=variant, protocol=protocol.replace("_", "-"), timestep=timestep)
+        name = protocol.replace("_", "-") + ("-random" if prior == "random" else "")
+        facts = dict(variant=variant, protocol=name, timestep=timestep)
         tables.append(table.assign(**facts, mid=study_mids(frame)[variant]))
     return pd.concat(tables, ignore_index=True).drop(columns="method")
 
@@ -50,7 +62,7 @@ def contrast_table(frame, mids):
     tables = []
     for variant, mid in mids.items():
         for protocol in frame.protocol.unique():
-            first = dict(zip(SIDES, (variant, protocol, mid, "trained", True), strict=True))
+            first = dict(zip(SIDES, (variant, protocol, mid, "trained", True, ""), strict=True))
             for name, *changes in CONTRASTS:
                 sides = [_select(frame, first | change) for change in changes]
                 seeds = sorted(set(sides[0].seed) & set(sides[1].seed))
@@ -61,7 +73,7 @@ def contrast_table(frame, mids):
                 ]
                 table = paired_difference(pd.concat(scores), "a", "b")
                 better = table.better.map(dict(zip("ab", name.split(" - "), strict=True))).fillna("")
-                facts = dict(contrast=name, variant=variant, protocol=protocol, seeds=len(seeds))
+                facts = dict(contrast=name, variant=variant, protocol=protocol.replace("_", "-"), seeds=len(seeds))
                 tables.append(table.assign(**facts, better=better))
     columns = ["contrast", "variant", "protocol", "seeds", "metric", "mean", "lo", "hi", "n", "better"]
     return pd.concat(tables, ignore_index=True)[columns]

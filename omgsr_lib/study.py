@@ -1,8 +1,8 @@
 """`make study`: the ablation of notebook 06, equal trainings that differ in one thing, an hour or two on two cores.
 
 Varied: timestep (late, mid, initial), protocol (the full method, the encoder frozen, no training), prior (trained, or
-random as a control), refinement loss (with, without), training seed. Each run writes its own CSV once, so that a
-stopped study goes on.
+random as a control), refinement loss (with, without), one other loss left out or taken on whole pictures, training
+seed. Each run writes its own CSV once, so that a stopped study goes on.
 """
 
 import hashlib
@@ -23,6 +23,15 @@ from .provenance import atomic_write, sha256, start_run, write_json
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
 
+# Changes of the recipe by what a run is without; without chunks both losses see whole pictures.
+WITHOUT = {
+    "": {},
+    "chunks": {"chunk": None, "critic_chunk": None},
+    "perceptual": {"perceptual": 0.0},
+    "adversarial": {"adversarial": 0.0},
+    "grid": {"grid": 0.0},
+}
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -33,11 +42,12 @@ class StudyRun:
     timestep: int = 0
     prior: str = "trained"  # "trained" or "random"
     refinement: bool = True
+    without: str = ""  # a key of `WITHOUT`
     seed: int = 0
 
     @property
     def name(self):
-        loss = "" if self.refinement else "_no-ldr"
+        loss = ("" if self.refinement else "_no-ldr") + (f"_no-{self.without}" if self.without else "")
         return f"{self.variant}_{self.protocol}_{self.prior}_t{self.timestep}{loss}_seed{self.seed}"
 
 
@@ -62,6 +72,7 @@ def study_runs(mid_timesteps):
             runs += [StudyRun(variant, protocol, timestep) for protocol in ("full", "frozen_encoder", "untuned")]
         runs += [StudyRun(variant, protocol, mid, prior="random") for protocol in ("full", "frozen_encoder")]
         runs += [StudyRun(variant, "full", timestep, refinement=False) for timestep in (mid, 999)]
+        runs += [StudyRun(variant, "full", mid, without=loss) for loss in WITHOUT]
         runs += [StudyRun(variant, "full", timestep, seed=seed) for seed in (1, 2) for timestep in (mid, 999)]
     return sorted(set(runs), key=lambda run: (run.seed, run.protocol, run.name))
 
@@ -113,8 +124,7 @@ def execute_run(run, data, folder):
     torch.set_num_threads(1)
     started = time.perf_counter()
     chosen = recipe("mini", run.variant, perceptual_loss="lpips-squeeze" if data.weights else None)
-    if not run.refinement:
-        chosen = replace(chosen, refinement=0.0)
+    chosen = replace(chosen, **({} if run.refinement else {"refinement": 0.0}), **WITHOUT[run.without])
     model = OMGSR.from_base(chosen.base, chosen.family, run.timestep)
     if run.prior == "random":
         randomise(model.prior, run.seed)

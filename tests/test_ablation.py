@@ -19,6 +19,7 @@ def psnr(run, index):
     """Known scores: 20 dB, plus 1 per picture, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
     mid = MIDS[run.variant]
     value = 20 + index - 2 * (run.timestep != mid) - 5 * (run.prior == "random") - 0.25 * (not run.refinement)
+    value -= 0.75 * bool(run.without)
     return value + 0.5 * run.seed
 
 
@@ -38,16 +39,18 @@ def frame():
 
 def test_runs_are_unique_and_complete():
     runs = study_runs(MIDS)
-    # per variant: 5 timesteps x 3 protocols, 2 random priors, 2 without the loss, 2 seeds x 2 timesteps
-    assert len(runs) == 2 * (15 + 2 + 2 + 4) == len({run.name for run in runs})
-    assert {run.seed for run in runs[:38]} == {0}  # the first seed is complete before the others start
+    # per variant: 5 timesteps x 3 protocols, 2 random priors, 2 without LDR, 4 other losses, 2 seeds x 2 timesteps
+    assert len(runs) == 2 * (15 + 2 + 2 + 4 + 4) == len({run.name for run in runs})
+    assert {run.seed for run in runs[:46]} == {0}  # the first seed is complete before the others start
     assert StudyRun("s", "full", 273, refinement=False).name == "s_full_trained_t273_no-ldr_seed0"
-    assert len(study_runs({"s": 200})) == 20  # a mid-timestep that is on the sweep is trained once
+    assert StudyRun("f", "full", 244, without="grid").name == "f_full_trained_t244_no-grid_seed0"
+    assert len(study_runs({"s": 200})) == 24  # a mid-timestep that is on the sweep is trained once
 
 
 def test_contrasts_find_the_known_differences(frame):
     table = contrast_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
     expected = {"trained - random prior": 5.0, "with - without LDR": 0.25}
+    expected |= {contrast: 0.75 for contrast, *_ in CONTRASTS[-4:]}
     for contrast, *_ in CONTRASTS:
         for variant in MIDS:
             row = table.loc[(contrast, variant, "full", "psnr_y")]
@@ -58,12 +61,13 @@ def test_contrasts_find_the_known_differences(frame):
             assert gmsd["mean"] == pytest.approx(-wanted / 100) and gmsd.better == contrast.split(" - ")[0]
     assert table.loc[("mid - initial (999)", "s", "full", "psnr_y")].seeds == 3
     assert table.loc[("mid - 600", "s", "full", "psnr_y")].seeds == 1
-    assert ("with - without LDR", "s", "frozen_encoder", "psnr_y") not in table.index
+    assert ("with - without LDR", "s", "frozen-encoder", "psnr_y") not in table.index
 
 
 def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
     table = sweep_table(frame).set_index(["variant", "protocol", "timestep", "metric"])
-    assert len(table) == 2 * 3 * 5 * 2
+    assert len(table) == 2 * (3 * 5 + 2) * 2
+    assert table.loc[("f", "full-random", 244, "psnr_y")]["mean"] == pytest.approx(16.5)
     assert set(table.loc["s"].mid) == {273}
     row = table.loc[("s", "frozen-encoder", 273, "psnr_y")]
     assert row["mean"] == pytest.approx(21.5) and row.n == 4 and row.lo < 21.5 < row.hi
@@ -75,6 +79,8 @@ def test_a_study_that_was_not_run_is_none(frame, tmp_path):
     frame.to_csv(tmp_path / "study.csv", index=False)
     read = contrast_table(read_study(tmp_path / "study.csv"), MIDS)
     pd.testing.assert_frame_equal(read, contrast_table(frame, MIDS), check_dtype=False)
+    frame[frame.without == ""].drop(columns="without").to_csv(tmp_path / "study.csv", index=False)  # fewer runs
+    assert set(contrast_table(read_study(tmp_path / "study.csv"), MIDS).contrast) == {c for c, *_ in CONTRASTS[:-4]}
 
 
 class InThisProcess:
@@ -124,10 +130,10 @@ def test_a_stopped_study_goes_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "execute_run", lambda *arguments: fake_run(*arguments, limit=None))
     frame = study(tmp_path / "study", data, MIDS)
     assert executed == study_runs(MIDS)
-    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 46 * len(IMAGES) * 2
+    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 54 * len(IMAGES) * 2
     assert (tmp_path / "study" / "run.json").exists()
     study(tmp_path / "study", data, MIDS)
-    assert len(executed) == 46
+    assert len(executed) == 54
     with pytest.raises(ValueError, match="runs' were begun with other steps"):
         study(tmp_path / "study", replace(data, steps=7), MIDS)
 
