@@ -26,7 +26,7 @@ SIDES = ["variant", "protocol", "timestep", "prior", "refinement", "without"]
 
 
 def read_study(file):
-    """The study's data frame, or None where `make study` has not been run for this preset."""
+    """The study's data frame, or that of one run; None where there is no `file`: `make study` has not been run."""
     if not Path(file).is_file():
         return None
     frame = pd.read_csv(file)

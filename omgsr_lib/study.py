@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .ablation import read_study
 from .data.pairs import assert_disjoint
 from .files import HASHES
 from .precision import native_precision
@@ -104,7 +105,7 @@ def study(folder, data, mid_timesteps, *, jobs=2):
         futures = {pool.submit(execute_run, run, data, folder): run for run in missing}
         for done, future in enumerate(as_completed(futures), start=1):
             print(f"[{done}/{len(missing)}] {futures[future].name}: {future.result():.0f} s", flush=True)
-    frame = pd.concat([pd.read_csv(_file(folder, run)) for run in runs], ignore_index=True)
+    frame = pd.concat([read_study(_file(folder, run)) for run in runs], ignore_index=True)
     record = start_run("study", facts, seed=0, folder=folder)
     with atomic_write(record.path("study.csv")) as part:
         frame.to_csv(part, index=False, float_format="%.6g")

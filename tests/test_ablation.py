@@ -169,6 +169,6 @@ def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):
     )
     run = StudyRun("f", "frozen_encoder", 600, prior="random", refinement=False, seed=1)
     assert execute_run(run, data, tmp_path) > 0
-    frame = pd.read_csv(tmp_path / "runs" / f"{run.name}.csv")
+    frame = read_study(tmp_path / "runs" / f"{run.name}.csv")
     assert list(frame.metric) == list(study_module.METRICS) and frame.value.notna().all()
     assert {name: frame[name].unique().tolist() for name in asdict(run)} == {n: [v] for n, v in asdict(run).items()}
