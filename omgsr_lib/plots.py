@@ -300,10 +300,10 @@ def compare_crops(rows, labels, scores=None, boxes=None):
         raise ValueError(f"Each row needs {len(labels)} pictures, one per label, got {[len(row) for row in rows]}.")
     cut = [[cut(picture, box) for picture in row] for row, box in zip(rows, boxes or [None] * len(rows), strict=True)]
     width = PAGE / len(labels)
-    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cut]
+    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
     fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for i, row in enumerate(cut):
+    for i, row in enumerate(cropped):
         for j, picture in enumerate(row):
             show_picture(axes[i, j], picture)
             if scores:

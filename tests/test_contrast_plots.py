@@ -77,9 +77,9 @@ def test_two_renderings_are_equal(contrasts, stability, costs, summary, publishe
     hashes = []
     for run in ("first", "second"):
         for name, fig in drawings(contrasts, stability, costs, summary, published).items():
-            plots.save_figure(fig, tmp_path / run / f"{name}.pdf")
+            plots.save_figure(fig, tmp_path / run / f"{name}.{'pdf' if name == 'contrasts' else 'png'}")
         files = sorted((tmp_path / run).iterdir())
-        assert len(files) == 12
+        assert len(files) == 7  # the PDF comes with a PNG
         hashes.append([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
     assert hashes[0] == hashes[1] and not plt.get_fignums()
 
