@@ -29,9 +29,8 @@ def read_study(file):
     """The study's data frame, or that of one run; None where there is no `file`: `make study` has not been run."""
     if not Path(file).is_file():
         return None
-    frame = pd.read_csv(file)
-    without = frame["without"] if "without" in frame.columns else pd.Series(dtype=str)
-    return frame.assign(without=without.reindex(frame.index).fillna(""))
+    frame = pd.read_csv(file, dtype={"without": str})
+    return frame.assign(without=frame["without"].fillna("") if "without" in frame.columns else "")
 
 
 def study_mids(frame):

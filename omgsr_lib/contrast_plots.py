@@ -61,7 +61,7 @@ def plot_contrasts(table, metrics=None):
         Line2D([], [], color=colours[_method(v)], marker=MARKERS[place], lw=1, ms=3.5, label=METHOD_LABELS.get(v, v))
         for place, v in enumerate(variants)
     ]
-    title = "First minus second, paired 95 % interval; shaded: first is better; hollow: undecided. Small ticks: a tenth"
+    title = "First minus second, paired 95 % interval; shaded: first better; hollow: undecided. Small ticks: a tenth"
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
     return fig
 

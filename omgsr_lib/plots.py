@@ -298,7 +298,8 @@ def compare_crops(rows, labels, scores=None, boxes=None):
     """
     if any(len(row) != len(labels) for row in rows):
         raise ValueError(f"Each row needs {len(labels)} pictures, one per label, got {[len(row) for row in rows]}.")
-    cut = [[cut(picture, box) for picture in row] for row, box in zip(rows, boxes or [None] * len(rows), strict=True)]
+    frames = boxes or [None] * len(rows)
+    cropped = [[cut(picture, box) for picture in row] for row, box in zip(rows, frames, strict=True)]
     width = PAGE / len(labels)
     heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
     fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
