@@ -30,8 +30,10 @@ def plot_contrasts(table, metrics=None):
 
     `table` has the columns contrast, variant, metric, mean, lo, hi (`ablation.contrast_table` of one protocol). The
     side where the first of the contrast is better is shaded; marks whose interval holds 0 are hollow. Axes are linear
-    near 0 and logarithmic beyond (asinh), since contrasts differ tenfold.
+    near 0 and logarithmic beyond (asinh), since contrasts differ tenfold. Those without a mean were not run and
+    are left out.
     """
+    table = table.dropna(subset="mean")
     metrics = list(table["metric"].unique()) if metrics is None else list(metrics)
     contrasts, variants = list(table["contrast"].unique()), list(table["variant"].unique())
     colours = palette([_method(variant) for variant in variants])

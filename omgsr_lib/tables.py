@@ -79,8 +79,8 @@ def metric_table(summary, comparisons=None, *, published=None, metrics=None, lab
 def difference_table(differences, keys, *, metrics=None, labels=None, notes=()):
     """One row per combination of the columns `keys`, one column per metric, cells `+mean [lo, hi]`.
 
-    `differences`: `keys`, metric, mean, lo, hi, and p_holm if there is a test. Bold where the interval excludes 0; the
-    arrow of the heading says which sign is the better.
+    `differences`: `keys`, metric, mean (missing: "not run"), lo, hi, and p_holm if there is a test. Bold where the
+    interval excludes 0; the arrow of the heading says which sign is the better.
     """
     metrics = list(differences["metric"].unique()) if metrics is None else list(metrics)
     cells, bold, rows = {}, set(), []
@@ -186,6 +186,8 @@ def _cells(frame, keys, intervals):
 
 def _text(row, *, intervals=True, signed=False):
     spec = SPECS.get(row["metric"])
+    if pd.isna(row["mean"]):
+        return "not run"
     digits, sign = 4 if spec is None else spec.digits, "+" if signed else ""
     mean = f"{row['mean']:{sign}.{digits}f}"
     if not intervals or pd.isna(row.get("lo")):

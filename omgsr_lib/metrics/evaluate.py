@@ -174,6 +174,11 @@ def _device(device):
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
 
 
+def first_process():
+    """Whether this process is the first of its launcher's: the one that prints and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _process(device):
     """`(rank, processes, device)` of this process: alone unless a launcher started several."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
