@@ -94,11 +94,16 @@ def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
 
 
 @torch.inference_mode()
-def restored_pairs(model, pairs, *, timestep=None, batch_size=4):
-    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file."""
+def restored_pairs(model, pairs, *, timestep=None, seed=None, batch_size=4):
+    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file.
+
+    `seed`: None for the mean of the encoder's posterior, else that of its samples.
+    """
     device = next(model.parameters()).device
-    lq = torch.stack([pair.lq for pair in pairs])
-    images = torch.cat([model(part.to(device), timestep).images.float().cpu() for part in lq.split(batch_size)])
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    parts = torch.stack([pair.lq for pair in pairs]).split(batch_size)
+    images = [model(part.to(device), timestep, generator=generator).images.float().cpu() for part in parts]
+    images = torch.cat(images)
     return list(((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
 
 

@@ -1,4 +1,5 @@
-"""The command `omgsr`: reproduce, study, restore, manifest, midstep, pretrain, train, evaluate."""
+"""The command `omgsr`: reproduce, study, restore, manifest, midstep, pretrain, train, evaluate, report,
+benchmark."""
 
 import argparse
 import sys
@@ -161,10 +162,30 @@ def build_parser():
         run_evaluate,
         "score a folder of restored pictures against references of the same names",
         restored=dict(positional="restored"),
-        reference=dict(positional="reference"),
+        reference=dict(positional="reference", nargs="?", help="none for metrics without a reference"),
         metrics=dict(nargs="+", default=["psnr_y", "ssim_y"]),
-        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet)"),
-        out=dict(help="CSV to write; printed otherwise"),
+        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
+        out=dict(help="CSV to write, beside the means that are printed"),
+        cache=dict(help="folder that keeps the scores of each picture: a stopped evaluation goes on there"),
+        conventions=dict(help="CSV to write with PSNR and SSIM of the same pictures under other conventions"),
+    )
+    command(
+        run_report,
+        "write report.md and report.html of a preset from its CSV files",
+        preset=dict(default="mini"),
+        results=dict(default="results", help="folder of all results"),
+    )
+    command(
+        run_benchmark,
+        "restore a test set of the field with several models and score it",
+        name=dict(positional="name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65"),
+        data=dict(required=True, help="folder of the test set"),
+        models=dict(nargs="+", default=["bicubic", "mini-s", "mini-f"], help="bicubic, model names or folders"),
+        out=dict(default="results/mini/benchmarks", help="folder for <name>/scores.csv"),
+        work=dict(default="runs/benchmarks", help="folder for restored pictures and the scores of each"),
+        metrics=dict(nargs="+", help="instead of those that the test set and the weights allow"),
+        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
+        published=dict(help="folder with published_results.csv: its rows of this test set stand beside ours"),
     )
     return parser
 
@@ -319,16 +340,47 @@ def run_train(options):
 
 
 def run_evaluate(options):
-    from .metrics.evaluate import evaluate_folder
+    from .metrics.evaluate import evaluate_folder, first_process
     from .provenance import atomic_write
 
     frame = evaluate_folder(
-        options.restored, options.reference, metrics=tuple(options.metrics), weights=options.weights
+        options.restored,
+        options.reference,
+        metrics=tuple(options.metrics),
+        weights=options.weights,
+        cache=options.cache,
+        progress=True,
     )
+    if not first_process():
+        return
     if options.out:
         with atomic_write(options.out) as part:
             frame.to_csv(part, index=False)
-    print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
+    print(frame.groupby("metric", sort=False)["value"].agg(["mean", "count"]).to_string())
+    if options.conventions:
+        from .metrics.conventions import convention_scores, convention_table
+
+        with atomic_write(options.conventions) as part:
+            convention_table(convention_scores(options.restored, options.reference)).to_csv(part, index=False)
+
+
+def run_report(options):
+    from .report import write_report
+
+    folder = Path(options.results) / options.preset
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A report needs results: there is no folder '{folder}'. Run omgsr reproduce first.")
+    print(*write_report(folder), sep="\n")
+
+
+def run_benchmark(options):
+    from .benchmark import benchmark
+    from .metrics.statistics import summarise
+
+    passed = ("models", "work", "metrics", "weights", "published")
+    frame = benchmark(options.name, options.data, options.out, **{name: getattr(options, name) for name in passed})
+    table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
+    print(table.round(4).to_string())
 
 
 def training_tile(name):

@@ -1,5 +1,7 @@
 """What a training step and a restoration cost: parameters, FLOPs and memory, counted without weights or a GPU."""
 
+import copy
+import time
 from dataclasses import dataclass
 
 import pandas as pd
@@ -127,6 +129,38 @@ def inference_costs(recipe, *, model=None):
         {"stage": stage, "parameters": _parameters(module), "flops": count(function, [model]).flops}
         for stage, (module, function) in stages.items()
     )
+
+
+def restoration_costs(method, recipe, *, model=None, repeats=2):
+    """Costs of restoring one picture at the recipe's resolution, by stage, as a table prints them.
+
+    Columns: method, stage, parameters (M), GMAC, weights (MiB), and seconds, the least of `repeats` runs of `model`.
+    Without one nothing is run: the recipe's full-size base is counted with 16-bit weights on the meta device.
+    """
+    counted = inference_costs(recipe, model=None if model is None else copy.deepcopy(model).to("meta"))
+    weight = torch.bfloat16 if model is None else next(model.parameters()).dtype
+    table = pd.DataFrame({"method": method, "stage": counted["stage"]})
+    table["parameters (M)"] = counted["parameters"] / 1e6
+    table["GMAC"] = counted["flops"] / 2e9
+    table["weights (MiB)"] = counted["parameters"] * weight.itemsize / 2**20
+    table["seconds"] = float("nan") if model is None else _stage_seconds(model, recipe.resolution, repeats)
+    return table
+
+
+@torch.inference_mode()
+def _stage_seconds(model, size, repeats):
+    device = next(model.parameters()).device
+    runs = []
+    for _ in range(repeats):
+        value, seconds = torch.zeros(1, 3, size, size, device=device), []
+        for stage in (model.encode, model.predict_clean, model.decode):
+            began = time.perf_counter()
+            value = stage(value)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+        runs.append(seconds)
+    return [min(stage) for stage in zip(*runs, strict=True)]
 
 
 def format_dry_run(recipe, costs):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import presets
 from .analysis import preset_recipe, restored_pairs, score_pairs, ships, training_dataset
+from .costs import restoration_costs
 from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
 from .model import OMGSR
@@ -87,6 +89,22 @@ def evaluated_models(preset, folder):
         yield f"short-{variant}", untuned_model(chosen).load_adapter(adapter)
         if preset == "mini":
             yield f"omgsr-{variant}", preset_model(preset, variant)
+
+
+def preset_costs(preset, size, *, repeats=2):
+    """Costs of restoring one picture of `size` pixels with the preset's models; with `mini` also the full-size bases.
+
+    Those are counted at 512 pixels on the meta device, not run (`costs.restoration_costs`).
+    """
+    frames = []
+    for variant in ("s", "f"):
+        chosen = replace(preset_recipe(preset, variant), resolution=size)
+        model = preset_model(preset, variant).merge()
+        frames.append(restoration_costs(f"omgsr-{variant}", chosen, model=model, repeats=repeats))
+    if preset == "mini":
+        for name, base in (("SD2.1-base", ("release", "s-512")), ("FLUX.1-dev", ("paper", "f-512"))):
+            frames.append(restoration_costs(f"{name}, counted", presets.recipe(*base)))
+    return pd.concat(frames, ignore_index=True)
 
 
 def low_quality_pictures(photos, *, size, scale=4, seed=0):

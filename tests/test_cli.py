@@ -18,7 +18,18 @@ from omgsr_lib.runner import NotebookFailed
 
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("reproduce", "study", "restore", "manifest", "midstep", "pretrain", "train", "evaluate")
+COMMANDS = (
+    "reproduce",
+    "study",
+    "restore",
+    "manifest",
+    "midstep",
+    "pretrain",
+    "train",
+    "evaluate",
+    "benchmark",
+    "report",
+)
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +300,27 @@ def test_evaluate_prints_means_and_writes_every_value(photos, tmp_path, capsys):
     assert sorted(frame.metric.unique()) == ["gmsd", "psnr_y"] and len(frame) == 4
     assert frame[frame.metric == "gmsd"].value.max() == 0
     assert "psnr_y" in capsys.readouterr().out
+    line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
+    assert "A metric must be one of" in line
+
+
+def test_evaluate_goes_on_from_its_cache_and_needs_no_reference(photos, tmp_path, capsys, monkeypatch):
+    command = ["evaluate", str(photos), "--metrics", "checkerboard", "--cache", str(tmp_path / "cache")]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["a.json", "b.json"]
+    monkeypatch.setattr("omgsr_lib.metrics.evaluate._score", lambda *arguments: 1 / 0)  # nothing is measured again
+    assert main(command) == 0 and capsys.readouterr().out == first
+    assert "needs reference pictures" in refused(capsys, "evaluate", photos)
+
+
+def test_evaluate_writes_the_table_of_conventions(photos, tmp_path):
+    table = tmp_path / "conventions.csv"
+    assert main(["evaluate", str(photos), str(photos), "--conventions", str(table)]) == 0
+    assert set(pd.read_csv(table).measure) == {"PSNR", "SSIM"}
+
+
+def test_evaluate_refuses(photos, tmp_path, capsys):
     line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
     assert "A metric must be one of" in line
     assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
