@@ -6,7 +6,10 @@ from .panels import INK, WIDTH
 
 
 COLOURS = {"s": "#0072B2", "f": "#D55E00"}  # those of OMGSR-S and OMGSR-F in the figures
-HEADINGS = {"snr": "SNR of z_t (dB); dashed: of the LQ latent", "gap": "Gap: z_t to the LQ latent (sliced Wasserstein)"}
+HEADINGS = {
+    "snr": "SNR of z_t (dB); dashed: of the LQ latent",
+    "gap": "Gap: z_t to the LQ latent (sliced Wasserstein)",
+}
 SNR_RANGE = (-30, 40)  # dB, beyond which the curve is cut
 _WIDTH, _HEIGHT = WIDTH // 2, 150
 _LEFT, _WIDE, _TOP, _BOTTOM = 34, 332, 24, _HEIGHT - 36

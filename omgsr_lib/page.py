@@ -52,8 +52,7 @@ def explore_page(path, caches, *, heading="OMGSR: what the timestep of injection
                 f"The caches of a page need the same variants: {caches[0].variants} and {cache.variants}."
             )
     views = {
-        view: {"name": name}
-        | ({} if view == "wiper" else {"crop": cell_of(view) // ZOOM, "columns": _columns(view)})
+        view: {"name": name} | ({} if view == "wiper" else {"crop": cell_of(view) // ZOOM, "columns": _columns(view)})
         for view, name in views_of(caches[0]).items()
     }
     data = {
@@ -106,7 +105,9 @@ def _case(cache, views):
         "pictures": {"lq": _uri(cache.lq), "photo": _uri(cache.photo)},
         "captions": {panel: caption(cache, None, panel, start) for panel in ("lq", "photo")},
         "frames": frames,
-        "plots": {view: [plot_svg(cache, name, variants_of(cache, view), start) for name in HEADINGS] for view in views},
+        "plots": {
+            view: [plot_svg(cache, name, variants_of(cache, view), start) for name in HEADINGS] for view in views
+        },
     }
 
 
