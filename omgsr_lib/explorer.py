@@ -141,8 +141,7 @@ class Explorer:
 
     def _case(self, photo, strength, pair, latents):
         """What `FrameCache.create` takes: facts, pictures and curves of a pair."""
-        quality = psnr(pair.lq, pair)
-        if math.isinf(quality):
+        if torch.equal(pair.lq, pair.hq):
             raise ValueError(f"A photograph must lose something when it is degraded: '{photo}' is flat. Take another.")
         variants, curves = {}, []
         points = sorted({*range(0, self.last + 1, CURVE_STEP), *self.timesteps})
@@ -159,7 +158,7 @@ class Explorer:
                 "strength": strength,
                 "timesteps": self.timesteps,
                 "last": self.last,
-                "psnr": quality,
+                "psnr": psnr(pair.lq, pair),
                 "variants": variants,
             },
             "lq": to_image(pair.lq),
@@ -199,6 +198,8 @@ def write_explorer_page(
         raise ValueError(f"The explorer's page is an .html file: got '{path.name}'. Change the suffix.")
     if photographs < 1 or not strengths or not variants:
         raise ValueError("A page needs at least one photograph, one strength and one variant.")
+    for strength in strengths:
+        Degradation.of_strength(strength)
     with tempfile.TemporaryDirectory() as folder:
         explorer = Explorer(explorer_models(preset, variants), photos, folder, size=size, steps=steps, seed=seed)
         cases = [explorer.open(photo, s) for photo in explorer.photos[:photographs] for s in strengths]
