@@ -1,13 +1,15 @@
-"""Folded denoisers against the priors they are folded from: seconds, operations, parameters. Goals: 1.10, 1.13 x.
+"""Folded denoisers against the priors they are folded from: seconds, operations, parameters.
 
-The shipped priors with their adapters merged, and wider random ones: a UNet of widths 64 to 256 and a FLUX-type
-transformer of width 512 with 256 text tokens. Both sides run in turns on the same latents; the best of the repeats
-counts, in seconds of the processor, so that other work on the machine matters less. Outputs must be equal to 1e-6.
+The shipped priors with their adapters merged, wider random ones, and one whose 512 text tokens are 64 different ones.
+Both sides run in turns on the same latents; the best of the repeats counts, in seconds of the processor, so that other
+work on the machine matters less. Outputs must be equal to 1e-6 in float64; beside the difference in float32 stands the
+rounding error of the unfolded prior, which no reordering of sums can stay below.
 
     python benchmarks/folding.py [--repeats 20] [--out results/benchmarks]
 """
 
 import argparse
+import copy
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,6 @@ from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.tiny import new_ddpm, new_flow
 
 
-GOALS = {"ddpm": 1.10, "flow": 1.13}
 TOLERANCE = 1e-6
 
 
@@ -34,19 +35,22 @@ def wide_unet():
     return new_ddpm(4, widths=(64, 128, 256), heads=(1, 2, 4), groups=32, prompt_width=64, seed=0), 273
 
 
-def wide_flux():
-    options = dict(blocks=2, single_blocks=4, heads=8, head_axes=(8, 28, 28), prompt_width=64)
+def flux(heads, head_axes, tokens, different):
+    """A random transformer with 2 double and 4 single blocks and a prompt of `tokens` of which some are equal."""
+    options = dict(blocks=2, single_blocks=4, heads=heads, head_axes=head_axes, prompt_width=64)
     prior = new_flow(16, **options, seed=0)
-    prior.prompt_embeds = torch.randn(1, 256, 64, generator=torch.Generator().manual_seed(1))
+    embeds = torch.randn(1, different, 64, generator=torch.Generator().manual_seed(1))
+    prior.prompt_embeds = embeds.repeat(1, tokens // different, 1)
     return prior, 244
 
 
-# Latents (channels, height, width) and the prior they are for.
+# Goal, latents (channels, height, width), prior and timestep.
 CASES = {
-    "mini-s": ((24, 16, 16), lambda: shipped("mini-s")),
-    "mini-f": ((24, 16, 16), lambda: shipped("mini-f")),
-    "UNet, widths 64-256": ((4, 32, 32), wide_unet),
-    "FLUX, width 512": ((16, 32, 64), wide_flux),
+    "mini-s": (1.10, (24, 16, 16), lambda: shipped("mini-s")),
+    "mini-f": (1.13, (24, 16, 16), lambda: shipped("mini-f")),
+    "UNet, widths 64-256": (1.10, (4, 32, 32), wide_unet),
+    "FLUX, width 512": (1.13, (16, 32, 64), lambda: flux(8, (8, 28, 28), 256, 256)),
+    "FLUX, equal tokens": (1.35, (16, 64, 64), lambda: flux(4, (4, 14, 14), 512, 64)),
 }
 
 
@@ -70,13 +74,17 @@ def operations(prior, latents, timestep):
     return counter.operations
 
 
+def relative(found, expected):
+    return float((found.double() - expected).norm() / expected.norm())
+
+
 @torch.inference_mode()
 def compare(prior, timestep, shape, repeats):
-    """Unfolded and folded values of one prior, and the ratios: unfolded / folded seconds, folded / unfolded others."""
+    """Errors, and per side the values and their ratio: unfolded / folded seconds, folded / unfolded others."""
     sides = {"unfolded": prior, "folded": fold_prior(prior, timestep)}
     latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    outputs = {name: side(latents, timestep).double() for name, side in sides.items()}
     seconds = dict.fromkeys(sides, float("inf"))
+    outputs = {name: side(latents, timestep) for name, side in sides.items()}
     for repeat in range(repeats):
         for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
             start = time.process_time()
@@ -84,11 +92,13 @@ def compare(prior, timestep, shape, repeats):
             seconds[name] = min(seconds[name], time.process_time() - start)
     counts = {name: operations(side, latents, timestep) for name, side in sides.items()}
     parameters = {name: sum(p.numel() for p in side.parameters()) for name, side in sides.items()}
-    error = (outputs["folded"] - outputs["unfolded"]).norm() / outputs["unfolded"].norm()
+    wide = copy.deepcopy(prior).double()
+    exact = wide(latents.double(), timestep)
     return {
-        "family": prior.family,
         "latents": list(shape),
-        "error": float(error),
+        "float64_difference": relative(fold_prior(wide, timestep)(latents.double(), timestep), exact),
+        "float32_difference": relative(outputs["folded"], outputs["unfolded"].double()),
+        "float32_rounding": relative(outputs["unfolded"], exact),
         "seconds": seconds,
         "speed": seconds["unfolded"] / seconds["folded"],
         "operations": counts,
@@ -106,21 +116,21 @@ def main():
     torch.set_num_threads(1)
 
     print(f"one thread, best of {args.repeats}")
-    print(f"{'':22s}{'unfolded':>12s}{'folded':>12s}{'speed':>8s}{'ops':>7s}{'weights':>9s}{'error':>9s}")
+    print(f"{'':20s}   unfolded     folded  speed  goal   ops  weights  float64  float32  rounding")
     results = {}
-    for name, (shape, make) in CASES.items():
-        result = results[name] = compare(*make(), shape, args.repeats)
-        unfolded, folded = (f"{result['seconds'][side] * 1e3:9.2f} ms" for side in ("unfolded", "folded"))
-        ratios = f"{result['operations_ratio']:7.2f}{result['parameters_ratio']:9.2f}{result['error']:9.1e}"
-        print(f"{name:22s}{unfolded}{folded}{result['speed']:8.2f}{ratios}")
-    content = {"repeats": args.repeats, "cases": results, "goals": GOALS, "tolerance": TOLERANCE}
-    write_record(args.out, "folding", content)
-    unequal = [name for name, result in results.items() if result["error"] > TOLERANCE]
-    slow = [name for name, result in results.items() if result["speed"] < GOALS[result["family"]]]
+    for name, (goal, shape, make) in CASES.items():
+        result = results[name] = {"goal": goal} | compare(*make(), shape, args.repeats)
+        times = "".join(f"{result['seconds'][side] * 1e3:8.2f} ms" for side in ("unfolded", "folded"))
+        ratios = f"{result['speed']:7.2f}{goal:6.2f}{result['operations_ratio']:6.2f}{result['parameters_ratio']:9.2f}"
+        errors = [result[key] for key in ("float64_difference", "float32_difference", "float32_rounding")]
+        print(f"{name:20s}{times}{ratios}" + "".join(f"{error:9.1e}" for error in errors))
+    write_record(args.out, "folding", {"repeats": args.repeats, "cases": results, "tolerance": TOLERANCE})
+    unequal = [name for name, result in results.items() if result["float64_difference"] > TOLERANCE]
+    slow = [name for name, result in results.items() if result["speed"] < result["goal"]]
     if unequal:
-        sys.exit(f"Outputs must be equal to {TOLERANCE}: {', '.join(unequal)}.")
+        sys.exit(f"Outputs must be equal to {TOLERANCE} in float64: {', '.join(unequal)}.")
     if slow:
-        sys.exit(f"The goal is {GOALS['ddpm']} x (UNet) and {GOALS['flow']} x (FLUX): {', '.join(slow)} fell short.")
+        sys.exit(f"Slower than the goal: {', '.join(slow)}.")
 
 
 if __name__ == "__main__":

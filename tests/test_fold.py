@@ -14,6 +14,7 @@ from omgsr_lib.fold.unet import PromptMatrices, PromptTables
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.ddpm import DDPMPrior
 from omgsr_lib.priors.flow import FlowPrior
+from omgsr_lib.priors.full_size import full_size_prior
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.priors.tiny import tiny_ddpm, tiny_flow
 
@@ -186,40 +187,25 @@ class OperationCounter(TorchDispatchMode):
 
 
 @torch.no_grad()
-def counts(prior, timestep, channels):
-    """Bytes and operations of a prior on the meta device, for one picture of 512 x 512 pixels."""
+def operations(prior, timestep, channels):
+    """Operations for one picture of 512 x 512 pixels, on the meta device in bfloat16."""
     with OperationCounter() as counter:
-        prior(torch.empty(1, channels, 64, 64, device="meta"), timestep)
-    return 4 * size(prior), counter.operations.total()
+        prior(torch.empty(1, channels, 64, 64, device="meta", dtype=torch.bfloat16), timestep)
+    return counter.operations.total()
 
 
-def test_full_size_unet():
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            block_out_channels=(320, 640, 1280, 1280),
-            cross_attention_dim=1024,
-            attention_head_dim=(5, 10, 20, 20),
-            use_linear_projection=True,
-        )
-        prompt = torch.empty(1, 77, 1024)
-    prior = DDPMPrior(unet.eval(), tiny_ddpm().scheduler, prompt)
-    assert size(prior) == 865_910_724
-    (size_before, before), (size_after, after) = counts(prior, 273, 4), counts(fold_prior(prior, 273), 273, 4)
-    assert size_after <= 0.945 * size_before and after <= 0.77 * before
+GOALS = {"ddpm": (865_910_724, 0.945, 0.77), "flow": (11_901_408_320, 0.73, 0.40)}
 
 
-def test_full_size_flux():
-    from diffusers import FluxTransformer2DModel
-
-    with torch.device("meta"):
-        flux = FluxTransformer2DModel(guidance_embeds=True)
-        prompt, pooled = torch.empty(1, 512, 4096), torch.empty(1, 768)
-    prior = FlowPrior(flux.eval(), tiny_flow().scheduler, prompt, pooled)
-    assert size(prior) == 11_901_408_320
-    (size_before, before), (size_after, after) = counts(prior, 244, 16), counts(fold_prior(prior, 244), 244, 16)
-    assert size_after <= 0.73 * size_before and after <= 0.40 * before
+def test_full_size(family):
+    """Parameters of the published network, and at most which part of them and of its operations is left."""
+    parameters, parameters_left, operations_left = GOALS[family]
+    timestep, channels = TIMESTEPS[family], {"ddpm": 4, "flow": 16}[family]
+    prior = full_size_prior(family)
+    folded = fold_prior(prior, timestep)
+    assert size(prior) == parameters and size(folded) <= parameters_left * parameters
+    before, after = operations(prior, timestep, channels), operations(folded, timestep, channels)
+    assert after <= operations_left * before
 
 
 @torch.inference_mode()
@@ -286,11 +272,14 @@ def test_networks_that_are_not_covered():
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(class_embed_type="timestep")
+        padded = UNet2DConditionModel(downsample_padding=0)
         simple = UNet2DConditionModel(down_block_types=["SimpleCrossAttnDownBlock2D"] + ["DownBlock2D"] * 3)
         flux = FluxTransformer2DModel(num_layers=1, num_single_layers=0)
         prompt, pooled = torch.empty(1, 4, 1280), torch.empty(1, 768)
     with pytest.raises(ValueError, match="has class_embed_type='timestep', not None"):
         fold_prior(DDPMPrior(unet, tiny_ddpm().scheduler, prompt), 273)
+    with pytest.raises(ValueError, match="has downsample_padding=0, not 1"):
+        fold_prior(DDPMPrior(padded, tiny_ddpm().scheduler, prompt), 273)
     with pytest.raises(ValueError, match="got .'SimpleCrossAttnDownBlock2D'."):
         fold_prior(DDPMPrior(simple, tiny_ddpm().scheduler, prompt), 273)
     with pytest.raises(ValueError, match="with double and single blocks"):

@@ -24,9 +24,10 @@ class Affine:
     @classmethod
     def of(cls, layer):
         """The map of a linear layer or convolution, its active adapters added."""
-        base, weight = base_layer(layer), base_layer(layer).weight.detach().double()
+        base = _base_layer(layer)
+        weight = base.weight.detach().double()
         if base is not layer and not (layer.merged or layer.disable_adapters):
-            for name in set(layer.active_adapters) & set(layer.lora_A):
+            for name in layer.active_adapters:
                 weight = weight + layer.get_delta_weight(name).double()
         bias = weight.new_zeros(len(weight)) if base.bias is None else base.bias.detach().double()
         return cls(weight, bias, base.weight.dtype)
@@ -55,9 +56,7 @@ class Affine:
     def linear(self, norm_eps=None):
         """As a frozen `nn.Linear`; with `norm_eps` a `NormedLinear`."""
         out, inputs = self.weight.shape
-        layer = nn.Linear(inputs, out, device="meta")
-        if norm_eps is not None:
-            layer = NormedLinear(inputs, out, norm_eps)
+        layer = nn.Linear(inputs, out, device="meta") if norm_eps is None else NormedLinear(inputs, out, norm_eps)
         return _filled(layer, self.weight, self.bias, self.dtype)
 
 
@@ -73,18 +72,11 @@ class NormedLinear(nn.Linear):
 
 
 def convolution(layer, shift=0):
-    """A frozen copy of `layer`, a convolution, its active adapters added, with `shift` `(out,)` on its output."""
-    base, affine = base_layer(layer), Affine.of(layer)
+    """A frozen copy of the convolution `layer` with its active adapters; `shift` `(out,)` is added to its output."""
+    base, affine = _base_layer(layer), Affine.of(layer)
     options = dict(stride=base.stride, padding=base.padding, device="meta")
     copy = nn.Conv2d(base.in_channels, base.out_channels, base.kernel_size, **options)
     return _filled(copy, affine.weight, affine.bias + shift, affine.dtype)
-
-
-def base_layer(layer):
-    """The layer inside a peft adapter, or `layer` itself."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
 
 
 def frozen(tensor):
@@ -95,6 +87,13 @@ def frozen(tensor):
 def embed(embedder, x):
     """The two-layer embedding of a timestep, guidance or pooled prompt by diffusers' `embedder`, in float64."""
     return Affine.of(embedder.linear_2)(F.silu(Affine.of(embedder.linear_1)(x.double())))
+
+
+def _base_layer(layer):
+    """The layer inside a peft adapter, or `layer` itself."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
 
 
 def _filled(module, weight, bias, dtype):

@@ -51,12 +51,12 @@ class FoldedFlux(nn.Module):
         self.text = frozen(text.to(flux.context_embedder.weight.dtype))
         self.register_buffer("counts", prompt.counts)
         self.x_embedder = Affine.of(flux.x_embedder).linear()
-        self.joint = nn.ModuleList(
+        self.double_blocks = nn.ModuleList(
             DoubleBlock(block, condition, None if index else text)
             for index, block in enumerate(flux.transformer_blocks)
         )
-        self.single = nn.ModuleList(SingleBlock(block, condition) for block in single)
-        self.last = LastBlock(last, condition, len(text))
+        self.single_blocks = nn.ModuleList(SingleBlock(block, condition) for block in single)
+        self.last_block = LastBlock(last, condition, len(text))
         scale, shift = Affine.of(flux.norm_out.linear)(condition).chunk(2)
         self.proj_out = Affine.of(flux.proj_out).after(1 + scale, shift).linear(norm_eps=EPS)
         self._cached = None
@@ -67,12 +67,12 @@ class FoldedFlux(nn.Module):
         positions = self._positions(height, width, latents.device, latents.dtype)
         image = self.x_embedder(pack_latents(latents).flatten(0, 1))
         text = self.text.repeat(batch, 1)
-        for block in self.joint:
+        for block in self.double_blocks:
             text, image = block(text, image, batch, positions)
         x = _join(text, image, batch).flatten(0, 1)
-        for block in self.single:
+        for block in self.single_blocks:
             x = block(x, batch, positions)
-        tokens = self.proj_out(self.last(x, batch, positions))
+        tokens = self.proj_out(self.last_block(x, batch, positions))
         return unpack_latents(tokens.unflatten(0, (batch, -1)), height, width)
 
     def _positions(self, *size):
@@ -101,7 +101,10 @@ class FoldedFlux(nn.Module):
 
 
 class DoubleBlock(nn.Module):
-    """Text and picture attend to both, each with its own layers. `text`: where it enters, it is constant."""
+    """Text and picture attend to both, each with its own layers.
+
+    `text`: the constant `(T, width)` that enters the first block.
+    """
 
     def __init__(self, block, condition, text=None):
         super().__init__()
@@ -122,7 +125,7 @@ class DoubleBlock(nn.Module):
 
 
 class Stream(nn.Module):
-    """What a double block does with one kind of tokens, before and after attention."""
+    """The layers of a double block for one kind of tokens; `constant` where these are the same for every picture."""
 
     def __init__(self, norm, projections, out, feed_forward, condition, constant=None):
         super().__init__()
@@ -200,7 +203,7 @@ class LastBlock(nn.Module):
 
 
 def _attend(vkq, scale, positions):
-    """Attention `(B, S, heads, head)` of values, keys, queries `(B, S, 3, heads, head)`; overwrites the last two."""
+    """Attention `(B, S, heads, head)` of values, keys and queries `(B, S, 3, heads, head)`; changes the last two."""
     _rotate(vkq[:, :, 1:], scale, positions.rotation, positions.floor)
     return _attention(*vkq.permute(2, 0, 3, 1, 4).unbind(), positions.mask)
 

@@ -18,8 +18,8 @@ BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2
 # Options of `UNet2DConditionModel` that may differ from its defaults.
 OPTIONS = {
     "sample_size", "in_channels", "out_channels", "flip_sin_to_cos", "freq_shift", "down_block_types",
-    "up_block_types", "block_out_channels", "layers_per_block", "downsample_padding", "dropout", "norm_num_groups",
-    "norm_eps", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim", "num_attention_heads",
+    "up_block_types", "block_out_channels", "layers_per_block", "dropout", "norm_num_groups", "norm_eps",
+    "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim", "num_attention_heads",
     "use_linear_projection", "upcast_attention",
 }  # fmt: skip
 
