@@ -7,8 +7,8 @@ from .panels import INK, WIDTH
 
 COLOURS = {"s": "#0072B2", "f": "#D55E00"}  # those of OMGSR-S and OMGSR-F in the figures
 HEADINGS = {
-    "snr": "SNR of z_t (dB); dashed: of the LQ latent",
-    "gap": "Gap: z_t to the LQ latent (sliced Wasserstein)",
+    "snr": "SNR of zₜ (dB); dashed: of the LQ latent",
+    "gap": "Gap: zₜ to the LQ latent (sliced Wasserstein)",
 }
 SNR_RANGE = (-30, 40)  # dB, beyond which the curve is cut
 _WIDTH, _HEIGHT = WIDTH // 2, 150

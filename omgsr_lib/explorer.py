@@ -1,5 +1,6 @@
 """Compute what the explorer shows: frames of photographs, degraded and injected at many timesteps."""
 
+import copy
 import math
 import tempfile
 import threading
@@ -11,29 +12,53 @@ import torch
 from .analysis import decoded_noisy_latents, encode_pairs, preset_recipe, restored_pairs, score_pairs
 from .data.degradation import STRENGTHS, Degradation
 from .data.pairs import evaluation_pairs
-from .data.photos import open_photo, to_image
-from .experiment import preset_model, study_photos, untuned_model
+from .data.photos import find_photos, open_photo, packaged_photos, to_image
+from .experiment import untuned_model
 from .frames import FrameCache
 from .gap import latent_gap
+from .lora import remove_lora
+from .model import OMGSR
 from .page import explore_page
-from .provenance import atomic_write, sha256
+from .presets import FAMILIES
+from .provenance import atomic_write, sha256, writing
 from .schedules import pair_power
 
 
 CURVE_STEP = 20  # timesteps between two points of a curve
 
 
-def explorer_models(preset, variants=("s", "f")):
-    """`{variant: (prior, tuned model)}` of preset "mini", or of "smoke" (random, and both alike).
+def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
+    """`{variant: (prior, tuned model)}` of names and folders that `OMGSR.from_pretrained` takes, "s" before "f".
 
-    Raises `ValueError` for another preset, as no adapters of it ship: give `Explorer` models of your own.
+    `base` and `adapter` as there. Raises `ValueError` for two models of one family, or one without adapters.
     """
-    if preset not in ("mini", "smoke"):
+    models = {}
+    for name in names:
+        model = OMGSR.from_pretrained(name, base=base, adapter=adapter)
+        if not model.ranks:
+            raise ValueError(f"The explorer compares a prior with its adapters: '{name}' has none. Name an adapter.")
+        (variant,) = (v for v, family in FAMILIES.items() if family == model.prior.family)
+        if variant in models:
+            raise ValueError(f"The explorer takes one model of a family: '{name}' is the second {model.prior.family}.")
+        prior = copy.deepcopy(model)
+        for part in (prior.lq_vae.encoder, prior.prior.denoiser):
+            remove_lora(part)
+        models[variant] = prior, model.merge()
+    return {variant: models[variant] for variant in FAMILIES if variant in models}
+
+
+def preset_models(preset):
+    """`explorer_models` of preset "mini", or for "smoke" random ones without adapters, prior and tuned model alike.
+
+    Raises `ValueError` for another preset, as no adapters of it ship.
+    """
+    if preset == "mini":
+        return explorer_models()
+    if preset != "smoke":
         raise ValueError(
-            f"The explorer needs a preset whose adapters ship, mini or smoke: got {preset!r}. Give Explorer(models, "
-            "...) models of your own."
+            f"The explorer's notebook is for a preset whose adapters ship, mini or smoke: got {preset!r}."
         )
-    return {v: (untuned_model(preset_recipe(preset, v)), preset_model(preset, v).merge()) for v in variants}
+    return {variant: (untuned_model(preset_recipe(preset, variant)),) * 2 for variant in FAMILIES}
 
 
 class Explorer:
@@ -41,7 +66,8 @@ class Explorer:
 
     Args:
         models: `{"s": (prior, tuned), "f": (prior, tuned)}` or one of them; `OMGSR` models, schedules of one length.
-        photos: folder of photographs to choose from (its evaluation part), None for those inside the dependencies.
+        photos: photographs to choose from, as for `find_photos`; None for those of the evaluation inside the
+            dependencies.
         folder: where frames and the user's own pictures are written.
         size: side in pixels of what is shown, the centre of a photograph reduced to a short side of `2 * size`.
         steps: number of timesteps, evenly spread; the mid-timesteps of the models are added.
@@ -63,7 +89,7 @@ class Explorer:
         self.models, self.folder = models, Path(folder)
         self.size, self.scale, self.seed = size, scale, seed
         self._paths, self._cases, self._lock = {}, {}, threading.Lock()
-        for path in study_photos(photos, "eval"):
+        for path in find_photos(photos) if photos else packaged_photos("eval"):
             self._add(path)
 
     @property
@@ -169,26 +195,25 @@ class Explorer:
 
 def write_explorer_page(
     path,
+    names=("mini-s", "mini-f"),
     *,
-    preset="mini",
+    base=None,
+    adapter=None,
     photos=None,
-    photographs=2,
+    first=3,
     strengths=tuple(STRENGTHS),
-    variants=("s", "f"),
     size=128,
     steps=20,
     seed=0,
     progress=True,
 ):
-    """Compute frames and write them as one HTML page (`page.explore_page`) to `path`; returns the path.
+    """Compute frames and write them as one HTML page to `path`, whole or not at all; returns the path.
 
     Args:
-        preset: "mini" or "smoke".
-        photos: folder of photographs; of its evaluation part, or of those inside the dependencies, the first
-            `photographs` are taken. A photograph at a strength adds about a megabyte.
+        names, base, adapter: as for `explorer_models`.
+        photos, size, steps, seed: as for `Explorer`; of the photographs the `first` are taken. At 128 pixels one at a
+            strength adds about half a megabyte.
         strengths: out of `data.degradation.STRENGTHS`.
-        variants: "s", "f" or both.
-        size, steps, seed: as for `Explorer`.
         progress: show a bar for each photograph and strength, in a terminal.
 
     Raises `OSError` if the page cannot be written and `ValueError` for bad input, before any frame is computed.
@@ -196,17 +221,21 @@ def write_explorer_page(
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"The explorer's page is an .html file: got '{path.name}'. Change the suffix.")
-    if photographs < 1 or not strengths or not variants:
-        raise ValueError("A page needs at least one photograph, one strength and one variant.")
+    if first < 1 or not strengths or not names:
+        raise ValueError("A page needs at least one photograph, one strength and one model.")
     for strength in strengths:
         Degradation.of_strength(strength)
-    with tempfile.TemporaryDirectory() as folder:
-        explorer = Explorer(explorer_models(preset, variants), photos, folder, size=size, steps=steps, seed=seed)
-        cases = [explorer.open(photo, s) for photo in explorer.photos[:photographs] for s in strengths]
-        with atomic_write(path) as part:
-            part.touch()  # fails here, before the frames are computed, where the page cannot be written
-            explore_page(part, [explorer.fill(case, progress=progress) for case in cases])
-    return path
+    if photos:
+        for photo in find_photos(photos)[:first]:
+            open_photo(photo)
+    with writing(path):  # fails here, before anything is loaded or computed, where the page cannot be written
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames = tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent)
+    with frames as folder:
+        models = explorer_models(names, base=base, adapter=adapter)
+        explorer = Explorer(models, photos, folder, size=size, steps=steps, seed=seed)
+        cases = [explorer.open(photo, strength) for photo in explorer.photos[:first] for strength in strengths]
+        return explore_page(path, [explorer.fill(case, progress=progress) for case in cases])
 
 
 def psnr(pixels, pair):

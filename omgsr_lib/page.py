@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .curves import HEADINGS, plot_svg
-from .frames import PANELS, strip_of
+from .frames import PANELS
 from .panels import (
     DIFFERENCE_LIMIT,
     ROWS,
@@ -30,7 +30,7 @@ from .provenance import atomic_write
 
 
 TEMPLATE = Path(__file__).with_name("explore_page.html")
-QUALITY = 85  # of the JPEGs, 4:4:4: difference maps are one grey level off on average
+QUALITY = 90  # of the WebP pictures: difference maps are two grey levels off on average
 
 
 def explore_page(path, caches, *, heading="OMGSR: what the timestep of injection does"):
@@ -55,14 +55,16 @@ def explore_page(path, caches, *, heading="OMGSR: what the timestep of injection
         view: {"name": name} | ({} if view == "wiper" else {"crop": cell_of(view) // ZOOM, "columns": _columns(view)})
         for view, name in views_of(caches[0]).items()
     }
+    pictures = {}  # their places in the page by address: z_t is the same picture at every strength
+    cases = [_case(cache, views, pictures) for cache in caches]
     data = {
         "views": views,
         "rows": ROWS,
-        "panels": PANELS,
         "variants": caches[0].variants,
         "limit": DIFFERENCE_LIMIT,
         "colours": difference_colours().tolist(),
-        "cases": [_case(cache, views) for cache in caches],
+        "cases": cases,
+        "pictures": list(pictures),
     }
     some = caches[0].timesteps[:: max(1, len(caches[0].timesteps) // 6)]
     values = {
@@ -82,12 +84,16 @@ def _columns(view):
     return [{"variant": v, "panel": panel, "title": title(v, panel)} for v, panel in columns_of(view)]
 
 
-def _case(cache, views):
-    """What the script knows of one cache; a frame is one picture, the panels side by side."""
+def _case(cache, views, pictures):
+    """What the script knows of one cache; pictures go to `pictures`, their places there stay."""
+
+    def places(panels):
+        return {panel: pictures.setdefault(_uri(picture), len(pictures)) for panel, picture in panels.items()}
+
     frames = {
         variant: {
             timestep: {
-                "strip": _uri(strip_of(cache.panels(variant, timestep))),
+                "pictures": places(cache.panels(variant, timestep)),
                 "captions": {panel: caption(cache, variant, panel, timestep) for panel in PANELS},
             }
             for timestep in cache.timesteps
@@ -102,7 +108,7 @@ def _case(cache, views):
         "centre": cache.about["centre"],
         "timesteps": cache.timesteps,
         "mids": {variant: about["timestep"] for variant, about in cache.about["variants"].items()},
-        "pictures": {"lq": _uri(cache.lq), "photo": _uri(cache.photo)},
+        "pictures": places({"lq": cache.lq, "photo": cache.photo}),
         "captions": {panel: caption(cache, None, panel, start) for panel in ("lq", "photo")},
         "frames": frames,
         "plots": {
@@ -113,5 +119,5 @@ def _case(cache, views):
 
 def _uri(picture):
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, format="WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

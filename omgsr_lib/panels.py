@@ -49,7 +49,7 @@ def title(variant, panel):
     letter = (variant or "").upper()
     return {
         "lq": "Low quality",
-        "noisy": "Photograph at z_t",
+        "noisy": "Photograph at zₜ",
         "prior": f"Prior {letter}",
         "tuned": f"OMGSR-{letter}",
         "photo": "Photograph",
@@ -154,7 +154,7 @@ def contact_sheet(cache, timesteps, *, cell=88):
         draw.text((middle, header / 2), label, fill=INK, font=_font(11, bold="*" in label), anchor="mm")
     for place, (variant, panel) in enumerate(rows):
         top = header + place * (cell + _GAP)
-        name = f"z_t, {variant.upper()}" if panel == "noisy" else title(variant, panel)
+        name = f"zₜ, {variant.upper()}" if panel == "noisy" else title(variant, panel)
         draw.text((0, top + cell / 2), name, fill=INK, font=_font(11), anchor="lm")
         pictures = [cache.photo if panel == "noisy" else cache.lq]
         pictures += [_picture(cache, variant, panel, timestep) for timestep in timesteps]

@@ -7,25 +7,27 @@ import torch
 from PIL import Image
 
 from omgsr_lib import explorer as module
-from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, restored_pairs
+from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, preset_recipe, restored_pairs
 from omgsr_lib.data.degradation import Degradation
 from omgsr_lib.data.pairs import EvaluationPair, evaluation_pairs
 from omgsr_lib.data.photos import to_image
-from omgsr_lib.explorer import Explorer, explorer_models, write_explorer_page
+from omgsr_lib.experiment import preset_model, untuned_model
+from omgsr_lib.explorer import Explorer, explorer_models, preset_models, write_explorer_page
 from omgsr_lib.frames import FrameCache
 from omgsr_lib.midstep import snr_mid_timestep
+from omgsr_lib.model import OMGSR
 
 
 @pytest.fixture(scope="module")
 def models():
-    return explorer_models("smoke")
+    return preset_models("smoke")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Eight photographs, of which a study keeps two to evaluate on."""
+    """Two photographs."""
     folder = tmp_path_factory.mktemp("photos")
-    for index in range(8):
+    for index in range(2):
         pixels = np.random.default_rng(index).integers(0, 256, (100, 150, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((300, 200)).save(folder / f"photo{index}.png")
     return folder
@@ -53,7 +55,7 @@ def ramp():
 
 def test_timesteps_are_spread_evenly_and_hold_the_mid_timesteps(explorer):
     assert explorer.timesteps == [0, 244, 273, 500, 999]
-    assert len(explorer.photos) == 2 and explorer.strengths == ["mild", "medium", "extreme"]
+    assert explorer.photos == ["photo0", "photo1"] and explorer.strengths == ["mild", "medium", "extreme"]
 
 
 def test_a_frame_is_the_models_own_result(explorer, models, photos):
@@ -168,31 +170,77 @@ def test_wrong_arguments(models, photos, explorer, tmp_path):
     with pytest.raises(ValueError, match="A strength must be one of"):
         explorer.open(explorer.photos[0], "brutal")
     with pytest.raises(ValueError, match="mini or smoke: got 'paper'"):
-        explorer_models("paper")
+        preset_models("paper")
 
 
-def test_page_of_photographs_and_strengths(photos, tmp_path):
-    options = dict(preset="smoke", photos=photos, strengths=("mild", "extreme"), size=32, steps=2, progress=False)
-    path = write_explorer_page(tmp_path / "new" / "out.html", **options)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of two small models with adapters, DDPM and flow matching, whose weights are not zero."""
+    folders = []
+    for family in ("flow", "ddpm"):
+        model = OMGSR.from_base("tiny", family, 273).add_adapters(2, 2)
+        for parameter in model.trainable_parameters().values():
+            torch.nn.init.normal_(parameter, std=0.1)
+        folders.append(model.save_pretrained(tmp_path_factory.mktemp("models") / family))
+    return folders
+
+
+def test_models_by_name_are_the_prior_and_the_tuned_model():
+    models = explorer_models(["mini-s"])
+    prior, tuned = models["s"]
+    for model, expected in (
+        (prior, untuned_model(preset_recipe("mini", "s"))),
+        (tuned, preset_model("mini", "s").merge()),
+    ):
+        state = expected.state_dict()
+        assert model.timestep == expected.timestep and model.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_models_from_folders(saved, tmp_path):
+    models = explorer_models(saved)
+    assert list(models) == ["s", "f"] and [pair[1].prior.family for pair in models.values()] == ["ddpm", "flow"]
+    lq = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    with torch.no_grad():
+        for prior, tuned in models.values():
+            base = OMGSR.from_base("tiny", prior.prior.family, 273)
+            assert torch.equal(prior(lq).images, base(lq).images) and not torch.equal(
+                prior(lq).images, tuned(lq).images
+            )
+    with pytest.raises(ValueError, match="one model of a family: .* is the second flow"):
+        explorer_models([saved[0], saved[0]])
+    plain = OMGSR.from_base("tiny", "ddpm", 273).add_adapters(2, 0).fold().save_pretrained(tmp_path / "folded")
+    with pytest.raises(ValueError, match="'.*folded' has none. Name an adapter"):
+        explorer_models([plain])
+
+
+def test_page_of_photographs_and_strengths(photos, saved, tmp_path):
+    options = dict(photos=photos, strengths=("mild", "extreme"), size=32, steps=2, progress=False)
+    path = write_explorer_page(tmp_path / "new" / "out.html", saved, **options)
     text = path.read_text()
-    assert path == tmp_path / "new" / "out.html" and text.count('"strength":"mild"') == 2
-    assert text.count('"strength":"extreme"') == 2 and '"strength":"medium"' not in text
+    assert path == tmp_path / "new" / "out.html" and [file.name for file in path.parent.iterdir()] == ["out.html"]
+    assert text.count('"strength":"mild"') == text.count('"strength":"extreme"') == 2
+    assert '"strength":"medium"' not in text
+    write_explorer_page(path, saved[:1], **options | {"first": 1, "strengths": ("medium",)})
+    assert path.read_text().count('"strength":') == 1 and '"variants":["f"]' in path.read_text()
 
 
-def test_a_page_that_cannot_be_written_or_asked_for_costs_no_frame(photos, models, tmp_path, monkeypatch):
-    options = dict(preset="smoke", photos=photos, size=32, steps=2, progress=False)
-    monkeypatch.setattr(module.Explorer, "compute", lambda *_: pytest.fail("a frame was computed"))
+def test_a_page_that_cannot_be_written_or_asked_for_loads_no_model(photos, tmp_path, monkeypatch):
+    options = dict(photos=photos, size=32, steps=2, progress=False)
+    monkeypatch.setattr(module, "explorer_models", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write.*out.html"):
         write_explorer_page(tmp_path / "file" / "out.html", **options)
     for changes, message in (
         ({"strengths": ("mild", "brutal")}, "A strength must be"),
-        ({"photographs": 0}, "at least one photograph"),
+        ({"first": 0}, "at least one photograph"),
         ({"strengths": ()}, "at least one photograph"),
-        ({"preset": "release"}, "mini or smoke"),
+        ({"names": ()}, "at least one photograph"),
     ):
         with pytest.raises(ValueError, match=message):
             write_explorer_page(tmp_path / "out.html", **options | changes)
+    with pytest.raises(FileNotFoundError, match="photo folder must exist"):
+        write_explorer_page(tmp_path / "out.html", **options | {"photos": tmp_path / "none"})
     with pytest.raises(ValueError, match="an .html file: got 'out.pdf'"):
         write_explorer_page(tmp_path / "out.pdf", **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
