@@ -1,5 +1,4 @@
-"""The command `omgsr`: reproduce, study, restore, manifest, midstep, pretrain, train, evaluate, report,
-benchmark."""
+"""The command `omgsr`, one sub-command per function below."""
 
 import argparse
 import sys
@@ -186,6 +185,20 @@ def build_parser():
         metrics=dict(nargs="+", help="instead of those that the test set and the weights allow"),
         weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
         published=dict(help="folder with published_results.csv: its rows of this test set stand beside ours"),
+    )
+    command(
+        run_explore,
+        "write the explorer, a slider over the timestep, as one HTML page that needs no kernel and no network",
+        html=dict(required=True, help="page to write"),
+        photos=dict(help="folder, list of paths or manifest; without it photographs of the dependencies"),
+        first=count | dict(default=3, help="take so many photographs only"),
+        strengths=dict(nargs="+", default=["mild", "medium", "extreme"], help="of the degradation"),
+        model=dict(nargs="+", default=["mini-s", "mini-f"], help="one or two models, as for omgsr restore"),
+        base=dict(help="folder or hub id of the base model"),
+        adapter=dict(help="folder with the adapters"),
+        size=count | dict(default=128, help="side of the pictures in pixels"),
+        steps=count | dict(default=20, help="number of timesteps"),
+        seed=integer | dict(default=0),
     )
     return parser
 
@@ -381,6 +394,14 @@ def run_benchmark(options):
     frame = benchmark(options.name, options.data, options.out, **{name: getattr(options, name) for name in passed})
     table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
     print(table.round(4).to_string())
+
+
+def run_explore(options):
+    from .explorer import write_explorer_page
+
+    passed = ("base", "adapter", "photos", "first", "strengths", "size", "steps", "seed")
+    path = write_explorer_page(options.html, options.model, **{name: getattr(options, name) for name in passed})
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def training_tile(name):

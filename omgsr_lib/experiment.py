@@ -12,7 +12,7 @@ from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
 from .model import OMGSR
 from .presets import MODELS
-from .provenance import atomic_write, sha256
+from .provenance import sha256
 from .train import watched_recipe
 
 
@@ -111,24 +111,3 @@ def low_quality_pictures(photos, *, size, scale=4, seed=0):
     """Low-quality PIL pictures by name: degraded centres of the evaluation photographs."""
     pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1)
     return {pair.name: to_image(pair.lq_small) for pair in pairs}
-
-
-def injection_cache(model, pair, folder, *, count=20):
-    """Restore one `EvaluationPair` at `count` timesteps into `folder`: PNG files and `index.csv`.
-
-    The index names timestep, file and scores. The timesteps are evenly spread and include the model's own. Returns the
-    folder, what `widgets.timestep_explorer` takes.
-    """
-    last = len(model.prior.schedule.sigmas) - 1
-    timesteps = sorted({round(last * index / (count - 1)) for index in range(count)} | {model.timestep})
-    rows = []
-    for timestep in timesteps:
-        pixels = restored_pairs(model, [pair], timestep=timestep)
-        scores = score_pairs(pixels, [pair], method="", metrics=("psnr_y", "ssim_y", "gmsd"))
-        file = f"t{timestep:03d}.png"
-        with atomic_write(folder / file) as part:
-            to_image(pixels[0]).save(part, format="PNG")
-        rows.append({"timestep": timestep, "file": file, **scores.set_index("metric")["value"].round(4).to_dict()})
-    with atomic_write(folder / "index.csv") as part:
-        pd.DataFrame(rows).to_csv(part, index=False)
-    return folder

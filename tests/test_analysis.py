@@ -8,7 +8,6 @@ from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, latent_space
 from omgsr_lib.data.pairs import EvaluationPair
 from omgsr_lib.experiment import (
     evaluated_models,
-    injection_cache,
     low_quality_pictures,
     preset_model,
     study_photos,
@@ -55,15 +54,6 @@ def test_schedules_need_no_download_and_unknown_families_are_refused():
     assert float(load_schedule("flow").sigmas[244]) == pytest.approx(0.5051124, abs=1e-6)
     with pytest.raises(ValueError, match="family must be"):
         load_schedule("gan")
-
-
-def test_injection_cache_holds_the_models_own_timestep(tmp_path):
-    model = OMGSR.from_base("tiny", "flow", 244)
-    folder = injection_cache(model, pair(), tmp_path / "cache", count=3)
-    lines = (folder / "index.csv").read_text().splitlines()
-    assert lines[0] == "timestep,file,psnr_y,ssim_y,gmsd"
-    assert [int(line.split(",")[0]) for line in lines[1:]] == [0, 244, 500, 999]
-    assert all((folder / line.split(",")[1]).is_file() for line in lines[1:])
 
 
 def test_low_quality_pictures_are_small_degraded_centres_of_the_evaluation_photographs():

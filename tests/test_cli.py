@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "benchmark",
     "report",
+    "explore",
 )
 
 
@@ -113,13 +114,14 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-@pytest.mark.parametrize("command", ["midstep", "train", "pretrain"])
-def test_bad_photographs(command, kind, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["midstep", "train", "pretrain", "explore"])
+def test_bad_photographs(command, kind, tiny, tmp_path, capsys):
     folder, out = bad(tmp_path, kind), tmp_path / "out"
     arguments = {
         "midstep": ["--photos", folder, "--vae", "tiny"],
         "train": ["--photos", folder, "--out", out, "--preset", "smoke", "--variant", "s"],
         "pretrain": ["autoencoder", "--photos", folder, "--out", out, "--steps", 1],
+        "explore": ["--photos", folder, "--html", out / "out.html", "--model", tiny],
     }
     line = refused(capsys, command, *arguments[command])
     assert re.search(MESSAGES[kind], line), line
@@ -324,3 +326,30 @@ def test_evaluate_refuses(photos, tmp_path, capsys):
     line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
     assert "A metric must be one of" in line
     assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
+
+
+def test_explore_writes_a_page(tiny, photos, tmp_path, capsys):
+    page = tmp_path / "new" / "out.html"
+    options = [
+        "--photos",
+        photos,
+        "--model",
+        tiny,
+        "--first",
+        "1",
+        "--strengths",
+        "mild",
+        "--size",
+        "32",
+        "--steps",
+        "2",
+    ]
+    assert main([str(option) for option in ["explore", "--html", page, *options]]) == 0
+    assert re.fullmatch(rf"{re.escape(str(page))}: 0\.\d MB\n", capsys.readouterr().out)
+    text = page.read_text()
+    assert (
+        text.count('"photo":"a","strength":"mild"') == text.count('"strength":') == 1
+        and '"timesteps":[0,273,999]' in text
+    )
+    assert "an .html file: got 'out.htm'" in refused(capsys, "explore", "--html", tmp_path / "out.htm")
+    assert "A strength must be" in refused(capsys, "explore", "--html", page, "--strengths", "strong")
