@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import presets
-from .analysis import preset_recipe, restored_pairs, score_pairs, ships, training_dataset
+from .analysis import preset_recipe, ships, training_dataset
 from .costs import restoration_costs
 from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
