@@ -210,6 +210,5 @@ def convention_table(table):
     """The same pictures under other conventions; from `conventions.csv`."""
     names = {"measure": "Measure", "colours": "Colours", "border": "Border", "rounding": "Rounding", "mean": "Mean",
              "difference": "Minus the field's", "n": "n"}  # fmt: skip
-    note = "20 published outputs of OSEDiff on RealSR, measured by `omgsr evaluate --conventions`. Nothing but the "
-    note += "convention differs: the spread is larger than most differences between methods."
+    note = f"The same {table['n'].max()} pictures in every row: nothing but the convention differs."
     return frame_table(table[list(names)].rename(columns=names), left=2, digits=5, notes=[note])
