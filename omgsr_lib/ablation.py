@@ -43,7 +43,8 @@ def read_study(file):
 
 def study_mids(frame):
     """Mid-timestep of each variant in the study: the one at which the random prior was tried."""
-    return frame[frame.prior == "random"].groupby("variant").timestep.first().to_dict()
+    controls = frame[frame.prior == "random"].groupby("variant", sort=False).timestep.first()
+    return controls.sort_index(ascending=False).to_dict()
 
 
 def sweep_table(frame):
@@ -60,7 +61,8 @@ def sweep_table(frame):
         name = protocol.replace("_", "-") + ("-random" if prior == "random" else "")
         facts = dict(variant=variant, protocol=name, timestep=timestep)
         tables.append(table.assign(**facts, mid=study_mids(frame)[variant]))
-    return pd.concat(tables, ignore_index=True).drop(columns="method")
+    table = pd.concat(tables, ignore_index=True).drop(columns="method")
+    return table.sort_values("variant", ascending=False, kind="stable", ignore_index=True)
 
 
 def contrast_table(frame, mids):

@@ -6,6 +6,7 @@ import pandas as pd
 
 from . import contrast_plots, plots
 from .metrics.comparisons import compare_methods, rank_stability
+from .metrics.specs import SPECS
 from .metrics.statistics import summarise
 from .presets import RECIPES
 from .tables import convention_notes, difference_table, frame_table, metric_table, write_table
@@ -57,14 +58,12 @@ def read_results(path):
     return frame
 
 
-def write_all(folder, tables, figures):
-    """Write tables as .md, .tex and .html and figures as .pdf and .png below `folder`; returns the paths."""
-    folder, written = Path(folder), []
-    for name, table in tables.items():
-        written += [write_table(table, folder / "tables" / f"{name}{suffix}") for suffix in (".md", ".tex", ".html")]
-    for name, figure in figures.items():
-        written += plots.save_figure(figure, folder / "figures" / f"{name}.pdf")
-    return written
+def write_tables(folder, tables):
+    """Write each of `{name: Table}` as .md, .tex and .html in `folder`; returns the paths."""
+    suffixes = (".md", ".tex", ".html")
+    return [
+        write_table(table, Path(folder) / f"{name}{suffix}") for name, table in tables.items() for suffix in suffixes
+    ]
 
 
 def mid_timestep_table(midsteps):
@@ -111,15 +110,19 @@ def comparison_table(comparisons):
 
 def spread_table(spread):
     """What the seed of the encoder's posterior changes; from `spread.csv`."""
-    frame = spread.copy()
-    frame["difference"] = [
-        f"{row.difference:+.4f} [{row.lo:+.4f}, {row.hi:+.4f}]" for row in frame.itertuples(index=False)
-    ]
-    names = {
-        "method": "Method", "metric": "Metric", "runs": "Seeds", "mean": "Mean of the runs", "sd": "SD between runs",
-        "sd_image": "SD of one picture", "posterior_mean": "Posterior mean", "difference": "Posterior mean - runs",
-    }  # fmt: skip
-    return frame_table(frame[list(names)].rename(columns=names), left=2, notes=["SD: standard deviation."])
+    rows = []
+    for row in spread.itertuples(index=False):
+        digits = SPECS[row.metric].digits + 1
+        means, spreads = ([f"{value:.{digits}f}" for value in values]
+                          for values in ((row.mean, row.posterior_mean), (row.sd, row.sd_image)))  # fmt: skip
+        shift = f"{row.difference:+.{digits}f} [{row.lo:+.{digits}f}, {row.hi:+.{digits}f}]"
+        rows.append((row.method, SPECS[row.metric].label, row.runs, means[0], *spreads, means[1], shift))
+    columns = ["Method", "Metric", "Seeds", "Mean of the runs", "SD between runs", "SD of one picture",
+               "Posterior mean", "Posterior mean - runs"]  # fmt: skip
+    notes = ["SD: standard deviation. The interval of the last column is over pictures."]
+    if (spread["sd_image"] < 1e-9).all():
+        notes.append("The autoencoder of this preset has no variance: every sample of its posterior is the mean.")
+    return frame_table(pd.DataFrame(rows, columns=columns), left=2, notes=notes)
 
 
 def cost_table(costs):
@@ -129,8 +132,9 @@ def cost_table(costs):
     for method, part in costs.groupby("method", sort=False):
         total = part[numbers].sum(min_count=len(part))
         parts += [part, pd.DataFrame([{"method": method, "stage": "all", **total}])]
+    table = pd.concat(parts, ignore_index=True).rename(columns=lambda name: name[0].upper() + name[1:])
     return frame_table(
-        pd.concat(parts, ignore_index=True), left=2, notes=["GMAC: 10^9 multiplications and additions."]
+        table, left=2, notes=["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
     )
 
 
@@ -206,4 +210,5 @@ def convention_table(table):
     """The same pictures under other conventions; from `conventions.csv`."""
     names = {"measure": "Measure", "colours": "Colours", "border": "Border", "rounding": "Rounding", "mean": "Mean",
              "difference": "Minus the field's", "n": "n"}  # fmt: skip
-    return frame_table(table[list(names)].rename(columns=names), left=2, digits=5)
+    note = f"The same {table['n'].max()} pictures in every row: nothing but the convention differs."
+    return frame_table(table[list(names)].rename(columns=names), left=2, digits=5, notes=[note])

@@ -58,6 +58,7 @@ METHOD_LABELS = {
     "frozen-encoder-random": "Encoder frozen, random prior",
     "mini-s": "OMGSR-S (mini)",
     "mini-f": "OMGSR-F (mini)",
+    "photograph": "Photograph",
 }
 DISTANCE_LABELS = {
     "snr": "SNR difference",
@@ -99,6 +100,7 @@ def save_figure(fig, path, *, note=None):
             metadata["Comment"] = note
         with atomic_write(target) as part, plt.style.context(STYLE):
             fig.savefig(part, format=target.suffix[1:], metadata=metadata)
+        fig.set_layout_engine("none")  # the second file has the places of the first, which take long to find
     plt.close(fig)
     return paths
 

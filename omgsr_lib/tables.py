@@ -98,12 +98,14 @@ def difference_table(differences, keys, *, metrics=None, labels=None, notes=()):
 
 
 def frame_table(frame, *, left=1, digits=4, notes=()):
-    """The data frame as it is: numbers with `digits` significant digits, missing ones "–"."""
+    """The data frame as it is: numbers with `digits` significant digits or all those before the point, missing "–"."""
 
     def text(value):
         if pd.isna(value):
             return "–"
-        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
     rows = tuple(tuple(map(text, row)) for row in frame.itertuples(index=False, name=None))
     return Table(tuple(map(str, frame.columns)), rows, left, notes=tuple(notes))

@@ -56,6 +56,17 @@ def test_schedules_need_no_download_and_unknown_families_are_refused():
         load_schedule("gan")
 
 
+def test_seeded_restorations_are_samples_around_the_mean():
+    model, one = OMGSR.from_base("tiny", "ddpm", 273), [pair()]
+    mean, again, first, second = (restored_pairs(model, one, seed=seed)[0] for seed in (None, None, 0, 1))
+    assert torch.equal(mean, again) and torch.equal(first, restored_pairs(model, one, seed=0)[0])
+    assert not torch.equal(first, mean) and not torch.equal(first, second)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        expected = model(one[0].lq[None], generator=generator).images[0].clamp(-1, 1)
+    assert torch.allclose(first, expected, atol=1 / 255 + 1e-6)
+
+
 def test_low_quality_pictures_are_small_degraded_centres_of_the_evaluation_photographs():
     pictures = low_quality_pictures(None, size=64, scale=4)
     assert sorted(pictures) == ["astronaut", "chelsea", "china", "grace_hopper"]

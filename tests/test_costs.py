@@ -6,9 +6,17 @@ import time
 import pytest
 import torch
 
-from omgsr_lib.costs import dry_run, format_dry_run, inference_costs, meta_model, training_costs
+from omgsr_lib.costs import (
+    dry_run,
+    format_dry_run,
+    inference_costs,
+    meta_model,
+    restoration_costs,
+    training_costs,
+)
 from omgsr_lib.counting import count
 from omgsr_lib.losses.networks import build_losses
+from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 
 
@@ -160,3 +168,15 @@ def test_memory_that_the_authors_report(variant, resolution, checkpointing, publ
     trained = sum(t.numel() for t in tensors if t.requires_grad)
     counted = sum(t.nbytes for t in tensors) + 12 * trained + activations
     assert 1 < published - counted / 1e9 < 5
+
+
+def test_costs_of_a_restoration_are_counts_and_measured_seconds():
+    chosen = recipe("smoke", "s")
+    model = OMGSR.from_recipe(chosen)
+    table = restoration_costs("tiny", chosen, model=model, repeats=1)
+    counted = inference_costs(chosen, model=meta_model(chosen, "no"))
+    assert table["stage"].tolist() == ["encode", "denoiser", "decode"] and set(table["method"]) == {"tiny"}
+    assert table["GMAC"].tolist() == (counted["flops"] / 2e9).tolist()
+    assert table["parameters (M)"].sum() * 1e6 == pytest.approx(counted["parameters"].sum())
+    assert table["weights (MiB)"].tolist() == (counted["parameters"] * 4 / 2**20).tolist()
+    assert (table["seconds"] > 0).all() and next(model.parameters()).device.type == "cpu"

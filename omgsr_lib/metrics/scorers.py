@@ -68,14 +68,20 @@ def missing_weights(name, weights=None):
 
 
 def metric_requirements(weights=None):
-    """Data frame of all metrics: metric, reference (full or none), backend, version, ready, and what is missing."""
+    """Data frame of all metrics: metric, reference (full or none), backend, version, ready, and what is missing.
+
+    Files of pyiqa are named below `TORCH_HOME`, torch's own folder for them.
+    """
     import importlib.util
 
     import pandas as pd
 
     rows = []
     for name, spec in SPECS.items():
-        missing = [f"{path} from {address}" for path, address in missing_weights(name, weights)]
+        missing = [
+            f"{str(path).replace(torch.hub.get_dir(), 'TORCH_HOME/hub')} from {address}"
+            for path, address in missing_weights(name, weights)
+        ]
         if spec.backend.startswith("pyiqa") and importlib.util.find_spec("pyiqa") is None:
             missing.insert(0, "the package pyiqa (`pip install pyiqa`, PolyForm Noncommercial licence)")
         kind = "full" if spec.full_reference else "none"
