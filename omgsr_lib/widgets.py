@@ -114,7 +114,7 @@ class ExplorerView:
         picture = {"width": f"{WIDTH}px", "max_width": "none"}
         self.photo = w.Dropdown(options=explorer.photos, value=cache.about["photo"], description="Photograph",
                                 style=label)  # fmt: skip
-        self.upload = w.FileUpload(accept="image/*", description="Your own", layout={"width": "110px"})
+        self.upload = w.FileUpload(accept="image/*", description="Your own", layout={"width": "130px"})
         self.strength = w.ToggleButtons(options=explorer.strengths, value=cache.about["strength"], **narrow)
         self.view = w.ToggleButtons(options=[(name, view) for view, name in views_of(cache).items()], **narrow)
         self.timestep = w.SelectionSlider(options=[(str(t), t) for t in cache.timesteps], value=start, readout=False,

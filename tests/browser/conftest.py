@@ -57,7 +57,7 @@ def page(chromium):
     """A window of 1280x900 pixels."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     window = context.new_page()
-    window.set_default_timeout(5 * MINUTES)
+    window.set_default_timeout(2 * MINUTES)
     yield window
     context.close()
 

@@ -22,7 +22,7 @@ LIMIT = 50  # milliseconds that half of the moves may take
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
     """Complete caches of one photograph of the mini preset, at two strengths."""
-    explorer = Explorer(explorer_models("mini"), None, tmp_path_factory.mktemp("frames"), steps=5)
+    explorer = Explorer(explorer_models(), None, tmp_path_factory.mktemp("frames"), steps=5)
     return [explorer.fill(explorer.open("chelsea", strength)) for strength in ("medium", "extreme")]
 
 
