@@ -69,6 +69,13 @@ def build_parser():
         overlap=integer | dict(help="overlap of tiles in pixels"),
         colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
         seed=integer | dict(help="sample the encoder's posterior with this seed"),
+        precision=dict(
+            choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
+        ),
+        fold=dict(action="store_true", help="compute once what no picture changes; at the model's own timestep"),
+        quantise=dict(choices=["int8", "fp8"], help="of FLUX's weights, in half the memory (needs torchao)"),
+        offload=dict(action="store_true", help="keep the denoiser in host memory, layer by layer to the GPU"),
+        compile=dict(metavar="FOLDER", help="torch.compile; minutes at first, seconds with the code in this folder"),
     )
     command(
         run_manifest,
@@ -187,16 +194,12 @@ def run_study(options):
 
 def run_restore(options):
     from .data.photos import find_photos
-    from .model import OMGSR
     from .restore import restore_folder
 
     if not Path(options.source).is_file():
         find_photos(options.source)  # before the model is loaded, which may be large
-    model = OMGSR.from_pretrained(
-        options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
-    )
     written = restore_folder(
-        model.merge(),
+        prepared_model(options),
         options.source,
         options.out,
         scale=options.scale,
@@ -207,6 +210,32 @@ def run_restore(options):
         seed=options.seed,
     )
     print(f"{len(written)} restored: {options.out}")
+
+
+def prepared_model(options):
+    """The model that `omgsr restore` names, ready to restore, on the GPU if there is one."""
+    import torch
+
+    from .model import OMGSR
+    from .speed import PRECISIONS, fast_dtype, prepare
+
+    model = OMGSR.from_pretrained(
+        options.model,
+        base=options.base,
+        adapter=options.adapter,
+        prompt_embeds=options.prompt_embeds,
+        dtype=PRECISIONS[options.precision] if options.precision else fast_dtype(),
+    )
+    return prepare(
+        model,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        fold=options.fold,
+        quantise=options.quantise,
+        offload=options.offload,
+        compile=options.compile is not None,
+        cache=options.compile,
+        side=training_tile(options.model) or 512,
+    )
 
 
 def run_manifest(options):
