@@ -84,6 +84,13 @@ def build_parser():
         quality=integer | dict(default=95, help="of jpeg and webp, 1 to 100"),
         force=dict(action="store_true", help="restore what is finished again, and replace files of other origin"),
         max_pixels=count | dict(help="largest input, against decompression bombs; 179 million by default"),
+        precision=dict(
+            choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
+        ),
+        fold=dict(action="store_true", help="compute once what no picture changes; at the model's own timestep"),
+        quantise=dict(choices=["int8", "fp8"], help="of FLUX's weights, in half the memory (needs torchao)"),
+        offload=dict(action="store_true", help="keep the denoiser in host memory, layer by layer to the GPU"),
+        compile=dict(metavar="FOLDER", help="torch.compile; minutes at first, seconds with the code in this folder"),
     )
     command(
         run_manifest,
@@ -241,16 +248,12 @@ def run_study(options):
 
 def run_restore(options):
     from .data.folders import find_pictures
-    from .model import OMGSR
     from .restore_files import restore_folder
 
     find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
-    model = OMGSR.from_pretrained(
-        options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
-    )
     same = ("scale", "timestep", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size", "seed")
     report = restore_folder(
-        model.merge(),
+        prepared_model(options),
         options.source,
         options.out,
         tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
@@ -264,6 +267,32 @@ def run_restore(options):
     )
     print(f"{report}: {options.out}")
     return 1 if report.failed else 0
+
+
+def prepared_model(options):
+    """The model that `omgsr restore` names, ready to restore, on the GPU if there is one."""
+    import torch
+
+    from .model import OMGSR
+    from .speed import PRECISIONS, fast_dtype, prepare
+
+    model = OMGSR.from_pretrained(
+        options.model,
+        base=options.base,
+        adapter=options.adapter,
+        prompt_embeds=options.prompt_embeds,
+        dtype=PRECISIONS[options.precision] if options.precision else fast_dtype(),
+    )
+    return prepare(
+        model,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        fold=options.fold,
+        quantise=options.quantise,
+        offload=options.offload,
+        compile=options.compile is not None,
+        cache=options.compile,
+        side=training_tile(options.model) or 512,
+    )
 
 
 def run_manifest(options):

@@ -82,9 +82,14 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def meta_twin(module):
-    """A copy of `module` on the meta device; its weights take no memory."""
+    """A copy of `module` on the meta device; its weights take no memory.
+
+    Raises `ValueError` if layers are offloaded (`speed.prepare`).
+    """
+    if any(hasattr(layer, "_diffusers_hook") for layer in module.modules()):
+        raise ValueError("Memory cannot be counted of a model with offloaded layers. Give the tile in pixels.")
     memo = {}
     for tensor in chain(module.parameters(), module.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # of quantised weights too
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(module, memo)

@@ -2,12 +2,14 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.attention import sdpa_kernel
 
 from . import presets
 from .files import atomic_folder, verify_hashes
@@ -48,7 +50,9 @@ class OMGSR(nn.Module):
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
-    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder.
+    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. `attention` has the
+    kernels of `scaled_dot_product_attention`, first choice first, for the stages "encode", "denoiser" and "decode";
+    torch chooses where it has none.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -61,6 +65,7 @@ class OMGSR(nn.Module):
         vae.decoder = decoder
         self.ranks = None
         self.base = self.revision = None
+        self.attention = {}
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
         """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
@@ -83,9 +88,10 @@ class OMGSR(nn.Module):
                 f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. "
                 "Pad the picture or call restore()."
             )
-        if mode is not None:
-            return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
-        return encode_latents(self.lq_vae, lq_pixels, generator=generator)
+        with self._kernels("encode"):
+            if mode is not None:
+                return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
+            return encode_latents(self.lq_vae, lq_pixels, generator=generator)
 
     def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian", **options):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
@@ -107,15 +113,21 @@ class OMGSR(nn.Module):
         """Model output for latents `(n B, C, h, w)`, n tiles of B pictures; `timestep`: an int or `(B,)`."""
         if torch.is_tensor(timestep) and timestep.ndim:
             timestep = timestep.repeat(len(latents) // len(timestep))
-        return self.prior(latents, timestep)
+        with self._kernels("denoiser"):
+            return self.prior(latents, timestep)
 
     def decode(self, clean_latents, *, mode=None, **options):
         """Pictures of clean latents by the frozen decoder; `mode` and `options` as in `encode`."""
-        if mode is None:
-            images = decode_latents(self.vae, clean_latents)
-        else:
-            images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
+        with self._kernels("decode"):
+            if mode is None:
+                images = decode_latents(self.vae, clean_latents)
+            else:
+                images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
         return images.clamp(-1, 1) if self.prior.clamps_images else images
+
+    def _kernels(self, stage):
+        order = self.attention.get(stage)
+        return sdpa_kernel(order, set_priority=True) if order else nullcontext()
 
     @property
     def multiple(self):
