@@ -54,25 +54,45 @@ def _scaled(span, scale):
     return math.floor(span[0] * scale), math.ceil(span[1] * scale)
 
 
+def geometry(found):
+    """What of the spans of an axis decides how a part is computed: the lengths, not where in the picture they lie."""
+    ends = ((s.held[0], *s.held, *s.clean, *s.shown) for s in found)
+    return tuple(tuple(end - first for end in rest) for first, *rest in ends)
+
+
 class Part:
-    """`x` `(B, C, h, w)` with its `rows` and `columns` (lists of `Span`), before layer `k`; counts `weight` times."""
+    """Crops of equal geometry, before layer `k`.
 
-    def __init__(self, x, rows, columns, weight=1.0):
-        self.x, self.rows, self.columns, self.weight = x, rows, columns, weight
+    Attributes:
+        x: `(n B, C, h, w)`, the B pictures of the first crop first.
+        places: `(rows, columns)` of each crop, lists of `Span`.
+        weight: how often the crops count.
+    """
+
+    def __init__(self, crops, places, weight=1.0):
+        self.x, self.places, self.weight = torch.cat(crops) if len(crops) > 1 else crops[0], places, weight
         self.k = 0
-        self.start = None  # of the residual branch, and the layer that it left from
+        self.start = None  # of the residual branch, and the rows and columns that it held
 
-    def shown(self, x):
-        """What the part stands for of `x`, a tensor before the current layer."""
-        rows, columns = self.rows[self.k], self.columns[self.k]
-        return _crop(x, rows.held, columns.held, rows.shown, columns.shown)
+    def spans(self, place=0):
+        """The `Span`s of rows and columns of one crop before the current layer."""
+        rows, columns = self.places[place]
+        return rows[self.k], columns[self.k]
+
+    def shown(self):
+        """What the part stands for: `(B, C, n h', w')`, its crops one below the other."""
+        rows, columns = self.spans()
+        shown = _crop(self.x, rows.held, columns.held, rows.shown, columns.shown)
+        return shown.unflatten(0, (len(self.places), -1)).movedim(0, 2).flatten(2, 3)
 
     def step(self, layer, estimate):
         """Go through `layer`, whose norm and attention use the `Estimate`."""
-        rows, columns = self.rows[self.k], self.columns[self.k]
+        rows, columns = self.spans()
         x = self.x if layer.norm is None else normalise(self.x, layer.norm, estimate)
         if layer.attention is not None:
-            self.x = self.x + attend(layer.attention, x, rows, columns, estimate.sample)
+            crops = enumerate(x.chunk(len(self.places)))
+            y = [attend(layer.attention, crop, *self.spans(place), estimate.sample) for place, crop in crops]
+            self.x = self.x + torch.cat(y)
             self.k += 1
             return
         if layer.keeps:
@@ -80,7 +100,7 @@ class Part:
         x = layer.run(x)
         held = (_scaled(rows.held, layer.scale), _scaled(columns.held, layer.scale))
         self.k += 1
-        kept = self.rows[self.k].held, self.columns[self.k].held
+        kept = tuple(span.held for span in self.spans())
         x = _crop(x, *held, *kept)
         if layer.shortcut is not None:
             start, *held = self.start
@@ -106,14 +126,17 @@ class KeySample:
     @classmethod
     def of(cls, part, layer, estimate, stride=1):
         """Of what `part` shows before `layer`: the positions that are multiples of `stride`."""
-        (top, bottom), (left, right) = part.rows[part.k].shown, part.columns[part.k].shown
-        y, x = -(-top // stride) * stride, -(-left // stride) * stride
-        shown = part.shown(part.x)[..., y - top :: stride, x - left :: stride]
-        tokens = normalise(shown, layer.norm, estimate).flatten(2).transpose(1, 2)
-        positions = torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride))
-        keys, values = layer.attention.to_k(tokens), layer.attention.to_v(tokens)
-        counts = torch.full((len(positions),), part.weight * stride**2)
-        return cls(keys, values, *positions.unbind(1), counts)
+        samples = []
+        for place, shown in enumerate(part.shown().chunk(len(part.places), dim=2)):
+            (top, bottom), (left, right) = (span.shown for span in part.spans(place))
+            y, x = -(-top // stride) * stride, -(-left // stride) * stride
+            chosen = normalise(shown[..., y - top :: stride, x - left :: stride], layer.norm, estimate)
+            tokens = chosen.flatten(2).transpose(1, 2)
+            positions = torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride))
+            keys, values = layer.attention.to_k(tokens), layer.attention.to_v(tokens)
+            counts = torch.full((len(positions),), part.weight * stride**2)
+            samples.append(cls(keys, values, *positions.unbind(1), counts))
+        return cls.join(samples)
 
     @classmethod
     def join(cls, samples):
@@ -132,10 +155,12 @@ class Estimate:
 
 
 def normalise(x, norm, statistics):
-    """Group normalisation `norm` of `x` `(B, C, h, w)` with given `mean` and `variance` `(B, groups)`."""
+    """Group normalisation `norm` of `x` `(n B, C, h, w)` with given `mean` and `variance` `(B, groups)`."""
     batch, channels, height, width = x.shape
-    repeats = channels // norm.num_groups
-    mean, variance = (v.repeat_interleave(repeats, dim=1).flatten() for v in (statistics.mean, statistics.variance))
+    repeats, crops = channels // norm.num_groups, batch // len(statistics.mean)
+    mean, variance = (
+        v.repeat_interleave(repeats, dim=1).repeat(crops, 1).flatten() for v in (statistics.mean, statistics.variance)
+    )
     weight, bias = norm.weight.repeat(batch).to(mean.dtype), norm.bias.repeat(batch).to(mean.dtype)
     y = F.batch_norm(x.reshape(1, -1, height, width), mean, variance, weight, bias, training=False, eps=norm.eps)
     return y.view(batch, channels, height, width)

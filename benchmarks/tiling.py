@@ -1,0 +1,172 @@
+"""Tiles against one piece: overdraw of the plans, error and time of tiled autoencoders, peak memory of the flat mode.
+
+Overdraw: the area of all tiles over that of the picture, smallest tiles against the published half overlap, the worst
+of all sizes up to the next. Autoencoders: the shipped one and a random one in Stable Diffusion's layout, in turns on
+the same picture, in seconds of the processor on one thread; the exact mode is compared with one piece in float64. Peak
+memory: encode and decode from file to file, one process per size. The recorded run took --sizes 2048 8192 and half an
+hour.
+
+    python benchmarks/tiling.py [--side 1024] [--sizes 512 1024] [--repeats 2] [--out results/benchmarks]
+"""
+
+import argparse
+import copy
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from record import in_a_process, peak_memory, write_record
+
+from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
+from omgsr_lib.priors.latents import compression, decode_latents, encode_latents, posterior_latents, unscale_latents
+from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
+from omgsr_lib.priors.tiny import tiny_autoencoder
+from omgsr_lib.tensor_file import TensorFile
+from omgsr_lib.tiled_vae import FlatPass, decode_tiled, encode_tiled
+from omgsr_lib.tiling import plan_tiles
+from omgsr_lib.vae_layers import decoder_layers, encoder_layers
+
+
+OVERDRAW_GOAL, ERROR_GOAL, DECIBEL_GOAL, TIME_GOAL, PEAK_GOAL = 1.30, 1e-5, 45, 1.25, 1.05
+TILE = 32  # latents, of the flat mode
+AUTOENCODERS = {
+    "mini": lambda: load_autoencoder(WEIGHTS / "mini-autoencoder"),
+    "SD layout": lambda: tiny_autoencoder().requires_grad_(False),
+}
+
+
+def overdraw(tile):
+    """Rows of `(multiple, smallest, published)`: the worst overdraw of sides from a multiple of `tile` to the next."""
+
+    def worst(multiple, planner):
+        sides = range(multiple * tile, min((multiple + 1) * tile, 16 * tile + 1))
+        return max(plan_tiles(side, side, tile, planner=planner).overdraw for side in sides)
+
+    return [{"sides": k, "smallest": worst(k, "smallest"), "published": worst(k, "published")} for k in range(2, 17)]
+
+
+def photo(side):
+    return to_pixels(open_photo(packaged_photos("eval")[0]).resize((side, side)))[None]
+
+
+@torch.inference_mode()
+def compare(vae, side, repeats):
+    """Of encoder and decoder: seconds of one piece and both modes, ratios to one piece, errors."""
+    pixels = photo(side)
+    latents = encode_latents(vae, pixels)
+    wide = copy.deepcopy(vae).double()
+    stages = {
+        "encode": (encode_tiled, encode_latents(wide, pixels.double()), encode_latents, pixels),
+        "decode": (decode_tiled, decode_latents(wide, latents.double()), decode_latents, latents),
+    }
+    found = {}
+    for stage, (tiled, reference, whole, x) in stages.items():
+        sides = {
+            "one piece": lambda whole=whole, x=x: whole(vae, x),
+            "exact": lambda tiled=tiled, x=x: tiled(vae, x, mode="exact"),
+            "flat": lambda tiled=tiled, x=x: tiled(vae, x, mode="flat", tile=TILE),
+        }
+        seconds, results = dict.fromkeys(sides, float("inf")), {}
+        for repeat in range(repeats):
+            for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
+                start = time.process_time()
+                results[name] = sides[name]()
+                seconds[name] = min(seconds[name], time.process_time() - start)
+        errors = {name: (result.double() - reference).abs().max().item() for name, result in results.items()}
+        off = (results["flat"] - results["one piece"]).square().mean().sqrt().item()
+        span = (reference.max() - reference.min()).item()
+        found[stage] = {
+            "seconds": seconds,
+            "time_ratio": {name: seconds[name] / seconds["one piece"] for name in ("exact", "flat")},
+            "largest_error": errors,
+            "flat_decibels": 20 * math.log10(span / off),
+        }
+    return found
+
+
+@torch.inference_mode()
+def flat_from_file_to_file(name, side):
+    """Encode and decode `side` x `side` pixels in flat mode; peak bytes before and after."""
+    torch.set_num_threads(1)
+    vae = AUTOENCODERS[name]()
+    factor = compression(vae)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = (TensorFile(Path(folder) / part, (1, 3, side, side), torch.uint8) for part in ("in", "out"))
+        cell = ((photo(512) + 1) * 127.5).round()
+        for top in range(0, side, 512):
+            for left in range(0, side, 512):
+                source[..., top : top + 512, left : left + 512] = cell
+        latents = TensorFile(Path(folder) / "latents", (1, vae.config.latent_channels, side // factor, side // factor))
+        idle = peak_memory()
+        encoder = FlatPass(
+            encoder_layers(vae), lambda y, x: source[..., y, x].float() / 127.5 - 1, side, side, tile=TILE
+        )
+        for rows, columns, tile in encoder.tiles():
+            latents[..., rows, columns] = posterior_latents(vae, tile)
+        decoder = FlatPass(
+            decoder_layers(vae), lambda y, x: unscale_latents(vae, latents[..., y, x]), *latents.shape[2:], tile=TILE
+        )
+        for rows, columns, tile in decoder.tiles():
+            target[..., rows, columns] = ((tile.clamp(-1, 1) + 1) * 127.5).round()
+    return {"idle_bytes": idle, "peak_bytes": peak_memory(), "seconds": time.process_time()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=1024, help="pixels of the picture for error and time")
+    parser.add_argument("--sizes", type=int, nargs="+", default=(512, 1024), help="sides for the peak memory")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    failed = []
+
+    print("overdraw, worst case     smallest  published  ratio")
+    plans = {tile: overdraw(tile) for tile in (64, 128)}
+    for tile, rows in plans.items():
+        for row in rows:
+            row["ratio"] = row["published"] / row["smallest"]
+            values = f"{row['smallest']:9.3f}{row['published']:11.3f}{row['ratio']:7.2f}"
+            print(f"tile {tile:3d}, sides {row['sides']:2d} tiles {values}")
+            failed += [f"overdraw {tile} x {row['sides']}"] * (row["smallest"] > OVERDRAW_GOAL)
+
+    print(f"\n{args.side} x {args.side}, best of {args.repeats}: one piece  exact   flat   error   flat")
+    autoencoders = {name: compare(make(), args.side, args.repeats) for name, make in AUTOENCODERS.items()}
+    for name, stages in autoencoders.items():
+        for stage, row in stages.items():
+            ratio = row["time_ratio"]
+            times = f"{row['seconds']['one piece']:8.2f} s{ratio['exact']:7.2f}{ratio['flat']:7.2f}"
+            print(f"{name:12s}{stage:8s}{times}{row['largest_error']['exact']:9.1e}{row['flat_decibels']:6.1f} dB")
+            failed += [f"error of {name}"] * (row["largest_error"]["exact"] > ERROR_GOAL)
+            failed += [f"flat {stage} of {name}"] * (row["flat_decibels"] < DECIBEL_GOAL)
+            failed += [f"time of exact {stage} of {name}"] * (ratio["exact"] > TIME_GOAL)
+
+    print("\npeak memory of flat encoding and decoding")
+    peaks = {}
+    for name in AUTOENCODERS:
+        peaks[name] = {side: in_a_process(flat_from_file_to_file, name, side) for side in args.sizes}
+        first = peaks[name][args.sizes[0]]["peak_bytes"]
+        for side, row in peaks[name].items():
+            row["ratio"] = row["peak_bytes"] / first
+            mebibytes = f"{row['peak_bytes'] / 2**20:7.0f} MiB, {row['idle_bytes'] / 2**20:.0f} before"
+            print(f"{name:12s}{side:6d}{mebibytes}{row['ratio']:8.3f}")
+            failed += [f"peak memory of {name} at {side}"] * (row["ratio"] > PEAK_GOAL)
+
+    goals = {
+        "overdraw": OVERDRAW_GOAL,
+        "exact_error": ERROR_GOAL,
+        "flat_decibels": DECIBEL_GOAL,
+        "exact_time_ratio": TIME_GOAL,
+        "peak_ratio": PEAK_GOAL,
+    }
+    content = {"overdraw": plans, "side": args.side, "autoencoders": autoencoders, "peaks": peaks, "goals": goals}
+    write_record(args.out, "tiling", content)
+    if failed:
+        sys.exit(f"Missed goals: {', '.join(failed)}.")
+
+
+if __name__ == "__main__":
+    main()
