@@ -17,11 +17,13 @@ from .panels import WIDTH, contact_sheet, explorer_picture, to_png, variants_of,
 
 _OPEN = {}  # the view shown under each key: showing another one under the same key closes it
 
-# Hands a dropped file to the FileUpload beside it, which by itself takes only files chosen in a dialogue.
+# Hands a dropped file to the FileUpload beside it, which by itself takes only files chosen in a dialogue. Its input is
+# no part of the page: it is the one that a click of the button would open the dialogue of.
 _DROP_ZONE = """<div ondragover="event.preventDefault(); event.stopPropagation()" ondrop="
 event.preventDefault(); event.stopPropagation();
-const input = this.closest('.omgsr-explorer').querySelector('input[type=file]');
-input.files = event.dataTransfer.files; input.dispatchEvent(new Event('change'))"
+const inputs = HTMLInputElement.prototype, click = inputs.click, files = event.dataTransfer.files;
+inputs.click = function () { this.files = files; this.dispatchEvent(new Event('change')); };
+try { this.closest('.omgsr-explorer').querySelector('.widget-upload').click(); } finally { inputs.click = click; }"
 style="border: 1.5px dashed #7F7F7F; border-radius: 4px; padding: 0 14px; line-height: 26px">or drop one here</div>"""
 
 

@@ -194,14 +194,18 @@ def test_another_photograph_and_strength(view, artefacts):
 
 
 def test_own_pictures(view, run, page, artefacts):
-    chosen = view.box.locator("input[type=file]")
-    chosen.set_input_files({"name": "notes.txt", "mimeType": "image/png", "buffer": b"no picture"})
+    def choose(file):
+        with page.expect_file_chooser() as dialogue:
+            view.box.locator(".widget-upload").click()
+        dialogue.value.set_files(file)
+
+    choose({"name": "notes.txt", "mimeType": "image/png", "buffer": b"no picture"})
     view.wait("'notes.txt' is not")
     view.shoot(artefacts / "explorer_error.png")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((360, 240), Image.BICUBIC).save(buffer, "PNG")
-    chosen.set_input_files({"name": "chosen.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+    choose({"name": "chosen.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
     view.wait("chosen, extreme degradation")
     transfer = page.evaluate_handle(
         """bytes => {
