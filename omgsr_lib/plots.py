@@ -298,12 +298,12 @@ def plot_memory(frame):
 
     `frame` has the columns family, stage, mode, side, bytes (`costs.autoencoder_memory`).
     """
-    panels = list(frame.groupby(["family", "stage"], sort=False))
-    palette = _palette(frame["mode"].unique())
-    fig, axes = _panels(1, len(panels), (PAGE if len(panels) > 2 else COLUMN, 2.0), sharey=True)
-    for ax, ((family, stage), part) in zip(axes[0], panels, strict=True):
+    parts = list(frame.groupby(["family", "stage"], sort=False))
+    colours = palette(frame["mode"].unique())
+    fig, axes = panels(1, len(parts), (PAGE if len(parts) > 2 else COLUMN, 2.0), sharey=True)
+    for ax, ((family, stage), part) in zip(axes[0], parts, strict=True):
         for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
-            ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=palette[mode], label=mode)
+            ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
