@@ -2,8 +2,8 @@
 
 Overdraw: the area of all tiles over that of the picture, smallest tiles against the published half overlap, the worst
 of all sizes up to the next. Autoencoders: the shipped one and a random one in Stable Diffusion's layout, in turns on
-the same picture, in seconds of the processor on one thread; the exact mode is compared with one piece in float64. Peak
-memory: encode and decode from file to file, one process per size.
+the same picture, in seconds of the processor on one thread; the exact mode must equal one piece in float64, and its
+time has a goal from 2048 pixels on. Peak memory: encode and decode from file to file, one process per size.
 
     python benchmarks/tiling.py [--side 768] [--sizes 1024 1536] [--repeats 2] [--out results/benchmarks]
 """
@@ -74,13 +74,15 @@ def compare(vae, side, repeats):
                 start = time.process_time()
                 results[name] = sides[name]()
                 seconds[name] = min(seconds[name], time.process_time() - start)
-        errors = {name: (result.double() - reference).abs().max().item() for name, result in results.items()}
+        exact = tiled(wide, x.double(), mode="exact")
+        rounding = {name: (results[name].double() - reference).abs().max().item() for name in ("one piece", "exact")}
         off = (results["flat"] - results["one piece"]).square().mean().sqrt().item()
         span = (reference.max() - reference.min()).item()
         found[stage] = {
             "seconds": seconds,
             "time_ratio": {name: seconds[name] / seconds["one piece"] for name in ("exact", "flat")},
-            "largest_error": errors,
+            "float64_difference": (exact - reference).abs().max().item(),
+            "float32_rounding": rounding,
             "flat_decibels": 20 * math.log10(span / off),
         }
     return found
@@ -97,7 +99,7 @@ def flat_from_file_to_file(name, side):
         cell = ((photo(512) + 1) * 127.5).round()
         for top in range(0, side, 512):
             for left in range(0, side, 512):
-                source[..., top : top + 512, left : left + 512] = cell
+                source[..., top : top + 512, left : left + 512] = cell[..., : side - top, : side - left]
         latents = TensorFile(Path(folder) / "latents", (1, vae.config.latent_channels, side // factor, side // factor))
         idle = peak_memory()
         encoder = FlatPass(
@@ -127,15 +129,15 @@ def report_overdraw(failed):
 
 def report_autoencoders(side, repeats, failed):
     print(f"\n{side} x {side}, best of {repeats}")
-    print(f"{'':20s} one piece  exact   flat  error of exact   flat")
+    print(f"{'':20s} one piece  exact   flat  float64 error      flat")
     found = {name: compare(make(), side, repeats) for name, make in AUTOENCODERS.items()}
     for name, stages in found.items():
         for stage, row in stages.items():
-            exact, error = row["time_ratio"]["exact"], row["largest_error"]["exact"]
+            exact, error = row["time_ratio"]["exact"], row["float64_difference"]
             times = f"{row['seconds']['one piece']:8.2f} s{exact:7.2f}{row['time_ratio']['flat']:7.2f}"
             print(f"{name:12s}{stage:8s}{times}{error:16.1e}{row['flat_decibels']:7.1f} dB")
             failed += [f"error of exact {stage}, {name}"] * (error > ERROR_GOAL)
-            failed += [f"time of exact {stage}, {name}"] * (exact > TIME_GOAL)
+            failed += [f"time of exact {stage}, {name}"] * (side >= 2048 and exact > TIME_GOAL)
             failed += [f"flat {stage}, {name}"] * (row["flat_decibels"] < DECIBEL_GOAL)
     return found
 
