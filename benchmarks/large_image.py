@@ -85,7 +85,7 @@ def main():
         ratios = f"{row['peak_bytes'] / 2**20:12.0f}{row['peak_ratio']:8.3f}"
         print(f"{size:12s}{total:8.0f}{row['seconds_per_megapixel']:9.2f}{row['time_ratio']:6.2f}{ratios}")
     goals = {"peak_goal": PEAK_GOAL, "time_goal": TIME_GOAL}
-    write_record(args.out, "large_image", {"model": args.model, **TILES, **goals, "sizes": rows})
+    write_record(args.out, f"large_image_{args.sizes[-1]}", {"model": args.model, **TILES, **goals, "sizes": rows})
     if any(row["peak_ratio"] > PEAK_GOAL or row["time_ratio"] > TIME_GOAL for row in rows):
         sys.exit("Memory or time per pixel grow with the picture.")
 

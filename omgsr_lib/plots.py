@@ -305,12 +305,12 @@ def plot_memory(frame):
         for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
             ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
         ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
+        ax.set_xlabel("Side (pixels)")
         ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_title(f"{AUTOENCODER_LABELS.get(family, family)}, {stage}")
     axes[0, 0].set_ylabel("Peak memory (GB)")
-    fig.supxlabel("Side of the picture (pixels)", fontsize=7)
+    axes[0, 0].set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return fig

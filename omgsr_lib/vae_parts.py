@@ -90,9 +90,8 @@ class Part:
         rows, columns = self.spans()
         x = self.x if layer.norm is None else normalise(self.x, layer.norm, estimate)
         if layer.attention is not None:
-            crops = enumerate(x.chunk(len(self.places)))
-            y = [attend(layer.attention, crop, *self.spans(place), estimate.sample) for place, crop in crops]
-            self.x = self.x + torch.cat(y)
+            places = [self.spans(place) for place in range(len(self.places))]
+            self.x = self.x + attend(layer.attention, x, places, estimate.sample)
             self.k += 1
             return
         if layer.keeps:
@@ -126,17 +125,16 @@ class KeySample:
     @classmethod
     def of(cls, part, layer, estimate, stride=1):
         """Of what `part` shows before `layer`: the positions that are multiples of `stride`."""
-        samples = []
+        chosen, positions = [], []
         for place, shown in enumerate(part.shown().chunk(len(part.places), dim=2)):
             (top, bottom), (left, right) = (span.shown for span in part.spans(place))
             y, x = -(-top // stride) * stride, -(-left // stride) * stride
-            chosen = normalise(shown[..., y - top :: stride, x - left :: stride], layer.norm, estimate)
-            tokens = chosen.flatten(2).transpose(1, 2)
-            positions = torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride))
-            keys, values = layer.attention.to_k(tokens), layer.attention.to_v(tokens)
-            counts = torch.full((len(positions),), part.weight * stride**2)
-            samples.append(cls(keys, values, *positions.unbind(1), counts))
-        return cls.join(samples)
+            chosen.append(shown[..., y - top :: stride, x - left :: stride].flatten(2))
+            positions.append(torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride)))
+        values, positions = torch.cat(chosen, dim=2)[..., None], torch.cat(positions)
+        tokens = normalise(values, layer.norm, estimate).flatten(2).transpose(1, 2)
+        counts = torch.full((len(positions),), part.weight * stride**2)
+        return cls(layer.attention.to_k(tokens), layer.attention.to_v(tokens), *positions.unbind(1), counts)
 
     @classmethod
     def join(cls, samples):
@@ -166,21 +164,31 @@ def normalise(x, norm, statistics):
     return y.view(batch, channels, height, width)
 
 
-def attend(attention, x, rows, columns, sample):
-    """Self-attention of the normalised `x`: over its own clean positions, and over the sample's outside of them."""
+def attend(attention, x, places, sample):
+    """Self-attention of normalised crops `x` `(n B, C, h, w)`, each over its own positions and the sample.
+
+    `places`: the `Span`s of rows and columns of each crop. Within what is clean of a crop, its own positions stand for
+    themselves; the sample stands for those outside.
+    """
+
+    def heads(tokens):
+        return tokens.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
     height, width = x.shape[-2:]
     tokens = x.flatten(2).transpose(1, 2)
-    own = torch.full((height, width), -math.inf)
-    _crop(own, rows.held, columns.held, rows.clean, columns.clean).zero_()
-    inside = _inside(sample.rows, rows.clean) & _inside(sample.columns, columns.clean)
-    mask = torch.cat([own.flatten(), sample.counts.log().masked_fill(inside, -math.inf)]).to(x)
-    keys = torch.cat([attention.to_k(tokens), sample.keys], dim=1)
-    values = torch.cat([attention.to_v(tokens), sample.values], dim=1)
-    query, keys, values = (
-        t.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for t in (attention.to_q(tokens), keys, values)
-    )
-    y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask.expand(1, 1, height * width, -1))
-    return attention.to_out[0](y.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (height, width))
+    crops = [heads(project(tokens)).chunk(len(places)) for project in (attention.to_q, attention.to_k, attention.to_v)]
+    sample_keys, sample_values = heads(sample.keys), heads(sample.values)
+    outputs = []
+    for (rows, columns), query, keys, values in zip(places, *crops, strict=True):
+        own = torch.full((height, width), -math.inf)
+        _crop(own, rows.held, columns.held, rows.clean, columns.clean).zero_()
+        inside = _inside(sample.rows, rows.clean) & _inside(sample.columns, columns.clean)
+        mask = torch.cat([own.flatten(), sample.counts.log().masked_fill(inside, -math.inf)]).to(x)
+        keys, values = torch.cat([keys, sample_keys], dim=2), torch.cat([values, sample_values], dim=2)
+        mask = mask.expand(1, 1, height * width, -1)
+        outputs.append(F.scaled_dot_product_attention(query, keys, values, attn_mask=mask))
+    y = torch.cat(outputs).transpose(1, 2).flatten(2)
+    return attention.to_out[0](y).transpose(1, 2).unflatten(2, (height, width))
 
 
 def _inside(positions, span):

@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 
 from omgsr_lib.tensor_file import TensorFile
@@ -12,6 +14,34 @@ def test_it_holds_zeros_and_then_what_was_written(tmp_path):
     expected[:, 1:4, 2:6] = part
     assert torch.equal(file[...], expected)
     assert torch.equal(file[1, ::2, 3:], expected[1, ::2, 3:])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        ...,
+        (1,),
+        (0, 2, 3),
+        slice(1, None),
+        (slice(None), slice(1, 4), slice(2, 6)),
+        (..., slice(0, 7, 3)),
+        (..., 2, slice(None)),
+        (slice(None), slice(1, 4)),
+        (-1, slice(None, None, 2), slice(3, -1)),
+        (slice(0, 1), ..., slice(5, 100)),
+        (slice(2, 2), ...),
+        (..., slice(None, None, -2)),
+    ],
+)
+def test_every_index_means_what_it_means_for_an_array(tmp_path, index):
+    expected = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
+    file = TensorFile(tmp_path / "z", (2, 5, 7))
+    file[...] = expected.copy()
+    assert np.array_equal(file[index].numpy(), expected[index])
+    part = np.random.default_rng(1).random(expected[index].shape).astype(np.float32)
+    file[index] = part
+    expected[index] = part
+    assert np.array_equal(file[...].numpy(), expected)
 
 
 def test_what_is_read_is_a_copy(tmp_path):
