@@ -68,9 +68,10 @@ def restore_folder(
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
     run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
-    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. Raises
-    `ValueError` for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no
-    picture, and `OSError` if `target` cannot be written or the disk is full.
+    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. With `tile="auto"`
+    a picture whose restoration does not fit into the memory is restored in files (see `oversize`). Raises `ValueError`
+    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
+    `OSError` if `target` cannot be written or the disk is full.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
@@ -194,7 +195,7 @@ class _Run:
         for job, future in futures:
             try:
                 future.result()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 if getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 self.fail(job.source, error)

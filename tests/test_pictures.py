@@ -388,6 +388,24 @@ def test_exif_that_stays_true_is_kept():
     assert kept.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
 
 
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_exif_of_a_camera_goes_through_every_format(tmp_path, format, dtype):
+    exif, inner = Image.Exif(), {33434: 1 / 125, 33437: 2.8, 34855: 400, 36864: b"0230", 37500: b"\0\1note" * 500}
+    exif[271], exif[282], exif[ExifTags.IFD.Exif] = "maker", 72.0, inner
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 8.0, 20.25)}
+    source = image()
+    source.info["exif"] = exif.tobytes()
+    picture = Picture.from_image(source)
+    Picture(picture.colour.astype(dtype), exif=picture.exif).save(tmp_path / "a", format)
+    found = Picture.open(tmp_path / "a").image().getexif()
+    assert found[271] == "maker" and found[282] == 72
+    kept = found.get_ifd(ExifTags.IFD.Exif)
+    assert kept.keys() == inner.keys() and all(kept[tag] == inner[tag] for tag in (34855, 36864, 37500))
+    assert float(kept[33434]) == pytest.approx(1 / 125) and float(kept[33437]) == pytest.approx(2.8)
+    assert found.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48, 8, 20.25)
+
+
 def test_damaged_exif_is_left_out_and_said(tmp_path):
     image().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     source = image()

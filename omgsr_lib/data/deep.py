@@ -1,6 +1,7 @@
 """16-bit colour in PNG and TIFF files: Pillow reads it with 8 bits and does not write it.
 
-Samples are uint16 arrays `(h, w, c)` with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
+alpha).
 """
 
 import struct
@@ -73,7 +74,7 @@ def _decode(image, turn, change):
 
 
 def write_png(file, samples, *, icc=None, exif=None):
-    """Write `samples` (uint16, or uint8) to the path `file` as PNG, exactly, block by block.
+    """Write `samples` to the path `file` as PNG, exactly, block by block.
 
     Every row is predicted by Paeth's filter.
     """

@@ -192,15 +192,11 @@ class Picture:
 
         `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour.
         """
-        if format in ("png", "tiff") and self.levels == 65535:
-            {"png": write_png, "tiff": write_tiff}[format](file, self._samples(), icc=self.icc, exif=self.exif)
+        if format == "tiff" or (format == "png" and self.levels == 65535):
+            write = {"png": write_png, "tiff": write_tiff}[format]
+            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif)
             return
-        options = {
-            "png": {},
-            "jpeg": dict(quality=quality, subsampling=0),
-            "webp": dict(quality=quality),
-            "tiff": dict(compression="tiff_deflate"),
-        }[format]
+        options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
         image = self.to_8_bits().image()
         image.save(file, format=format.upper(), icc_profile=self.icc, exif=self.exif or b"", **options)
 
@@ -240,8 +236,8 @@ def _too_many(path, reason):
 def _upright(image):
     """`(image, exif, notes)`: turned by its EXIF orientation, and the EXIF data that stays true."""
     try:
-        image = ImageOps.exif_transpose(image)
-        return image, _kept_exif(image.getexif()), ()
+        exif = _kept_exif(image.getexif())  # before: what is transposed forgets the tags of a TIFF
+        return ImageOps.exif_transpose(image), exif, ()
     except Exception:  # whatever damaged EXIF data leads to
         return image, None, ("its EXIF data is damaged and is left out",)
 
