@@ -26,7 +26,6 @@ from safetensors import SafetensorError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = "<elsewhere>"
-PART_NAME = 40  # characters: a name as long as a file system allows must leave room for more
 PACKAGES = (
     "torch",
     "torchvision",
@@ -52,7 +51,7 @@ def atomic_write(path):
     should only write: errors as in `writing`.
     """
     path = Path(path)
-    part = path.with_name(f".part-{os.getpid()}-{path.name[-PART_NAME:]}")
+    part = path.with_name(f".part-{os.getpid()}-{_short(path.name)}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +64,16 @@ def atomic_write(path):
 
 def remove_parts(path):
     """Remove what killed processes left of the file `path` that `atomic_write` was to write."""
-    for part in Path(path).parent.glob(f".part-*-{glob.escape(Path(path).name[-PART_NAME:])}"):
+    path = Path(path)
+    for part in path.parent.glob(f".part-*-{glob.escape(_short(path.name))}"):
         part.unlink()
+
+
+def _short(name):
+    """A file's name, or of a long one a hash and its end: a file system's 255 bytes must leave room for a prefix."""
+    if len(name.encode()) <= 200:
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()[:16] + name[-16:]
 
 
 @contextmanager

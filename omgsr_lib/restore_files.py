@@ -2,28 +2,27 @@
 
 import errno
 import hashlib
+import shutil
 import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-
-import torch
 
 from .data.folders import find_pictures, output_names, refuse_inputs
 from .data.pictures import FORMATS, Picture
 from .journal import Journal
-from .memory import free_memory, out_of_memory
+from .memory import out_of_memory
+from .oversize import check_oversize, fits_memory, restore_oversize
 from .provenance import atomic_write, remove_parts, sha256
 from .restore import Restorer, batches
 
 
-JOURNAL = ".omgsr.jsonl"
+JOURNAL, SCRATCH = ".omgsr.jsonl", ".omgsr-scratch"
 MIN_SIDE = 16  # pixels of an input
-BYTES = 40  # of memory per pixel of the output, at least
-AHEAD = 2  # pictures that are read before, and written after, the one in work
+WRITERS = 3  # threads; packing a PNG file of 4096x4096 takes longer than a GPU takes to restore it
 EVERY = 30  # seconds between two lines of progress where there is no terminal
 LOSSY = ("jpeg", "webp")
 
@@ -69,9 +68,10 @@ def restore_folder(
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
     run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
-    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. Raises
-    `ValueError` for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no
-    picture, and `OSError` if `target` cannot be written or the disk is full.
+    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. With `tile="auto"`
+    a picture whose restoration does not fit into the memory is restored in files (see `oversize`). Raises `ValueError`
+    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
+    `OSError` if `target` cannot be written or the disk is full.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
@@ -88,29 +88,14 @@ def restore_folder(
     run = _Run(restorer, target, outputs, Progress(len(sources), progress, say), format, quality, force, max_pixels)
     for error in unreadable:
         run.fail(error.filename, error)
-    with run.progress, _Thread() as reader, _Thread() as writer:
+    with run.progress, _Threads(1) as reader, _Threads(WRITERS) as writers:
         jobs = run.read_jobs(reader.ahead(run.read, sources))
-        groups = batches(jobs, lambda job: restorer.padded(job.picture.size), batch_size)
-        results = chain.from_iterable(run.compute(group) for group in groups)
-        run.collect(writer.ahead(run.write, results))
-    return run.report
-
-
-def check_memory(width, height, path):
-    """Raise `ValueError`, naming `path`, if a restored picture of this size does not fit, whatever the tiles.
-
-    The enlargement, what goes into the model, what comes out and what is written are in memory together.
-    """
-    try:
-        free = free_memory(torch.device("cpu"))
-    except ValueError:  # the system does not say
-        return
-    if width * height * BYTES > free:
-        raise ValueError(
-            f"A restored picture must fit into the memory: '{path}' becomes {width}x{height} and takes "
-            f"{width * height * BYTES / 2**30:.0f} GiB, {free / 2**30:.0f} are free. Restore it with "
-            "large.restore_array, which works in files."
+        groups = batches(
+            jobs, lambda job: (job.oversize and job.output, restorer.padded(job.picture.size)), batch_size
         )
+        results = chain.from_iterable(run.compute(group) for group in groups)
+        run.collect(writers.ahead(run.write, results))
+    return run.report
 
 
 def fingerprint(model):
@@ -128,6 +113,7 @@ class _Job:
     output: Path
     entry: dict  # its line of the journal, without the hash of the result
     picture: Picture | None  # enlarged, later restored; None: finished before
+    oversize: bool = False  # not enlarged beforehand, and restored in files
 
 
 class _Run:
@@ -136,7 +122,8 @@ class _Run:
     def __init__(self, restorer, target, outputs, progress, format, quality, force, max_pixels):
         self.restorer, self.target, self.outputs, self.progress = restorer, target, outputs, progress
         self.format, self.quality, self.force, self.max_pixels = format, quality, force, max_pixels
-        self.journal, self.report = Journal(target / JOURNAL), FolderReport()
+        self.journal, self.report, self.scratch = Journal(target / JOURNAL), FolderReport(), target / SCRATCH
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of a run that was killed
         chosen = {f.name: getattr(restorer, f.name) for f in fields(restorer) if f.name not in ("model", "tile_batch")}
         self.settings = chosen | {"model": fingerprint(restorer.model), "format": format}
         if format in LOSSY:
@@ -158,10 +145,12 @@ class _Run:
                 f"A photograph must measure at least {MIN_SIDE} pixels on each side: '{path}' is {width}x{height}. "
                 "Remove or replace it."
             )
-        check_memory(*self.restorer.size(picture.size), path)
-        picture = self.restorer.enlarge(picture)
-        picture.check_format(self.format, path)
-        return _Job(path, output, entry, picture)
+        size = self.restorer.size(picture.size)
+        picture.check_format(self.format, size, path)
+        if fits_memory(*size):
+            return _Job(path, output, entry, self.restorer.enlarge(picture))
+        check_oversize(self.restorer, picture, self.target, path)
+        return _Job(path, output, entry, picture, oversize=True)
 
     def read_jobs(self, futures):
         """The jobs to do; what failed and what is finished is recorded."""
@@ -180,20 +169,22 @@ class _Run:
     def compute(self, group):
         """Jobs with their pictures restored. What does not even fit with the smallest tiles is recorded."""
         try:
-            restored, _ = self.restorer([job.picture for job in group])
+            if group[0].oversize:
+                restored = [restore_oversize(self.restorer, group[0].picture, self.scratch)]
+            else:
+                restored, _ = self.restorer([job.picture for job in group])
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if len(group) > 1:
                 return [job for alone in group for job in self.compute([alone])]
-            width, height = group[0].picture.size
-            reason = f"Out of memory: '{group[0].source}' restored is {width}x{height}. Choose smaller tiles."
+            reason = f"Out of memory: '{group[0].source}' could not be restored. Choose smaller tiles."
             self.fail(group[0].source, ValueError(reason))
             return []
-        return [_Job(j.source, j.output, j.entry, picture) for j, picture in zip(group, restored, strict=True)]
+        return [replace(job, picture=picture) for job, picture in zip(group, restored, strict=True)]
 
     def write(self, job):
-        """Write the restored picture of a job; in the writing thread."""
+        """Write the restored picture of a job; in a writing thread."""
         remove_parts(job.output)
         with atomic_write(job.output) as part:
             job.picture.save(part, self.format, quality=self.quality)
@@ -204,7 +195,7 @@ class _Run:
         for job, future in futures:
             try:
                 future.result()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 if getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 self.fail(job.source, error)
@@ -226,18 +217,19 @@ class _Run:
         self.progress.advance()
 
 
-class _Thread(ThreadPoolExecutor):
-    """A thread that works ahead of whoever takes its results."""
+class _Threads(ThreadPoolExecutor):
+    """`count` threads that work ahead of whoever takes their results."""
 
-    def __init__(self):
-        super().__init__(max_workers=1)
+    def __init__(self, count):
+        super().__init__(max_workers=count)
+        self.count = count
 
     def ahead(self, function, items):
-        """`(item, future of function(item))` of each item, in order; at most `AHEAD` items are ahead."""
+        """`(item, future of function(item))` of each item, in order; at most `count + 1` items are ahead."""
         pending = deque()
         for item in items:
             pending.append((item, self.submit(function, item)))
-            if len(pending) > AHEAD:
+            if len(pending) > self.count + 1:
                 yield pending.popleft()
         yield from pending
 

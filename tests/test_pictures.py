@@ -318,7 +318,7 @@ def test_8_bit_files(tmp_path, mode, format):
     picture = Picture.from_image(source)
     if format == "jpeg" and "A" in mode:
         with pytest.raises(ValueError, match="A JPEG file holds no transparency: 'a' has some. Choose png, webp or"):
-            picture.check_format(format, "a")
+            picture.check_format(format, picture.size, "a")
         return
     picture.save(tmp_path / "a", format)
     with Image.open(tmp_path / "a") as found:
@@ -344,9 +344,9 @@ def test_files_with_too_long_sides_are_refused():
     for format, side in (("webp", 16383), ("jpeg", 65500)):
         message = f"sides of a {format} file are at most {side} pixels: 'a' restored is 70000x1. Choose png or tiff"
         with pytest.raises(ValueError, match=message):
-            picture.check_format(format, "a")
-    picture.check_format("png", "a")
-    picture.check_format("tiff", "a")
+            picture.check_format(format, picture.size, "a")
+    picture.check_format("png", picture.size, "a")
+    picture.check_format("tiff", picture.size, "a")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -388,12 +388,34 @@ def test_exif_that_stays_true_is_kept():
     assert kept.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
 
 
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_exif_of_a_camera_goes_through_every_format(tmp_path, format, dtype):
+    exif, inner = Image.Exif(), {33434: 1 / 125, 33437: 2.8, 34855: 400, 36864: b"0230", 37500: b"\0\1note" * 500}
+    exif[271], exif[282], exif[ExifTags.IFD.Exif] = "maker", 72.0, inner
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 8.0, 20.25)}
+    source = image()
+    source.info["exif"] = exif.tobytes()
+    picture = Picture.from_image(source)
+    Picture(picture.colour.astype(dtype), exif=picture.exif).save(tmp_path / "a", format)
+    found = Picture.open(tmp_path / "a").image().getexif()
+    assert found[271] == "maker" and found[282] == 72
+    kept = found.get_ifd(ExifTags.IFD.Exif)
+    assert kept.keys() == inner.keys() and all(kept[tag] == inner[tag] for tag in (34855, 36864, 37500))
+    assert float(kept[33434]) == pytest.approx(1 / 125) and float(kept[33437]) == pytest.approx(2.8)
+    assert found.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48, 8, 20.25)
+
+
 def test_damaged_exif_is_left_out_and_said(tmp_path):
     image().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     source = image()
     source.info["exif"] = b"Exif\0\0nonsense"
     picture = Picture.from_image(source)
-    assert picture.exif is None and picture.notes == ("its EXIF data is damaged and is left out",)
+    damaged = ("its EXIF data is damaged and is left out",)
+    assert picture.exif is None and picture.notes == damaged
+    Picture(samples(8, 8, 3, np.uint16), exif=b"Exif\0\0nonsense").save(tmp_path / "b.png", "png")
+    picture = Picture.open(tmp_path / "b.png")
+    assert picture.exif is None and picture.notes == damaged and picture.levels == 65535
     assert Picture.open(tmp_path / "a.jpg").size == (12, 9)
 
 
@@ -402,7 +424,8 @@ def test_a_profile_is_kept_where_it_fits():
     for mode, kept in (("RGB", True), ("P", True), ("RGBA", True), ("L", False), ("CMYK", False)):
         source = image(mode)
         source.info["icc_profile"] = rgb
-        assert (Picture.from_image(source).icc == rgb) is kept
+        picture = Picture.from_image(source)
+        assert (picture.icc == rgb) is kept and len(picture.notes) == (not kept)
 
 
 def cmyk_profile(lab):

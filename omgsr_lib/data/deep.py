@@ -1,13 +1,14 @@
 """16-bit colour in PNG and TIFF files: Pillow reads it with 8 bits and does not write it.
 
-Samples are uint16 arrays `(h, w, c)` with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
+alpha).
 """
 
 import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,8 +31,8 @@ def is_deep(image):
     return True
 
 
-def read_deep(open_image):
-    """Upright samples of a file for which `is_deep`; `open_image()` opens it, every time from its start.
+def read_deep(open_image, turn):
+    """Samples of a file for which `is_deep`; `open_image()` opens it from its start, `turn(image)` turns it upright.
 
     The file is decoded twice, for the high and for the low bytes. Alpha that a TIFF has multiplied into the colours is
     divided out again; a PNG's transparent colour becomes alpha.
@@ -39,12 +40,12 @@ def read_deep(open_image):
     first = open_image()
     rawmode = _rawmode(first.tile[0])
     if rawmode == "LA;16B":  # as many bytes per pixel as 8-bit RGBA
-        quadruples = _decode(first, lambda mode: "RGBA")
+        quadruples = _decode(first, turn, lambda mode: "RGBA")
         samples = quadruples[..., ::2] << 8 | quadruples[..., 1::2]
     else:
         ending = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
-        swapped = _decode(open_image(), lambda mode: mode.replace("RGBa", "RGBA")[:-1] + ending[mode[-1]])
-        straight = _decode(first, lambda mode: mode.replace("RGBa", "RGBA"))
+        swapped = _decode(open_image(), turn, lambda mode: mode.replace("RGBa", "RGBA")[:-1] + ending[mode[-1]])
+        straight = _decode(first, turn, lambda mode: mode.replace("RGBa", "RGBA"))
         samples = straight << 8 | swapped
     if rawmode.startswith("RGBa"):
         colour, alpha = samples[..., :3].astype(np.float64), samples[..., 3:].astype(np.float64)
@@ -61,7 +62,7 @@ def _rawmode(tile):
     return rawmode if isinstance(rawmode, str) else ""
 
 
-def _decode(image, change):
+def _decode(image, turn, change):
     def changed(tile):
         if isinstance(tile.args, tuple):
             return tile._replace(args=(change(tile.args[0]), *tile.args[1:]))
@@ -69,11 +70,11 @@ def _decode(image, change):
 
     image.tile = [changed(tile) for tile in image.tile]
     image.load()
-    return np.asarray(ImageOps.exif_transpose(image)).astype(np.uint16)
+    return np.asarray(turn(image)).astype(np.uint16)
 
 
 def write_png(file, samples, *, icc=None, exif=None):
-    """Write `samples` (uint16, or uint8) to the path `file` as PNG, exactly, block by block.
+    """Write `samples` to the path `file` as PNG, exactly, block by block.
 
     Every row is predicted by Paeth's filter.
     """

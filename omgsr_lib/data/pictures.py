@@ -90,7 +90,7 @@ class Picture:
                 _check_pixels(image, path, max_pixels)
                 deep, frames = is_deep(image), getattr(image, "n_frames", 1)
                 if deep:
-                    samples = read_deep(lambda: Image.open(path, formats=READABLE))
+                    samples = read_deep(lambda: Image.open(path, formats=READABLE), lambda image: _upright(image)[0])
                     image.load()
                     image, exif, notes = _upright(image)
                     picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, notes)
@@ -115,21 +115,27 @@ class Picture:
     def _of_samples(cls, samples, icc, exif, notes):
         channels = 1 if samples.shape[2] < 3 else 3
         alpha = samples[..., channels:] if samples.shape[2] > channels else None
-        fits = icc is not None and icc[16:20] == (b"GRAY" if channels == 1 else b"RGB ")
-        return cls(samples[..., :channels], alpha, icc if fits else None, exif, notes)
+        if icc and icc[16:20] != (b"GRAY" if channels == 1 else b"RGB "):
+            icc, notes = (
+                None,
+                (*notes, f"its ICC profile is not one of {'grey' if channels == 1 else 'RGB'}: left out"),
+            )
+        return cls(samples[..., :channels], alpha, icc or None, exif, notes)
 
     def enlarge(self, width, height):
-        """The bicubic enlargement, 8-bit samples exactly as PIL makes them.
+        """The bicubic enlargement, 8-bit samples exactly as PIL makes them, hidden colours filled first."""
+        picture = self.with_hidden_filled()
+        return picture.with_colour(_resized(picture.colour, width, height))
 
-        What lies under fully transparent pixels first takes the colour of the visible ones nearby, so that it leaves
-        no fringe at their edge.
+    def with_hidden_filled(self):
+        """The picture with the colours of the visible pixels nearby where it is fully transparent.
+
+        So enlarging leaves no fringe at the edge of what is visible.
         """
-        colour, alpha = self.colour, self.alpha
-        if alpha is not None:
-            colour = _filled(colour.astype(np.float32), alpha[..., 0] / np.float32(self.levels))
-            colour = colour.round().astype(self.colour.dtype)
-            alpha = _resized(alpha, width, height)
-        return replace(self, colour=_resized(colour, width, height), alpha=alpha)
+        if self.alpha is None:
+            return self
+        colour = _filled(self.colour.astype(np.float32), self.alpha[..., 0] / np.float32(self.levels))
+        return replace(self, colour=colour.round().astype(self.colour.dtype))
 
     def to_pixels(self):
         """Colours as a float32 tensor `(3, h, w)` in `[-1, 1]`, grey in all three channels."""
@@ -143,6 +149,12 @@ class Picture:
             pixels = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))[None]
         samples = ((pixels + 1) * (self.levels / 2)).round().permute(1, 2, 0).cpu().numpy()
         return replace(self, colour=samples.astype(self.colour.dtype))
+
+    def with_colour(self, colour):
+        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha enlarged."""
+        height, width = colour.shape[:2]
+        alpha = None if self.alpha is None else _resized(self.alpha, width, height)
+        return replace(self, colour=colour, alpha=alpha)
 
     def to_8_bits(self):
         """The picture with 8-bit samples."""
@@ -164,12 +176,12 @@ class Picture:
         image.info.update({name: value for name, value in kept.items() if value})
         return image
 
-    def check_format(self, format, path):
-        """Raise `ValueError`, naming `path`, if no file of `format` holds this picture: alpha in JPEG, its sides."""
+    def check_format(self, format, size, path):
+        """Raise `ValueError`, naming `path`, if no file of `format` holds this picture at `size`: its alpha, sides."""
         if format == "jpeg" and self.alpha is not None:
             raise ValueError(f"A JPEG file holds no transparency: '{path}' has some. Choose png, webp or tiff.")
-        if max(self.size) > LARGEST_SIDE.get(format, max(self.size)):
-            width, height = self.size
+        width, height = size
+        if max(size) > LARGEST_SIDE.get(format, max(size)):
             raise ValueError(
                 f"The sides of a {format} file are at most {LARGEST_SIDE[format]} pixels: '{path}' restored is "
                 f"{width}x{height}. Choose png or tiff."
@@ -180,15 +192,11 @@ class Picture:
 
         `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour.
         """
-        if format in ("png", "tiff") and self.levels == 65535:
-            {"png": write_png, "tiff": write_tiff}[format](file, self._samples(), icc=self.icc, exif=self.exif)
+        if format == "tiff" or (format == "png" and self.levels == 65535):
+            write = {"png": write_png, "tiff": write_tiff}[format]
+            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif)
             return
-        options = {
-            "png": {},
-            "jpeg": dict(quality=quality, subsampling=0),
-            "webp": dict(quality=quality),
-            "tiff": dict(compression="tiff_deflate"),
-        }[format]
+        options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
         image = self.to_8_bits().image()
         image.save(file, format=format.upper(), icc_profile=self.icc, exif=self.exif or b"", **options)
 
@@ -228,8 +236,8 @@ def _too_many(path, reason):
 def _upright(image):
     """`(image, exif, notes)`: turned by its EXIF orientation, and the EXIF data that stays true."""
     try:
-        image = ImageOps.exif_transpose(image)
-        return image, _kept_exif(image.getexif()), ()
+        exif = _kept_exif(image.getexif())  # before: what is transposed forgets the tags of a TIFF
+        return ImageOps.exif_transpose(image), exif, ()
     except Exception:  # whatever damaged EXIF data leads to
         return image, None, ("its EXIF data is damaged and is left out",)
 
