@@ -44,12 +44,12 @@ ABLATIONS = {
                         "with - without grid penalty"),
 }  # fmt: skip
 VARIANTS = {"s": "OMGSR-S", "f": "OMGSR-F"}
-NOT_RUN = "not run: `make study` trains what is missing."
+NOT_RUN = "Not run: `make study` trains what is missing."
 
 
 def read_results(path):
     """A CSV of results, its columns checked; `ValueError` for one of another version, which stays as it is."""
-    frame = pd.read_csv(path, keep_default_na=True)
+    frame = pd.read_csv(path)
     missing = CONTRACT[Path(path).name] - set(frame.columns)
     if missing:
         raise ValueError(
@@ -162,7 +162,7 @@ def ablation_tables(contrasts):
         part = rows[rows["contrast"].isin(wanted)]
         part = part.sort_values(["variant", "protocol"], ascending=[False, True], kind="stable")
         notes = ["First minus second of the contrast, paired over the same pictures, averaged over the trainings."]
-        notes += [NOT_RUN[0].upper() + NOT_RUN[1:]] if (part["n"] == 0).any() else []
+        notes += [NOT_RUN] if (part["n"] == 0).any() else []
         tables[name] = difference_table(part, ["contrast", "variant", "protocol", "trainings"], notes=notes)
     return tables
 

@@ -128,8 +128,8 @@ def test_verdicts_are_those_of_the_numbers(results):
     assert verdict("The mid-timestep beats t 600", "OMGSR-S") == NOT_SHOWN
     assert verdict("Losses on overlapping chunks", "OMGSR-S") == NOT_SHOWN  # whole pictures are 0.5 dB better
     assert verdict("One recipe serves", "OMGSR-S") == SHOWN and verdict("One recipe serves", "OMGSR-F") == NOT_SHOWN
-    assert found["One step needs fewer operations than the multi-step methods"].verdict == SHOWN
-    assert "900 GMAC" in found["One step needs fewer operations than the multi-step methods"].measured
+    few = next(row for claim, row in found.items() if claim.startswith("One step needs fewer operations"))
+    assert few.verdict == SHOWN and few.measured.startswith("900 GMAC at 512 pixels; published 5000 to 5000")
     assert (
         found["OMGSR-S restores real pictures better than bicubic enlargement (RealSR, small priors)"].verdict == SHOWN
     )
