@@ -43,6 +43,7 @@ def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
         prior = copy.deepcopy(model)
         for part in (prior.lq_vae.encoder, prior.prior.denoiser):
             remove_lora(part)
+        prior.ranks = None
         models[variant] = prior, model.merge()
     return {variant: models[variant] for variant in FAMILIES if variant in models}
 

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 
@@ -157,10 +158,13 @@ class Lab:
 
     def kernel_memory(self):
         """Resident memory of all running kernels in MiB."""
-        import psutil
-
         kernels = psutil.Process(self.process.pid).children(recursive=True)
         return sum(kernel.memory_info().rss for kernel in kernels) / 2**20
+
+    def processor_seconds(self):
+        """Processor time that the server and its kernels have taken."""
+        server = psutil.Process(self.process.pid)
+        return sum(sum(process.cpu_times()[:2]) for process in (server, *server.children(recursive=True)))
 
     def stop(self):
         self.process.terminate()
