@@ -1,10 +1,10 @@
-"""The command `omgsr`, one sub-command per function below."""
+"""The command `omgsr`: its options, and what becomes of errors."""
 
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
+from . import commands
 from .runner import NotebookFailed
 
 
@@ -24,12 +24,12 @@ def main(arguments=None):
 
 
 def build_parser():
-    """The argument parser, one sub-command per function below."""
+    """The argument parser, one sub-command per function of `commands`."""
     parser = argparse.ArgumentParser(prog="omgsr", description="One-step restoration at a mid-timestep (OMGSR).")
-    commands = parser.add_subparsers(dest="command", required=True)
+    subparsers = parser.add_subparsers(dest="command", required=True)
 
     def command(run, help, **arguments):
-        sub = commands.add_parser(run.__name__.removeprefix("run_"), help=help)
+        sub = subparsers.add_parser(run.__name__.removeprefix("run_"), help=help)
         for name, settings in arguments.items():
             flags = [settings.pop("positional")] if "positional" in settings else [f"--{name.replace('_', '-')}"]
             sub.add_argument(*flags, **settings)
@@ -37,7 +37,7 @@ def build_parser():
 
     integer, number, count = dict(type=int), dict(type=float), dict(type=positive)
     command(
-        run_reproduce,
+        commands.run_reproduce,
         "run the notebooks in order",
         preset=dict(default="mini", help="smoke, mini, latents, paper or release"),
         results=dict(default="results", help="output folder, relative to the project"),
@@ -46,7 +46,7 @@ def build_parser():
         force=dict(action="store_true", help="run steps that are up to date too"),
     )
     command(
-        run_study,
+        commands.run_study,
         "the trainings of notebook 06 that take an hour or two",
         results=dict(default="results/mini/study", help="output folder"),
         photos=dict(help="folder with training photographs; without it those of the dependencies and synthetic ones"),
@@ -58,7 +58,7 @@ def build_parser():
         jobs=count | dict(default=2, help="processes side by side, one thread each"),
     )
     command(
-        run_restore,
+        commands.run_restore,
         "restore a picture or a folder",
         source=dict(positional="source", help="picture or folder"),
         out=dict(required=True, help="folder for the restored files"),
@@ -93,7 +93,7 @@ def build_parser():
         compile=dict(metavar="FOLDER", help="torch.compile; minutes at first, seconds with the code in this folder"),
     )
     command(
-        run_manifest,
+        commands.run_manifest,
         "list photographs with their SHA-256, for omgsr train --photos and --portraits",
         photos=dict(positional="photos", help="folder, list of paths or manifest"),
         first=count | dict(help="take so many only, in the order of the names"),
@@ -101,7 +101,7 @@ def build_parser():
         verify=dict(action="store_true", help="compare the files of a manifest with their SHA-256 instead"),
     )
     command(
-        run_midstep,
+        commands.run_midstep,
         "the mid-timestep of an autoencoder on photographs",
         photos=dict(required=True, help="folder with photographs"),
         vae=dict(default="mini", help="mini, a folder or a hub id of a diffusers autoencoder"),
@@ -113,7 +113,7 @@ def build_parser():
         seed=integer | dict(default=0),
     )
     command(
-        run_pretrain,
+        commands.run_pretrain,
         "train the mini autoencoder or a mini prior",
         part=dict(positional="part", choices=["autoencoder", "ddpm", "flow"]),
         photos=dict(required=True, help="folder with training photographs"),
@@ -130,7 +130,7 @@ def build_parser():
         threads=count | dict(default=1),
     )
     command(
-        run_train,
+        commands.run_train,
         "train the adapters of OMGSR; runs as it is under accelerate launch",
         preset=dict(default="mini", help="smoke, mini, paper or release"),
         variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
@@ -165,7 +165,7 @@ def build_parser():
         dry_run=dict(action="store_true", help="print recipe, parameters, operations and memory, and stop"),
     )
     command(
-        run_evaluate,
+        commands.run_evaluate,
         "score a folder of restored pictures against references of the same names",
         restored=dict(positional="restored"),
         reference=dict(positional="reference", nargs="?", help="none for metrics without a reference"),
@@ -176,13 +176,13 @@ def build_parser():
         conventions=dict(help="CSV to write with PSNR and SSIM of the same pictures under other conventions"),
     )
     command(
-        run_report,
+        commands.run_report,
         "write report.md and report.html of a preset from its CSV files",
         preset=dict(default="mini"),
         results=dict(default="results", help="folder of all results"),
     )
     command(
-        run_benchmark,
+        commands.run_benchmark,
         "restore a test set of the field with several models and score it",
         name=dict(positional="name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65"),
         data=dict(required=True, help="folder of the test set"),
@@ -194,7 +194,7 @@ def build_parser():
         published=dict(help="folder with published_results.csv: its rows of this test set stand beside ours"),
     )
     command(
-        run_explore,
+        commands.run_explore,
         "write the explorer, a slider over the timestep, as one HTML page that needs no kernel and no network",
         html=dict(required=True, help="page to write"),
         photos=dict(help="folder, list of paths or manifest; without it photographs of the dependencies"),
@@ -220,248 +220,6 @@ def positive(text):
 def tile_side(text):
     """A tile's side from the command line: an integer or "auto"."""
     return text if text == "auto" else int(text)
-
-
-def run_reproduce(options):
-    from .reproduce import reproduce
-
-    reproduce(options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force)
-
-
-def run_study(options):
-    from .data.photos import find_photos, packaged_photos
-    from .presets import recipe
-    from .study import StudyData, study
-
-    own = bool(options.photos)
-    data = StudyData(
-        train=tuple(training_photos(options) if own else packaged_photos("train")),
-        evaluation=tuple(find_photos(options.evaluation) if options.evaluation else packaged_photos("eval")),
-        crops_per_photo=1 if options.evaluation else 4,
-        synthetic=0 if own else 40,
-        weights=options.weights,
-        steps=options.steps,
-    )
-    mids = {variant: recipe("mini", variant).timestep for variant in options.variants}
-    study(options.results, data, mids, jobs=options.jobs)
-
-
-def run_restore(options):
-    from .data.folders import find_pictures
-    from .restore_files import restore_folder
-
-    find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
-    same = ("scale", "timestep", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size", "seed")
-    report = restore_folder(
-        prepared_model(options),
-        options.source,
-        options.out,
-        tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
-        colour_fix=None if options.colour_fix == "none" else options.colour_fix,
-        format=options.format,
-        quality=options.quality,
-        force=options.force,
-        max_pixels=options.max_pixels,
-        say=lambda line: _say(f"omgsr restore: {line}"),
-        **{name: getattr(options, name) for name in same},
-    )
-    print(f"{report}: {options.out}")
-    return 1 if report.failed else 0
-
-
-def prepared_model(options):
-    """The model that `omgsr restore` names, ready to restore, on the GPU if there is one."""
-    import torch
-
-    from .model import OMGSR
-    from .speed import PRECISIONS, fast_dtype, prepare
-
-    model = OMGSR.from_pretrained(
-        options.model,
-        base=options.base,
-        adapter=options.adapter,
-        prompt_embeds=options.prompt_embeds,
-        dtype=PRECISIONS[options.precision] if options.precision else fast_dtype(),
-    )
-    return prepare(
-        model,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        fold=options.fold,
-        quantise=options.quantise,
-        offload=options.offload,
-        compile=options.compile is not None,
-        cache=options.compile,
-        side=training_tile(options.model) or 512,
-    )
-
-
-def run_manifest(options):
-    from .data.manifest import verify_manifest, write_manifest
-    from .data.photos import find_photos
-
-    paths = find_photos(options.photos)[: options.first]
-    if options.verify:
-        verify_manifest(options.photos)
-        print(f"{len(paths)} photographs are as they were listed")
-        return
-    if not options.out:
-        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
-    write_manifest(paths, options.out)
-    print(f"{len(paths)} photographs: {options.out}")
-
-
-def run_midstep(options):
-    from .analysis import encode_pairs, load_latent_space
-    from .data.pairs import evaluation_pairs
-    from .midstep import snr_mid_timestep
-
-    pairs = evaluation_pairs(
-        training_photos(options), options.size, seed=options.seed, scale=options.scale, short_side=options.short_side
-    )
-    vae, schedule = load_latent_space(options.vae, options.family)
-    mid = snr_mid_timestep(*encode_pairs(vae, pairs), schedule)
-    low, high = mid.interval
-    print(f"mid-timestep {mid.timestep} (95 % interval {low} to {high}, {len(mid.per_image)} pictures)")
-
-
-def run_pretrain(options):
-    import torch
-
-    from .pretraining.command import pretrain
-
-    torch.set_num_threads(options.threads)
-    pretrain(
-        options.part,
-        training_photos(options),
-        options.out,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        size=options.size,
-        perceptual=options.perceptual,
-        evaluation=options.evaluation,
-        data=options.data,
-        seed=options.seed,
-    )
-
-
-def run_train(options):
-    import torch
-
-    from .presets import recipe
-
-    torch.set_num_threads(options.threads)
-    variant = options.variant if options.resolution is None else f"{options.variant}-{options.resolution}"
-    changed = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
-    chosen = recipe(options.preset, variant, **{name: getattr(options, name) for name in changed})
-    if options.dry_run:
-        from .costs import dry_run
-
-        print(dry_run(chosen, precision=options.precision or "bf16"))
-        return
-    for name in ("photos", "out"):
-        if not getattr(options, name):
-            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
-    from .finetune import finetune
-
-    passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
-    finetune(
-        chosen,
-        training_photos(options),
-        options.out,
-        preset=options.preset,
-        name=f"{options.preset}-{variant}",
-        base=options.base,
-        prompt_embeds=options.prompt_embeds,
-        portraits=all_photos(options.portraits),
-        evaluation=all_photos([options.evaluation]) if options.evaluation else (),
-        data=options.data,
-        seed=options.seed,
-        **{name: getattr(options, name) for name in passed},
-    )
-
-
-def run_evaluate(options):
-    from .metrics.evaluate import evaluate_folder, first_process
-    from .provenance import atomic_write
-
-    frame = evaluate_folder(
-        options.restored,
-        options.reference,
-        metrics=tuple(options.metrics),
-        weights=options.weights,
-        cache=options.cache,
-        progress=True,
-    )
-    if not first_process():
-        return
-    if options.out:
-        with atomic_write(options.out) as part:
-            frame.to_csv(part, index=False)
-    print(frame.groupby("metric", sort=False)["value"].agg(["mean", "count"]).to_string())
-    if options.conventions:
-        from .metrics.conventions import convention_scores, convention_table
-
-        with atomic_write(options.conventions) as part:
-            convention_table(convention_scores(options.restored, options.reference)).to_csv(part, index=False)
-
-
-def run_report(options):
-    from .report import write_report
-
-    folder = Path(options.results) / options.preset
-    if not folder.is_dir():
-        raise FileNotFoundError(f"A report needs results: there is no folder '{folder}'. Run omgsr reproduce first.")
-    print(*write_report(folder), sep="\n")
-
-
-def run_benchmark(options):
-    from .benchmark import benchmark
-    from .metrics.statistics import summarise
-
-    passed = ("models", "work", "metrics", "weights", "published")
-    frame = benchmark(options.name, options.data, options.out, **{name: getattr(options, name) for name in passed})
-    table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
-    print(table.round(4).to_string())
-
-
-def run_explore(options):
-    from .explorer import write_explorer_page
-
-    passed = ("base", "adapter", "photos", "first", "strengths", "size", "steps", "seed")
-    path = write_explorer_page(options.html, options.model, **{name: getattr(options, name) for name in passed})
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
-def training_tile(name):
-    """Side in pixels of the crops that the model `name` was trained on; None for a folder."""
-    from .presets import MODELS, recipe
-
-    return recipe(*MODELS[name]).resolution if name in MODELS else None
-
-
-def training_photos(options):
-    """The photographs that `--photos` (one source or several) and `--provenance` name."""
-    from .data.photos import freely_licensed
-
-    sources = [options.photos] if isinstance(options.photos, str) else options.photos
-    if options.provenance:
-        return [path for source in sources for path in freely_licensed(source, options.provenance)]
-    return all_photos(sources)
-
-
-def all_photos(sources):
-    """The photographs of folders, lists of paths and manifests, in their order."""
-    from .data.photos import find_photos
-
-    return [path for source in sources for path in find_photos(source)]
-
-
-def _say(line):
-    """A line on stderr, above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
 
 
 def _one_line(err):
