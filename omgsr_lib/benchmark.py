@@ -60,7 +60,7 @@ def benchmark(
         metrics = [metric for metric in MEASURES[with_reference] if weights or metric not in NEED_WEIGHTS]
     for metric in metrics:
         metric_scorer(metric_spec(metric), "cpu", weights)  # a missing file is refused before hours of restoring
-    rows = read_published(published, name)
+    rows, costs = read_published(published, name), read_published_cost(published)
     frames = []
     for model in models:
         folder = Path(work) / name / f"{Path(model).name}-{_fingerprint(model, tile, overlap)}"
@@ -79,11 +79,12 @@ def benchmark(
         metrics=list(metrics), tile=tile, overlap=overlap, crop=None if about.lq_size else CROP,
     )  # fmt: skip
     record = start_run(f"benchmarks/{name}", config, seed=0, folder=Path(out) / name)
-    tables = {"scores.csv": frame, "published.csv": rows, "published_cost.csv": read_published_cost(published)}
+    tables = {"scores.csv": frame}
+    if rows is not None and len(rows):
+        tables |= {"published.csv": rows, "published_cost.csv": costs}
     for file, table in tables.items():
-        if table is not None and len(table):
-            with atomic_write(record.path(file)) as part:
-                table.to_csv(part, index=False, float_format="%.6g")
+        with atomic_write(record.path(file)) as part:
+            table.to_csv(part, index=False, float_format="%.6g")
     record.finish()
     return frame
 
