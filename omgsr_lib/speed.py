@@ -19,9 +19,12 @@ from .priors.latents import compression
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 QUANTISED = ("int8", "fp8")
-KERNELS = tuple(
-    SDPBackend.__members__[f"{name}_ATTENTION"] for name in ("CUDNN", "FLASH", "EFFICIENT")
-) + (SDPBackend.MATH,)  # fmt: skip
+KERNELS = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
 
 
 def fast_dtype():
