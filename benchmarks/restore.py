@@ -8,9 +8,9 @@ end to end  a picture file to a PNG file: restore() with a prepared model agains
             by position for each picture, the colour fix as two decompositions
 
 Both sides run in turns in seconds of the processor, so that other work on the machine matters less, the best of the
-repeats counts, and results are compared.
+repeats counts (for the overhead the median of the ratios of neighbouring runs), and results are compared.
 
-    python benchmarks/restore.py [--repeats 5] [--out results/benchmarks]
+    python benchmarks/restore.py [--repeats 9] [--out results/benchmarks]
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -37,7 +38,6 @@ from omgsr_lib.tiling import plan_tiles
 
 
 MODELS = ("mini-s", "mini-f")
-STAGES = ("encode", "predict", "decode")
 SCALE, TILE = 4, 128  # tile in pixels of the output, as in training
 OVERHEAD, END_TO_END = 1.02, 1.5  # goals
 time.perf_counter = time.process_time  # the clock of restore() and of best_in_turns
@@ -55,58 +55,50 @@ def enlarged(image):
 @torch.inference_mode()
 def bare(model, pixels, tiles):
     """Seconds of the forward passes of the three networks; the denoiser's on each of `tiles`."""
-    seconds = {}
-
-    def clocked(stage, function, inputs):
-        start = time.perf_counter()
-        outputs = [function(x) for x in inputs]
-        seconds[stage] = time.perf_counter() - start
-        return outputs
-
-    (latents,) = clocked("encode", lambda x: encode_latents(model.lq_vae, x), [pixels])
+    start = time.perf_counter()
+    latents = encode_latents(model.lq_vae, pixels)
+    encoded = time.perf_counter()
     crops = [latents[..., y, x].contiguous() for y, x in tiles]
-    clocked("predict", lambda x: model.prior(x, model.timestep), crops)
-    clocked("decode", lambda x: decode_latents(model.vae, x), [latents])
-    return seconds
+    cut = time.perf_counter()
+    for crop in crops:
+        model.prior(crop, model.timestep)
+    decode_latents(model.vae, latents)
+    return time.perf_counter() - cut + encoded - start
 
 
 def overhead(model, tile, repeats):
-    """Seconds of each stage in restore() and bare, the ratio of their sums, and how far apart the pictures are."""
+    """Seconds in the stages of restore() and bare, the median ratio of neighbouring runs, how pictures differ."""
     image, factor = picture(64), 8
     pixels = enlarged(image)
     side = pixels.shape[-1] // factor
     options = dict(planner="smallest", multiple=model.prior.latent_multiple)
     plan = plan_tiles(side, side, (tile or side * factor) // factor, **options)
     tiles = plan.slices()
-    best, others = {}, float("inf")
-
-    def update(name, seconds):
-        best[name] = {stage: min(best.get(name, seconds)[stage], seconds[stage]) for stage in STAGES}
+    others = []
 
     def library():
-        nonlocal others
         start = time.perf_counter()
         result = restore(model, image, scale=SCALE, tile=tile, progress=False)
-        others = min(others, time.perf_counter() - start - sum(result.seconds[stage] for stage in STAGES))
-        return result.seconds
+        stages = sum(result.seconds[stage] for stage in ("encode", "predict", "decode"))
+        others.append(time.perf_counter() - start - stages)
+        return stages
 
     sides = {"restore": library, "bare": lambda: bare(model, pixels, tiles)}
+    runs = {name: [] for name in sides}
     for repeat in range(repeats):
         for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
-            update(name, sides[name]())
+            runs[name].append(sides[name]())
     with torch.inference_mode():
         latents = encode_latents(model.lq_vae, pixels)
         output = blended(model, latents, tiles, plan.weights("gaussian"))
         clean = model.prior.schedule.predict_clean(latents, output, model.timestep)
         expected = to_image(decode_latents(model.vae, clean)[0])
     found = restore(model, image, scale=SCALE, tile=tile, colour_fix=None, progress=False).images[0]
-    total = {name: sum(seconds.values()) for name, seconds in best.items()}
     return {
         "tiles": len(tiles),
-        "seconds": best,
-        "total": total,
-        "overhead": total["restore"] / total["bare"],
-        "before_and_after": others,
+        "seconds": {name: min(seconds) for name, seconds in runs.items()},
+        "overhead": median(library / plain for library, plain in zip(*runs.values(), strict=True)),
+        "before_and_after": min(others),
         "levels_apart": levels(found, expected),
     }
 
@@ -226,7 +218,7 @@ def end_to_end(name, side, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--side", type=int, default=96, help="of the picture that is restored end to end")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -238,10 +230,10 @@ def main():
         for tile in (None, TILE):
             result = overhead(model, tile, args.repeats)
             results[f"{name} overhead, {result['tiles']} tiles"] = result
-            total = result["total"]
+            seconds = result["seconds"]
             print(
-                f"{name}, {result['tiles']:2d} tiles: restore() {total['restore'] * 1e3:7.1f} ms, bare "
-                f"{total['bare'] * 1e3:7.1f} ms, ratio {result['overhead']:.3f} (goal {OVERHEAD}), before and after "
+                f"{name}, {result['tiles']:2d} tiles: restore() {seconds['restore'] * 1e3:7.1f} ms, bare "
+                f"{seconds['bare'] * 1e3:7.1f} ms, ratio {result['overhead']:.3f} (goal {OVERHEAD}), before and after "
                 f"{result['before_and_after'] * 1e3:.1f} ms, {result['levels_apart']} of 255 levels apart"
             )
             if result["overhead"] > OVERHEAD:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import to_device
+
 
 WINDOWS = ("gaussian", "released", "cosine", "ramp")
 PLANNERS = ("smallest", "published")
@@ -171,7 +173,7 @@ def tiled(
         for (y, x), (row, column), output in zip(
             group, weights[first : first + tile_batch], outputs.split(batch), strict=False
         ):
-            weight = (row[:, None] * column).to(output.device, precision)
+            weight = to_device((row[:, None] * column).to(precision), output.device)
             result[..., y, x] += output * weight
         if progress is not None:
             progress(min(first + tile_batch, len(tiles)), len(tiles))
