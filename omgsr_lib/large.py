@@ -40,7 +40,7 @@ def restore_array(
     scratch=None,
     progress=None,
 ):
-    """Restore one picture in memory that does not grow with it; equals `restore(..., vae_tiling="flat")`.
+    """Restore one picture in memory that does not grow with it; equals `restore(..., vae_mode="flat")`.
 
     Args:
         model: `OMGSR`.
@@ -49,7 +49,7 @@ def restore_array(
             `scale` times those of the picture, rounded.
         tile, overlap, window, planner, tile_batch: of the prediction, sides in pixels of the output (see `tiled`).
         vae_tile: tile of encoder and decoder in pixels of the output.
-        timestep, colour_fix, seed: as in `restore`.
+        timestep, colour_fix, seed: as in `restore`. With a seed the noise of all latents is in memory at once.
         scratch: folder for the files between the stages, by default the system's for temporary files. They take about
             15 bytes per output pixel and 8 per latent, and are removed at the end.
         progress: `progress(stage, done, total)` is called after each tile.

@@ -4,8 +4,8 @@ exact   Layer by layer over the whole picture, each layer in strips of rows: gro
         of the whole picture, the attention of the middle block all its positions. Equal to one piece up to rounding;
         holds two activations of the whole picture instead of about four.
 flat    Tile by tile through all layers, with a halo. What the normalisations and the attention must know of the whole
-        picture is estimated first. Memory of a few tiles. Without such layers (`AutoencoderDC`, `AutoencoderTiny`) a
-        halo as wide as the receptive field makes it exact too.
+        picture is estimated first, from patches that take the memory of a few tiles. Without such layers
+        (`AutoencoderDC`, `AutoencoderTiny`) a halo as wide as the receptive field makes it exact too.
 """
 
 import math
