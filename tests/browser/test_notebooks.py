@@ -23,6 +23,7 @@ def test_first_run(lab, page, artefacts, name):
         page.wait_for_function("image => image.naturalWidth > 100", arg=live.element_handle())
         assert page.get_by_text("Click to show javascript error").count() == 0
     page.set_viewport_size({"width": 1280, "height": 2600})
+    page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(panel => panel.scrollTo(0, 0))")
     page.wait_for_timeout(500)
     page.screenshot(path=artefacts / f"notebook_{name}.png")
     lab.close(name)
