@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from omgsr_lib.cli import build_parser, prepared_model
+from omgsr_lib.cli import build_parser
+from omgsr_lib.commands import prepared_model
 from omgsr_lib.fold import FoldedPrior
 from omgsr_lib.memory import meta_twin
 from omgsr_lib.model import OMGSR
