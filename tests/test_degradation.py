@@ -15,6 +15,9 @@ from omgsr_lib.data.kernels import gaussian_kernel, plateau_kernel, sinc_kernel
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 
 
+RANGES = ("sigma", "factor", "gaussian", "poisson", "jpeg")
+
+
 @pytest.fixture(scope="module")
 def photo():
     return to_pixels(open_photo(packaged_photos("eval")[0]))[:, 100:228, 150:310]  # (3, 128, 160)
@@ -28,6 +31,11 @@ def recipes():
 
 def steps_named(chain, function):
     return [step for step in chain if step.func is function]
+
+
+def psnr(first, second):
+    """Of pictures in [-1, 1]."""
+    return -10 * math.log10(float((first - second).square().mean() / 4))
 
 
 # ---- resize ----
@@ -312,11 +320,42 @@ def test_the_small_picture_is_the_large_one_before_the_last_resize(photo):
         assert difference.abs().max() < 6 / 127.5 or last.keywords["mode"] == "bicubic"
 
 
+def test_strengths_part_every_range_in_thirds():
+    full = Degradation()
+    levels = [Degradation.of_strength(strength) for strength in ("mild", "medium", "extreme")]
+    for name in ("first", "second"):
+        whole, orders = getattr(full, name), [getattr(level, name) for level in levels]
+        for field in ("sigma", "gaussian", "poisson", "jpeg"):
+            ranges = [getattr(order, field) for order in orders]
+            ranges = ranges[::-1] if field == "jpeg" else ranges
+            edges = [ranges[0][0], *(high for _, high in ranges)]
+            np.testing.assert_allclose(edges, np.linspace(*getattr(whole, field), 4), rtol=1e-12)
+            assert [low for low, _ in ranges] == pytest.approx(edges[:-1])
+        smallest = [order.factor[0] for order in orders]
+        np.testing.assert_allclose(smallest, np.linspace(1, whole.factor[0], 4)[1:], rtol=1e-12)
+        for order in orders:
+            assert dataclasses.replace(order, **{f: getattr(whole, f) for f in RANGES}) == whole
+    assert {dataclasses.replace(level, first=full.first, second=full.second) for level in levels} == {full}
+    with pytest.raises(ValueError, match="one of mild, medium, extreme: got 'severe'"):
+        Degradation.of_strength("severe")
+
+
+def test_a_stronger_degradation_is_the_same_chain_farther_along_and_loses_more(photo):
+    levels = [Degradation.of_strength(strength) for strength in ("mild", "medium", "extreme")]
+    for index in range(50):
+        chains = [recipe(level, 128, 160, np.random.default_rng([4, index])) for level in levels]
+        assert len({tuple(step.func for step in chain) for chain in chains}) == 1
+        for steps in zip(*chains, strict=True):
+            drawn = [step.keywords.get("sigma") or step.keywords.get("quality") or 0 for step in steps]
+            assert drawn == sorted(drawn, reverse="quality" in steps[0].keywords)
+    quality = [np.mean([psnr(photo, degrade(photo, seed=4, index=i, settings=s)) for i in range(8)]) for s in levels]
+    assert quality[0] > quality[1] + 0.2 and quality[1] > quality[2] + 0.2
+
+
 def test_the_degradation_loses_detail_but_keeps_the_picture(photo):
     """Mean colour stays, PSNR lies where x4 Real-ESRGAN pairs of detailed crops lie."""
     lqs = [degrade(photo, seed=0, index=index) for index in range(24)]
-    psnr = [-10 * math.log10(float((lq - photo).square().mean() / 4)) for lq in lqs]
-    assert 17 < np.mean(psnr) < 25
+    assert 17 < np.mean([psnr(lq, photo) for lq in lqs]) < 25
     assert max(float((lq.mean((1, 2)) - photo.mean((1, 2))).abs().max()) for lq in lqs) < 0.08
 
 

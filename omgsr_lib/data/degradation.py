@@ -22,6 +22,11 @@ from .shot import photons, photons_on_device
 
 
 MODES = ("area", "bilinear", "bicubic")
+STRENGTHS = {
+    "mild": (0, 1 / 3),
+    "medium": (1 / 3, 2 / 3),
+    "extreme": (2 / 3, 1),
+}  # part of each range, gentle to strong
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,36 @@ class Degradation:
         if size == 1024:
             return cls(scale=8, kernel_sizes=tuple(range(11, 42, 2)), sinc_switch=25)
         raise ValueError(f"The degradation is specified for 512 and 1024 pixels, got {size}. Use 512 for small crops.")
+
+    @classmethod
+    def of_strength(cls, strength):
+        """OMGSR's chain at 512 pixels with one third of each range: "mild", "medium" or "extreme".
+
+        The thirds of blur, noise and JPEG are counted from the gentle end of their range (of JPEG: the high quality);
+        shrinking starts at a factor of 1 and ends at the end of the third. With one seed the draws of all strengths
+        are alike: same kernels, same kind of noise, each number moved along its range. Raises `ValueError` otherwise.
+        """
+        if strength not in STRENGTHS:
+            raise ValueError(f"A strength must be one of {', '.join(STRENGTHS)}: got {strength!r}.")
+        part = STRENGTHS[strength]
+        return cls(first=_part_of_order(cls.first, *part), second=_part_of_order(cls.second, *part))
+
+
+def _part_of_order(order, low, high):
+    """`order` with its ranges cut to the part from `low` to `high` of the way from the gentle to the strong end."""
+
+    def part(gentle, strong):
+        return gentle + low * (strong - gentle), gentle + high * (strong - gentle)
+
+    smallest, largest = order.factor
+    return replace(
+        order,
+        sigma=part(*order.sigma),
+        factor=(part(1, smallest)[1], largest),
+        gaussian=part(*order.gaussian),
+        poisson=part(*order.poisson),
+        jpeg=part(*reversed(order.jpeg))[::-1],
+    )
 
 
 @contextmanager
