@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import presets
+from .device import to_device
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
@@ -47,7 +48,8 @@ class OMGSR(nn.Module):
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
-    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder.
+    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. `adaptive` says that
+    the model takes each picture at a timestep of its own (see `at_timestep`).
     """
 
     def __init__(self, vae, prior, timestep):
@@ -59,6 +61,7 @@ class OMGSR(nn.Module):
         self.lq_vae = copy.deepcopy(vae)
         vae.decoder = decoder
         self.ranks = None
+        self.adaptive = False
         self.base = self.revision = None
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
@@ -67,7 +70,7 @@ class OMGSR(nn.Module):
         `timestep`: t* by default; an int or a `(B,)` tensor, one timestep per image. With a `generator` the latents
         are a sample of the encoder's posterior, as in the authors' code; without one its mean.
         """
-        lq_latents = self.encode(lq_pixels, generator=generator)
+        lq_latents = self.at_timestep(self.encode(lq_pixels, generator=generator), timestep)
         clean_latents = self.predict_clean(lq_latents, timestep)
         return OMGSROutput(self.decode(clean_latents), clean_latents, lq_latents)
 
@@ -80,6 +83,19 @@ class OMGSR(nn.Module):
                 "Pad the picture or call restore()."
             )
         return encode_latents(self.lq_vae, lq_pixels, generator=generator)
+
+    def at_timestep(self, lq_latents, timestep=None):
+        """LQ latents as the denoiser takes them at `timestep` (t* by default, an int or `(B,)`).
+
+        The refinement loss teaches the encoder the scale of noisy latents, `alpha_t* E[z_H | x_L]`. An adaptive model
+        keeps one encoder for all timesteps and carries its latents over by `alpha_t / alpha_t*`; any other takes them
+        as they are, as published.
+        """
+        if not self.adaptive or timestep is None:
+            return lq_latents
+        alphas = self.prior.schedule.alphas
+        gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
+        return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
 
     def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian"):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
@@ -151,6 +167,8 @@ class OMGSR(nn.Module):
             if vae_rank:
                 save_adapter(self.lq_vae.encoder, part / encoder_folder)
             about = {"family": self.prior.family, "timestep": self.timestep, "ranks": list(self.ranks)}
+            if self.adaptive:
+                about["adaptive"] = True
             (part / "omgsr.json").write_text(json.dumps(about, indent=2) + "\n")
         return Path(folder)
 
@@ -169,6 +187,7 @@ class OMGSR(nn.Module):
                     f"An adapter must be of its prior's family, {self.prior.family}: '{folder}' is {about['family']}."
                 )
             expected, self.timestep = about["ranks"], about["timestep"]
+            self.adaptive = about.get("adaptive", False)
         denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
         parts = (self.lq_vae.encoder, encoder_folder), (self.prior.denoiser, denoiser_folder)
         self.ranks = tuple(
