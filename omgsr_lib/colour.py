@@ -1,9 +1,17 @@
 """Colour fixes after restoring: take the colours of the up-scaled LQ picture, keep the restored detail.
 
-Both work on pixels `(B, 3, H, W)` in `[-1, 1]` and clamp nothing; they equal the field's versions on `[0, 1]`.
+Both work on pixels `(B, 3, H, W)` in `[-1, 1]` and clamp nothing; they equal the field's versions on `[0, 1]`. They go
+through the picture in strips of rows that stay in the processor's cache.
 """
 
-from torch.nn import functional as F
+import torch
+
+from .moments import Moments
+
+
+RADII = (1, 2, 4, 8, 16)  # of the five blurs of the wavelet fix
+REACH = sum(RADII)  # pixels around a strip that its low frequencies depend on
+ROWS = 128  # of a strip
 
 
 def fix_colour(restored, reference, method="adain"):
@@ -27,12 +35,25 @@ def adain(restored, reference):
     `s = sqrt(variance + 1e-5)` on pixels in [0, 1] (unbiased variance), which is 4e-5 on [-1, 1]. A constant colour
     shift is removed exactly.
     """
+    moments = Moments(3), Moments(3)
+    for part, whole in zip(moments, (restored, reference), strict=True):
+        for strip in whole.split(ROWS, dim=2):
+            part.update(strip)
+    gain, offset = adain_gain(*moments)
+    output = torch.empty_like(restored)
+    for strip, source in zip(output.split(ROWS, dim=2), restored.split(ROWS, dim=2), strict=True):
+        torch.addcmul(offset, source, gain, out=strip)
+    return output
 
-    def statistics(pixels):
-        return pixels.mean((2, 3), keepdim=True), (pixels.var((2, 3), keepdim=True) + 4e-5).sqrt()
 
-    (mean, scale), (mean_reference, scale_reference) = statistics(restored), statistics(reference)
-    return (restored - mean) * (scale_reference / scale) + mean_reference
+def adain_gain(restored, reference):
+    """`(gain, offset)`, each `(B, 3, 1, 1)`, of `adain` from the `Moments` of both: `gain * x + offset`."""
+
+    def deviation(moments):
+        return (moments.variance * (moments.count / (moments.count - 1)) + 4e-5).sqrt()
+
+    gain = deviation(reference) / deviation(restored)
+    return gain[..., None, None], (reference.mean - gain * restored.mean)[..., None, None]
 
 
 def wavelet(restored, reference):
@@ -41,14 +62,37 @@ def wavelet(restored, reference):
     The field splits off five levels of detail and adds the blurred rest of the reference. All of that is linear, so it
     is `restored + L(reference - restored)` with one low-pass L, an order of magnitude faster.
     """
-    return restored + low_pass(reference - restored)
+    output, height = restored.new_empty(restored.shape), restored.shape[2]
+    planes = zip(restored.flatten(0, 1), reference.flatten(0, 1), output.flatten(0, 1), strict=True)
+    for plane, target, result in planes:
+        for top in range(0, height, ROWS):
+            bottom = min(top + ROWS, height)
+            first, last = max(top - REACH, 0), min(bottom + REACH, height)
+            low = low_pass(target[first:last] - plane[first:last], top - first, bottom - first)
+            torch.add(plane[top:bottom], low, out=result[top:bottom])
+    return output
 
 
-def low_pass(pixels):
-    """Five blurs with [1 2 1] / 4 along each axis, dilated by 1, 2, 4, 8, 16, borders replicated."""
-    for radius in (1, 2, 4, 8, 16):
-        rows = F.pad(pixels, (0, 0, radius, radius), mode="replicate")
-        pixels = pixels / 2 + (rows[:, :, : -2 * radius] + rows[:, :, 2 * radius :]) / 4
-        columns = F.pad(pixels, (radius, radius, 0, 0), mode="replicate")
-        pixels = pixels / 2 + (columns[..., : -2 * radius] + columns[..., 2 * radius :]) / 4
-    return pixels
+def low_pass(pixels, top=0, bottom=None):
+    """Five blurs with [1 2 1] / 4 along each axis, dilated by 1, 2, 4, 8, 16, borders replicated.
+
+    Returns the rows `[top, bottom)` of the result, all by default; the rows beyond serve as their surroundings.
+    """
+    return _blurs(_blurs(pixels, -2)[..., top:bottom, :], -1).mul_(4.0 ** (-2 * len(RADII)))
+
+
+def _blurs(pixels, axis):
+    """The blurs along one axis, times 4 each: powers of two cost no precision."""
+    size, margin = pixels.shape[axis], max(RADII)
+    shape = list(pixels.shape)
+    shape[axis] += 2 * margin
+    source, target = pixels.new_empty(shape), pixels.new_empty(shape)
+    source.narrow(axis, margin, size).copy_(pixels)
+    for radius in RADII:
+        for edge, border in ((margin, margin - radius), (margin + size - 1, margin + size)):
+            source.narrow(axis, border, radius).copy_(source.narrow(axis, edge, 1))
+        before, after = source.narrow(axis, margin - radius, size), source.narrow(axis, margin + radius, size)
+        total = torch.add(before, after, out=target.narrow(axis, margin, size))
+        total.add_(source.narrow(axis, margin, size), alpha=2)
+        source, target = target, source
+    return source.narrow(axis, margin, size)

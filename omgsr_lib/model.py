@@ -18,6 +18,7 @@ from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from .tiled_vae import decode_tiled, encode_tiled
 from .tiling import tiled
 
 
@@ -48,8 +49,8 @@ class OMGSR(nn.Module):
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
-    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. `adaptive` says that
-    the model takes each picture at a timestep of its own (see `at_timestep`).
+    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. An `adaptive` model
+    takes each picture at a timestep of its own (see `at_timestep`), which its `estimator` chooses.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -61,7 +62,7 @@ class OMGSR(nn.Module):
         self.lq_vae = copy.deepcopy(vae)
         vae.decoder = decoder
         self.ranks = None
-        self.adaptive = False
+        self.adaptive, self.estimator = False, None
         self.base = self.revision = None
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
@@ -74,14 +75,19 @@ class OMGSR(nn.Module):
         clean_latents = self.predict_clean(lq_latents, timestep)
         return OMGSROutput(self.decode(clean_latents), clean_latents, lq_latents)
 
-    def encode(self, lq_pixels, *, generator=None):
-        """LQ latents of the adapted encoder. Sides must be multiples of `self.multiple` pixels."""
+    def encode(self, lq_pixels, *, generator=None, mode=None, **options):
+        """LQ latents of the adapted encoder. Sides must be multiples of `self.multiple` pixels.
+
+        `mode` "exact" or "flat" encodes in parts, with the `options` of `tiled_vae.FlatPass`; None in one piece.
+        """
         height, width = lq_pixels.shape[-2:]
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. "
                 "Pad the picture or call restore()."
             )
+        if mode is not None:
+            return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
         return encode_latents(self.lq_vae, lq_pixels, generator=generator)
 
     def at_timestep(self, lq_latents, timestep=None):
@@ -97,23 +103,34 @@ class OMGSR(nn.Module):
         gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
         return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
 
-    def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian"):
+    def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian", **options):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
 
-        With `tile` (in latents; `overlap` defaults to half of it) the model output of the tiles is blended and the
-        formula is applied once to the whole, as in the two-stage tiled restoration of the paper.
+        With `tile` (in latents, as `overlap`) the model output of the tiles is blended and the formula is applied once
+        to the whole, as in the two-stage tiled restoration of the paper. With an `overlap` the tiles lie as published;
+        without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch` and `progress`
+        of `tiling.tiled`.
         """
         timestep = self.timestep if timestep is None else timestep
         if tile is None:
-            output = self.prior(lq_latents, timestep)
+            output = self.predict_output(lq_latents, timestep)
         else:
-            options = dict(tile=tile, overlap=overlap, window=window)
-            output = tiled(lambda part: self.prior(part, timestep), lq_latents, **options)
+            options = dict(tile=tile, overlap=overlap, window=window, multiple=self.prior.latent_multiple, **options)
+            output = tiled(lambda parts: self.predict_output(parts, timestep), lq_latents, **options)
         return self.prior.schedule.predict_clean(lq_latents, output, timestep)
 
-    def decode(self, clean_latents):
-        """Pictures of clean latents by the frozen decoder."""
-        images = decode_latents(self.vae, clean_latents)
+    def predict_output(self, latents, timestep):
+        """Model output for latents `(n B, C, h, w)`, n tiles of B pictures; `timestep`: an int or `(B,)`."""
+        if torch.is_tensor(timestep) and timestep.ndim:
+            timestep = timestep.repeat(len(latents) // len(timestep))
+        return self.prior(latents, timestep)
+
+    def decode(self, clean_latents, *, mode=None, **options):
+        """Pictures of clean latents by the frozen decoder; `mode` and `options` as in `encode`."""
+        if mode is None:
+            images = decode_latents(self.vae, clean_latents)
+        else:
+            images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
         return images.clamp(-1, 1) if self.prior.clamps_images else images
 
     @property

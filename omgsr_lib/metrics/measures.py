@@ -102,6 +102,30 @@ def checkerboard(pixels, period=8):
     return 10 * torch.cat(ratios, dim=1).mean(1)
 
 
+def seam_energy(pixels, rows=(), columns=(), width=8):
+    """Gradient energy at the borders of tiles over that elsewhere; about 1 where the borders leave no trace.
+
+    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). Lines of pairs
+    of neighbours less than `width` pixels from a border, in its direction, are compared with all other lines of both
+    directions: the mean squared difference of the lumas.
+    """
+    luma = luma_yiq(pixels)[:, 0]
+    near, elsewhere = [], []
+    for lines, borders in ((luma, columns), (luma.transpose(1, 2), rows)):
+        energy = lines.diff(dim=-1).square().mean(1)
+        after = torch.arange(1, lines.shape[-1])
+        border = (after[:, None] - torch.tensor([*borders], dtype=torch.long)).abs().lt(width).any(1)
+        near.append(energy[:, border])
+        elsewhere.append(energy[:, ~border])
+    near, elsewhere = torch.cat(near, dim=1), torch.cat(elsewhere, dim=1)
+    if not near.shape[1] or not elsewhere.shape[1]:
+        raise ValueError(
+            f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
+            f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
+        )
+    return near.mean(1) / elsewhere.mean(1)
+
+
 def _unit(pixels):
     return (pixels.double() + 1) / 2
 

@@ -21,14 +21,37 @@ def encode_latents(vae, pixels, *, generator=None):
             latents = latents + posterior.std * randn(latents.shape, generator, latents)
     else:
         latents = encoded.latent if hasattr(encoded, "latent") else encoded.latents
-    scale, shift = _scale_and_shift(vae)
-    return (latents - shift) * scale
+    return scale_latents(vae, latents)
+
+
+def posterior_latents(vae, encoded, *, noise=None):
+    """Scaled latents of what the encoder of `vae` returned: the moments of `AutoencoderKL`, the latent of others.
+
+    Of a posterior its mean, or the sample that standard normal `noise` of the latents' shape makes.
+    """
+    if type(vae).__name__ != "AutoencoderKL":
+        return scale_latents(vae, encoded)
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    posterior = DiagonalGaussianDistribution(encoded)
+    return scale_latents(vae, posterior.mean if noise is None else posterior.mean + posterior.std * noise)
 
 
 def decode_latents(vae, latents):
     """Pixels `(B, 3, H, W)`, about `[-1, 1]` and not clamped, of scaled latents."""
+    return vae.decode(unscale_latents(vae, latents)).sample
+
+
+def scale_latents(vae, latents):
+    """`(latents - shift_factor) * scaling_factor`: from the encoder's to scaled latents."""
     scale, shift = _scale_and_shift(vae)
-    return vae.decode(latents / scale + shift).sample
+    return (latents - shift) * scale
+
+
+def unscale_latents(vae, latents):
+    """The inverse of `scale_latents`: what the decoder takes."""
+    scale, shift = _scale_and_shift(vae)
+    return latents / scale + shift
 
 
 def compression(vae):

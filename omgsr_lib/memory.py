@@ -1,0 +1,90 @@
+"""Memory: how much is free, how much a computation takes, and whether it was too little."""
+
+import copy
+import os
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def free_memory(device):
+    """Bytes that `device` can still give: of a CUDA device with what torch holds unused, of the CPU what is available.
+
+    Raises `ValueError` where the system does not say.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "cpu":
+        linux = Path("/proc/meminfo")
+        if linux.is_file():  # unlike the free pages, this counts the file cache that can be dropped
+            lines = dict(line.split(":") for line in linux.read_text().splitlines())
+            return int(lines["MemAvailable"].split()[0]) * 1024
+        if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    raise ValueError(f"The free memory of {device.type} is not known on this system: give the tile in pixels.")
+
+
+def out_of_memory(error):
+    """Whether `error` says that an allocation failed, on any device."""
+    texts = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)
+    )
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts, while active, the bytes of all tensors made inside that are alive; `peak` is the most at one time.
+
+    Works on the meta device, where nothing is computed: the peak of a full-size network in a second, on any machine.
+    What kernels use inside is not counted. Attention counts as a fused kernel, without its table of weights.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.references, self.peak = {}, {}, 0
+        self._fused = _FusedAttention()
+
+    def __enter__(self):
+        self._fused.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._fused.__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        outputs = function(*args, **(kwargs or {}))
+        for key in [key for key, reference in self.references.items() if reference.expired()]:
+            del self.references[key], self.sizes[key]
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in inputs and storage._cdata not in self.references:
+                    self.references[storage._cdata] = StorageWeakRef(storage)
+                    self.sizes[storage._cdata] = storage.nbytes()
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return outputs
+
+
+class _FusedAttention(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == "meta":
+            return torch.empty_like(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def meta_twin(module):
+    """A copy of `module` on the meta device; its weights take no memory."""
+    memo = {}
+    for tensor in chain(module.parameters(), module.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(module, memo)
