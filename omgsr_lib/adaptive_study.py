@@ -1,0 +1,136 @@
+"""Does a timestep for each picture help? Fixed, true, estimated and random timesteps by strength of degradation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .adaptive import own_timesteps, shifted_timesteps
+from .analysis import score_pairs
+from .data.degradation import Degradation
+from .data.pairs import evaluation_pairs
+from .priors.latents import encode_latents
+from .schedules import pair_power
+
+
+BINS = {"mild": 0.0, "medium": 0.5, "extreme": 1.0}  # strength of `Degradation.dial`
+SHIFTS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of log2(sigma_t / alpha_t) away from the true one
+ARMS = ("published", "dial", "adaptive")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pairs of one strength, with the numbers that their timesteps come from."""
+
+    pairs: list  # of `EvaluationPair`
+    difference: torch.Tensor  # (N,) true D
+    estimate: torch.Tensor  # (N,) estimated D
+    deviation: torch.Tensor  # (N,) standard deviation of log D, by the estimator
+
+
+@torch.no_grad()
+def study_cases(photos, vae, estimator, *, size=128, crops_per_photo=1, short_side=256, seed=0):
+    """The `Case` of each bin, on the photographs `photos`."""
+    cases = {}
+    for name, strength in BINS.items():
+        settings = Degradation.dial(strength)
+        pairs = evaluation_pairs(
+            photos, size, seed=seed, scale=settings.scale, settings=settings, crops_per_photo=crops_per_photo,
+            short_side=short_side,
+        )  # fmt: skip
+        cases[name] = as_case(pairs, vae, estimator)
+    return cases
+
+
+@torch.no_grad()
+def as_case(pairs, vae, estimator):
+    """`Case` of `EvaluationPair`s."""
+    parts = []
+    for pair in pairs:
+        lq_latents, hq_latents = (encode_latents(vae, pixels[None]) for pixels in (pair.lq, pair.hq))
+        mean, deviation = estimator(lq_latents)
+        parts.append((pair_power(lq_latents, hq_latents)[1], mean.double().exp(), deviation.double()))
+    return Case(pairs, *(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def timestep_choices(case, schedule, fixed, *, seed=0):
+    """Timesteps `(N,)` by the name of the rule that chooses them.
+
+    "fixed": t* for all. "true", "estimated": of each picture's D. "random": the true ones of other pictures. "true
+    +x": `sigma_t / alpha_t` moved by `2^x` from the true one.
+    """
+    true = shifted_timesteps(case.difference, schedule)
+    shuffled = torch.from_numpy(np.random.default_rng(seed).permutation(len(true)))
+    choices = {
+        "fixed": torch.full_like(true, fixed),
+        "true": true,
+        "estimated": shifted_timesteps(case.estimate, schedule),
+        "random": true[shuffled],
+    }
+    return choices | {f"true {shift:+.1f}": shifted_timesteps(case.difference, schedule, shift) for shift in SHIFTS}
+
+
+def study_scores(models, cases, *, metrics, weights=None, seed=0, progress=print):
+    """Long data frame of all models, bins and choices: variant, arm, bin, choice, image, timestep, metric, value.
+
+    `models` yields `(variant, arm, model)`. An adaptive model runs at every choice, the others at "fixed" and "true".
+    """
+    frames = []
+    for variant, arm, model in models:
+        for bin_name, case in cases.items():
+            choices = timestep_choices(case, model.prior.schedule, model.timestep, seed=seed)
+            for choice, timesteps in choices.items():
+                if not model.adaptive and choice not in ("fixed", "true"):
+                    continue
+                restored = restored_at(model, case.pairs, timesteps)
+                scores = score_pairs(restored, case.pairs, method=arm, metrics=metrics, weights=weights)
+                chosen = dict(zip([pair.name for pair in case.pairs], timesteps.tolist(), strict=True))
+                scores = scores[["image", "metric", "value"]].assign(timestep=scores.image.map(chosen))
+                frames.append(scores.assign(variant=variant, arm=arm, bin=bin_name, choice=choice))
+            progress(f"{variant} {arm} {bin_name}")
+    columns = ["variant", "arm", "bin", "choice", "image", "timestep", "metric", "value"]
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+@torch.inference_mode()
+def restored_at(model, pairs, timesteps, *, batch_size=4):
+    """Pictures of `EvaluationPair`s, each at its own timestep; like `analysis.restored_pairs`."""
+    lq = torch.stack([pair.lq for pair in pairs])
+    parts = zip(lq.split(batch_size), timesteps.split(batch_size), strict=True)
+    images = torch.cat([model(pixels, chosen).images.float() for pixels, chosen in parts])
+    return list(((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
+
+
+def estimation_table(cases, line, constant, schedule):
+    """Error of the estimators in log D and in timesteps: data frame bin, estimator, image, log_difference, estimate,
+    deviation, true_timestep, timestep.
+
+    `line`, `constant`: the fitted line of `pixel_statistics` and the median log D of the training pairs.
+    """
+    from .estimator import pixel_statistics
+
+    frames = []
+    for name, case in cases.items():
+        statistics = torch.cat([pixel_statistics(pair.lq[None]) for pair in case.pairs]) @ line
+        estimates = {
+            "network": (case.estimate.log(), case.deviation),
+            "sharpness and noise": (statistics, torch.full_like(statistics, torch.nan)),
+            "constant": (torch.full_like(statistics, float(constant)), torch.full_like(statistics, torch.nan)),
+        }
+        for estimator, (estimate, deviation) in estimates.items():
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "bin": name,
+                        "estimator": estimator,
+                        "image": [pair.name for pair in case.pairs],
+                        "log_difference": case.difference.log(),
+                        "estimate": estimate,
+                        "deviation": deviation,
+                        "true_timestep": shifted_timesteps(case.difference, schedule),
+                        "timestep": shifted_timesteps(estimate.exp(), schedule),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)
