@@ -60,7 +60,7 @@ def shifted_timesteps(difference, schedule, strength=0.0):
 
 @torch.no_grad()
 def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, **options):
-    """Clean latents `(B, C, h, w)` of an `OMGSR`'s LQ latents, each picture (with `tile`: each tile) at its own timestep.
+    """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
 
     Args:
         lq_latents: of `model.encode`.

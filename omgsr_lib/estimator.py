@@ -42,6 +42,11 @@ class DifferenceEstimator(ModelMixin, ConfigMixin):
         return schedule.nearest_timestep((-self(lq_latents)[0].double()).exp())
 
 
+def load_estimator(folder):
+    """The frozen `DifferenceEstimator` in `folder`."""
+    return DifferenceEstimator.from_pretrained(folder).requires_grad_(False).eval()
+
+
 def log_likelihood_loss(mean, deviation, target):
     """Negative log-likelihood of `target` `(B,)` under the normal distributions, without its constant."""
     return (((target - mean) / deviation).square() / 2 + deviation.log()).mean()

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import presets
+from .adaptive import difference_map
 from .device import to_device
+from .estimator import load_estimator
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
@@ -102,6 +104,23 @@ class OMGSR(nn.Module):
         alphas = self.prior.schedule.alphas
         gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
         return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
+
+    def difference(self, lq_pixels, *, mode=None, **options):
+        """Estimated D of each neighbourhood, `(B, 1, H / f, W / f)`, which an adaptive model's timesteps follow.
+
+        `mode` and `options` as in `encode`. Raises `ValueError` if the model has no estimator.
+        """
+        if self.estimator is None:
+            adaptive = ", ".join(name for name in presets.MODELS if name.endswith("-adaptive"))
+            raise ValueError(
+                f'timestep="auto" needs a model that estimates it: this one takes t* = {self.timestep}. '
+                f"Load one of {adaptive}, or give an integer."
+            )
+        if mode is None:
+            latents = encode_latents(self.vae, lq_pixels)
+        else:
+            latents = encode_tiled(self.vae, lq_pixels, mode=mode, **options)
+        return difference_map(self.estimator, latents)
 
     def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian", **options):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
@@ -220,6 +239,8 @@ class OMGSR(nn.Module):
         """
         with atomic_folder(folder) as part:
             save_model(self.vae, part / "vae")
+            if self.estimator is not None:
+                save_model(self.estimator, part / "estimator")
             if isinstance(self.prior, FoldedPrior):
                 save_folded(self.prior, part)
                 save_file(self.lq_vae.encoder.state_dict(), part / LQ_ENCODER)
@@ -252,6 +273,8 @@ class OMGSR(nn.Module):
                     )
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
+            if (folder / "estimator").is_dir():
+                model.estimator = load_estimator(folder / "estimator")
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
             raise ValueError(
@@ -261,6 +284,8 @@ class OMGSR(nn.Module):
         model = cls.from_recipe(recipe, base=base, **options)
         if base is None and recipe.base in presets.PACKAGED_PRIORS:
             adapter = adapter or WEIGHTS / name
+            if recipe.adaptive:
+                model.estimator = load_estimator(WEIGHTS / presets.ESTIMATOR)
         return model.load_adapter(adapter) if adapter else model
 
     @classmethod
