@@ -80,7 +80,8 @@ def plot_response(table):
     kinds = list(table.kind.unique())
     fig, axes = _panels(1, len(kinds), (PAGE, 2.4), sharey=True)
     for axis, kind in zip(axes.flat, kinds, strict=True):
-        for colour, (space, part) in zip(SPACE_COLOURS, table[table.kind == kind].groupby("space", sort=False), strict=False):
+        spaces = table[table.kind == kind].groupby("space", sort=False)
+        for colour, (space, part) in zip(SPACE_COLOURS, spaces, strict=False):
             quartiles = part.groupby("value").timestep.quantile([0.25, 0.5, 0.75]).unstack()
             axis.plot(quartiles.index, quartiles[0.5], marker=".", color=colour, label=space)
             axis.fill_between(quartiles.index, quartiles[0.25], quartiles[0.75], color=colour, alpha=0.2, lw=0)

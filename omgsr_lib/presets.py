@@ -86,18 +86,18 @@ _dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=400, save_every=20)
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
 # trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs.
+_mini_s = dict(base="mini-ddpm", family="ddpm", timestep=325)
+_mini_f = dict(base="mini-flow", family="flow", timestep=223)
+
 RECIPES = {
     ("smoke", "s"): Recipe(base="tiny", family="ddpm", timestep=273, **{**_mini, "resolution": 80, "steps": 2}),
     ("smoke", "f"): Recipe(base="tiny", family="flow", timestep=244, **{**_mini, "resolution": 80, "steps": 2}),
-    ("mini", "s"): Recipe(base="mini-ddpm", family="ddpm", timestep=325, **_mini),
-    ("mini", "f"): Recipe(base="mini-flow", family="flow", timestep=223, **_mini),
-    **{
-        ("mini", f"{variant}-{name}"): Recipe(
-            base=base, family=family, timestep=timestep, start=f"mini-{variant}", adaptive=adaptive, **{**_mini, **_dial}
-        )
-        for variant, base, family, timestep in (("s", "mini-ddpm", "ddpm", 325), ("f", "mini-flow", "flow", 223))
-        for name, adaptive in (("adaptive", True), ("dial", False))
-    },
+    ("mini", "s"): Recipe(**_mini_s, **_mini),
+    ("mini", "f"): Recipe(**_mini_f, **_mini),
+    ("mini", "s-adaptive"): Recipe(**_mini_s, **_mini | _dial, start="mini-s", adaptive=True),
+    ("mini", "f-adaptive"): Recipe(**_mini_f, **_mini | _dial, start="mini-f", adaptive=True),
+    ("mini", "s-dial"): Recipe(**_mini_s, **_mini | _dial, start="mini-s"),
+    ("mini", "f-dial"): Recipe(**_mini_f, **_mini | _dial, start="mini-f"),
     ("paper", "s-512"): _paper_s,
     ("paper", "s-1024"): replace(_paper_s, **_at_1024),
     ("paper", "f-512"): _paper_f,

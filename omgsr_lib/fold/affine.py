@@ -65,7 +65,7 @@ class Affine:
         return replace(self, weight=gate[:, None] * self.weight, bias=gate * self.bias)
 
     def linear(self, norm_eps=None):
-        """As a frozen `nn.Linear`; with `norm_eps` a `NormedLinear`, with modulation apart a `ModulatedLinear`."""
+        """As a frozen `nn.Linear`; with `norm_eps` a `NormedLinear`, with `keep` a `ModulatedLinear`."""
         out, inputs = self.weight.shape
         if self.keep:
             layer = ModulatedLinear(inputs, out, norm_eps)

@@ -30,7 +30,7 @@ def pretrain(
     data="the user's own",
     seed=0,
 ):
-    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on photographs `paths`; resumable in the folder `out`.
+    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`.
 
     Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model
     card with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it,
