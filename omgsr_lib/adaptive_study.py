@@ -20,7 +20,8 @@ from .schedules import pair_power
 
 
 BINS = {"mild": 0.0, "medium": 0.5, "extreme": 1.0}  # strength of `Degradation.dial`
-SHIFTS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of log2(sigma_t / alpha_t) away from the true one
+SHIFTS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of log2(sigma_t / alpha_t) away from the true timestep
+STRENGTHS = (-1.0, -0.5, 0.5, 1.0)  # of the dial, around the estimated timestep
 SCALE, NOISE, BLUR = "Scale", "Noise (of 255)", "Blur (pixels)"
 RESPONSES = {SCALE: (1.5, 2, 3, 4, 6, 8), NOISE: (2, 5, 10, 20, 35, 50), BLUR: (0.5, 1, 1.5, 2, 3, 4)}
 RESPONSE_PHOTOS = 24
@@ -65,7 +66,7 @@ def timestep_choices(case, schedule, fixed, *, seed=0):
     """Timesteps `(N,)` by the name of the rule that chooses them.
 
     "fixed": t* for all. "true", "estimated": of each picture's D. "random": the true ones of other pictures. "true
-    +x": `sigma_t / alpha_t` moved by `2^x` from the true one.
+    +x", "estimated +x": `sigma_t / alpha_t` moved by `2^x` from there.
     """
     true = shifted_timesteps(case.difference, schedule)
     shuffled = torch.from_numpy(np.random.default_rng(seed).permutation(len(true)))
@@ -75,7 +76,9 @@ def timestep_choices(case, schedule, fixed, *, seed=0):
         "estimated": shifted_timesteps(case.estimate, schedule),
         "random": true[shuffled],
     }
-    return choices | {f"true {shift:+.1f}": shifted_timesteps(case.difference, schedule, shift) for shift in SHIFTS}
+    for name, difference, shifts in (("true", case.difference, SHIFTS), ("estimated", case.estimate, STRENGTHS)):
+        choices |= {f"{name} {shift:+.1f}": shifted_timesteps(difference, schedule, shift) for shift in shifts}
+    return choices
 
 
 def study_scores(models, cases, *, metrics, weights=None, seed=0, progress=print):

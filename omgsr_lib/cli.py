@@ -55,6 +55,17 @@ def build_parser():
         jobs=count | dict(default=2, help="processes side by side, one thread each"),
     )
     command(
+        run_adaptive,
+        "the scores of notebook 08: timesteps for each picture, by strength of degradation (half an hour)",
+        evaluation=dict(required=True, help="folder with evaluation photographs"),
+        weights=dict(help="weights folder of LPIPS-SqueezeNet, which adds that metric"),
+        realsr=dict(help="folder of RealSR with test_LR and test_HR, which adds real pairs"),
+        control=dict(nargs=2, required=True, help="adapter folders of the trainings s-dial and f-dial"),
+        baseline=dict(required=True, help="statistics.pt of omgsr pretrain estimator"),
+        results=dict(default="results/mini/study/adaptive", help="output folder"),
+        threads=count | dict(default=1),
+    )
+    command(
         run_restore,
         "restore a picture or a folder",
         source=dict(positional="source", help="picture or folder"),
@@ -183,6 +194,32 @@ def run_study(options):
     )
     mids = {variant: recipe("mini", variant).timestep for variant in options.variants}
     study(options.results, data, mids, jobs=options.jobs)
+
+
+def run_adaptive(options):
+    import torch
+
+    from .adaptive_study import adaptive_study
+    from .checkpoint import load_state
+    from .experiment import study_models
+    from .model import OMGSR
+
+    torch.set_num_threads(options.threads)
+    model, realsr = OMGSR.from_pretrained("mini-s-adaptive"), None
+    if options.realsr:
+        files = [sorted((Path(options.realsr) / part).glob("*.png")) for part in ("test_LR", "test_HR")]
+        realsr = [(lq.stem, lq, hq) for lq, hq in zip(*files, strict=True)]
+    adaptive_study(
+        all_photos([options.evaluation]),
+        options.results,
+        study_models(dict(zip("sf", options.control, strict=True))),
+        model.vae,
+        model.estimator,
+        load_state(options.baseline),
+        metrics=("psnr_y", "ssim_y", "gmsd", *(["lpips_squeeze"] if options.weights else [])),
+        weights=options.weights,
+        realsr=realsr,
+    )
 
 
 def run_restore(options):

@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from .analysis import preset_recipe, restored_pairs, score_pairs, ships, training_dataset
 from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
+from .estimator import DifferenceEstimator
 from .model import OMGSR
 from .presets import MODELS
 from .provenance import atomic_write, sha256
@@ -64,6 +66,24 @@ def preset_model(preset, variant):
     if preset == "mini":
         return OMGSR.from_pretrained(names[preset, variant])
     return untuned_model(preset_recipe(preset, variant))
+
+
+def adaptive_model(preset, variant):
+    """The model that takes each picture at its own timestep: the shipped one of `mini`, else untrained parts."""
+    if preset == "mini":
+        return OMGSR.from_pretrained(f"mini-{variant}-adaptive")
+    model = untuned_model(preset_recipe(preset, variant))
+    torch.manual_seed(0)
+    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels).eval()
+    return model
+
+
+def study_models(controls):
+    """`(variant, arm, model)` of notebook 08's study; `controls`: adapter folders of the control trainings by variant."""
+    for variant, control in controls.items():
+        yield variant, "published", OMGSR.from_pretrained(f"mini-{variant}")
+        yield variant, "dial", OMGSR.from_pretrained(f"mini-{variant}", adapter=control)
+        yield variant, "adaptive", OMGSR.from_pretrained(f"mini-{variant}-adaptive")
 
 
 def mid_timestep_of(file, variant):

@@ -28,6 +28,7 @@ STEPS = {
         "04_train_omgsr_f",
         "06_evaluate",
     ),
+    "08_adaptive_timestep": ("study",),
     "explore_timestep_injection": (),
 }
 

@@ -89,7 +89,7 @@ class NormedLinear(nn.Linear):
 
 
 class ModulatedLinear(nn.Linear):
-    """`gate * linear(scale * x + shift)`, each part where it is not None, `x` after a layer norm with `eps` likewise."""
+    """`gate * linear(scale * x + shift)`, parts that are None left out; with `eps` after a layer norm."""
 
     def __init__(self, in_features, out_features, eps):
         super().__init__(in_features, out_features, device="meta")
