@@ -3,16 +3,17 @@ PYTHON ?= python3
 PRESET ?= mini
 PHOTOS ?=
 JOBS ?= 2
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study test lint bench bench-gpu lab clean
+.PHONY: help reproduce study test test-browser lint bench bench-gpu lab clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder; JOBS=2 test processes"
 
 reproduce: $(READY) ## run the whole study; a second run repeats only what changed
@@ -23,6 +24,11 @@ study: $(READY) ## the longer trainings behind the ablation tables (hours, resum
 
 test: lint ## lint, import contract, unit tests, every notebook with the smoke preset
 	$(BIN)/pytest -n $(JOBS)
+
+test-browser: $(READY) ## notebooks, explorer and its page in Chromium (the system's, else a download)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
+	@$(if $(CHROMIUM),,$(BIN)/playwright install chromium || { echo "Chromium is missing and cannot be downloaded: apt-get install chromium, or make test-browser CHROMIUM=path" >&2; exit 1; })
+	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest -m browser tests/browser
 
 lint: $(READY) ## code style and import contract
 	$(BIN)/ruff check

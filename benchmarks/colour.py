@@ -3,19 +3,15 @@
 The plain definitions are the field's: five levels of detail by 3x3 convolutions of the whole picture, and mean and
 deviation of the whole channels. Both sides run in turns on the same pictures; the best of the repeats counts.
 
-    python benchmarks/colour.py [--sizes 1024 4096] [--repeats 3] [--out results/bench]
+    python benchmarks/colour.py [--sizes 1024 4096] [--repeats 3] [--out results/benchmarks]
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from record import best_in_turns, write_record
 from torch.nn import functional as F
 
 from omgsr_lib.colour import adain, wavelet
@@ -49,36 +45,22 @@ def plain_adain(restored, reference):
     return (restored - mean) / scale * scale_reference + mean_reference
 
 
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - start, result
-
-
 @torch.inference_mode()
 def measure(size, repeats):
-    """Rows of the fixes at `size`: seconds of both sides, their ratio and the largest difference."""
+    """Of both fixes at `size`: seconds of both sides, their ratio and the largest difference."""
     generator = torch.Generator().manual_seed(0)
     pair = [torch.rand(1, 3, size, size, generator=generator) * 2 - 1 for _ in range(2)]
-    rows = []
+    found = {}
     for name, plain, ours in (("wavelet", plain_wavelet, wavelet), ("adain", plain_adain, adain)):
-        best, results = dict.fromkeys((plain, ours), float("inf")), {}
-        for repeat in range(repeats):
-            for function in (plain, ours)[:: 1 if repeat % 2 == 0 else -1]:
-                elapsed, results[function] = seconds(function, *pair)
-                best[function] = min(best[function], elapsed)
-        rows.append(
-            {
-                "size": size,
-                "fix": name,
-                "seconds_plain": best[plain],
-                "seconds": best[ours],
-                "ratio": best[plain] / best[ours],
-                "max_difference": (results[plain] - results[ours]).abs().max().item(),
-                "goal": GOALS.get(size) if name == "wavelet" else None,
-            }
-        )
-    return rows
+        sides = {"plain": lambda plain=plain: plain(*pair), "ours": lambda ours=ours: ours(*pair)}
+        seconds, results = best_in_turns(sides, repeats)
+        found[name] = {
+            "seconds": seconds,
+            "ratio": seconds["plain"] / seconds["ours"],
+            "largest_difference": (results["plain"] - results["ours"]).abs().max().item(),
+            "goal": GOALS.get(size) if name == "wavelet" else None,
+        }
+    return found
 
 
 def main():
@@ -89,34 +71,22 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    rows = [row for size in args.sizes for row in measure(size, args.repeats)]
-    for row in rows:
-        print(
-            f"{row['fix']:8s} {row['size']:5d}   plain {row['seconds_plain'] * 1e3:9.1f} ms   here "
-            f"{row['seconds'] * 1e3:8.1f} ms   {row['ratio']:5.1f} x   difference {row['max_difference']:.1e}"
-        )
-    if args.out is not None:
-        record = {
-            "benchmark": "colour",
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "repeats": args.repeats,
-            "threads": 1,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "rows": rows,
-            "tolerance": TOLERANCE,
-        }
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"colour-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(aside, path)
-        print(f"written to {path}")
-    if max(row["max_difference"] for row in rows) > TOLERANCE:
-        sys.exit(f"The fixes must equal their definitions to {TOLERANCE}.")
-    slow = [row for row in rows if row["goal"] and row["ratio"] < row["goal"]]
+    print(f"one thread, best of {args.repeats}")
+    print(f"{'':14s}    plain          here    speed  goal  difference")
+    sizes, unequal, slow = {}, [], []
+    for size in args.sizes:
+        sizes[size] = measure(size, args.repeats)
+        for name, row in sizes[size].items():
+            times = "".join(f"{row['seconds'][side] * 1e3:10.1f} ms" for side in ("plain", "ours"))
+            goal = row["goal"] or ""
+            print(f"{name:8s}{size:6d}{times}{row['ratio']:7.1f}{goal:>6}{row['largest_difference']:12.1e}")
+            unequal += [name] * (row["largest_difference"] > TOLERANCE)
+            slow += [f"{name} {size}"] * (row["goal"] is not None and row["ratio"] < row["goal"])
+    write_record(args.out, "colour", {"repeats": args.repeats, "sizes": sizes, "tolerance": TOLERANCE})
+    if unequal:
+        sys.exit(f"The fixes must equal their definitions to {TOLERANCE}: {', '.join(unequal)}.")
     if slow:
-        sys.exit("\n".join(f"The goal at {row['size']} is {row['goal']} x: got {row['ratio']:.1f} x." for row in slow))
+        sys.exit(f"Slower than the goal: {', '.join(slow)}.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What the benchmarks share: timing both sides in turns, and one JSON file per run."""
+"""What the benchmarks share: timing both sides in turns, memory of a process, and one JSON file per run."""
 
 import json
 import os
 import platform
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -23,6 +26,23 @@ def best_in_turns(sides, repeats, times=None):
                 results[name] = sides[name]()
                 best[name] = min(best[name], time.perf_counter() - start)
     return best, results
+
+
+def peak_memory():
+    """Most bytes of memory that this process ever held (resident set), as the system counts them."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_a_process(function, *args):
+    """`function(*args)`, of the script's own module, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        return executor.submit(function, *args).result()
 
 
 def write_record(folder, name, content):

@@ -13,3 +13,4 @@ from .model import OMGSROutput as OMGSROutput  # noqa: E402
 from .restore import RestoreResult as RestoreResult  # noqa: E402
 from .restore import restore as restore  # noqa: E402
 from .schedules import NoiseSchedule as NoiseSchedule  # noqa: E402
+from .speed import prepare as prepare  # noqa: E402

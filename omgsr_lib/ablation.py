@@ -17,54 +17,90 @@ CONTRASTS = (
     ("mid - late (25)", {}, {"timestep": 25}),
     ("trained - random prior", {}, {"prior": "random"}),
     ("with - without LDR", {}, {"refinement": False}),
+    ("with - without chunks", {}, {"without": "chunks"}),
+    ("with - without perceptual loss", {}, {"without": "perceptual"}),
+    ("with - without adversarial loss", {}, {"without": "adversarial"}),
+    ("with - without grid penalty", {}, {"without": "grid"}),
 )
-SIDES = ["variant", "protocol", "timestep", "prior", "refinement"]
+SIDES = ["variant", "protocol", "timestep", "prior", "refinement", "without"]
+COLUMNS = {"image", "metric", "value", "seed", "precision", *SIDES}
 
 
 def read_study(file):
-    """The study's data frame, or None where `make study` has not been run for this preset."""
-    return pd.read_csv(file) if Path(file).is_file() else None
+    """The study's data frame, or that of one run; None where there is no `file`: `make study` has not been run.
+
+    Raises `ValueError` for the file of another version, whose columns differ.
+    """
+    if not Path(file).is_file():
+        return None
+    frame = pd.read_csv(file, dtype={"without": str})
+    if missing := COLUMNS - set(frame.columns):
+        raise ValueError(
+            f"'{file}' is of another version: it lacks the columns {sorted(missing)}. Move it away and run make study."
+        )
+    return frame.assign(without=frame["without"].fillna(""))
 
 
 def study_mids(frame):
     """Mid-timestep of each variant in the study: the one at which the random prior was tried."""
-    return frame[frame.prior == "random"].groupby("variant").timestep.first().to_dict()
+    controls = frame[frame.prior == "random"].groupby("variant", sort=False).timestep.first()
+    return controls.sort_index(ascending=False).to_dict()
 
 
 def sweep_table(frame):
-    """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0, trained prior, full loss."""
-    runs = frame[(frame.seed == 0) & (frame.prior == "trained") & frame.refinement]
+    """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0 and full loss.
+
+    The control with a random prior is a protocol of its own, such as "full-random". Of two precisions the one with
+    more runs is taken, since trainings in different ones are not compared.
+    """
+    runs = frame[(frame.seed == 0) & frame.refinement & (frame.without == "")]
+    runs = runs[runs.precision == runs.precision.mode()[0]]
     tables = []
-    for (variant, protocol, timestep), part in runs.groupby(["variant", "protocol", "timestep"]):
+    for (variant, prior, protocol, timestep), part in runs.groupby(["variant", "prior", "protocol", "timestep"]):
         table = summarise(_scores(part, "run"))
-        facts = dict(variant=variant, protocol=protocol.replace("_", "-"), timestep=timestep)
+        name = protocol.replace("_", "-") + ("-random" if prior == "random" else "")
+        facts = dict(variant=variant, protocol=name, timestep=timestep)
         tables.append(table.assign(**facts, mid=study_mids(frame)[variant]))
-    return pd.concat(tables, ignore_index=True).drop(columns="method")
+    table = pd.concat(tables, ignore_index=True).drop(columns="method")
+    return table.sort_values("variant", ascending=False, kind="stable", ignore_index=True)
 
 
 def contrast_table(frame, mids):
-    """Paired differences of the contrasts by variant, protocol and metric, over the training seeds both sides have.
+    """Paired differences of the contrasts by variant, protocol and metric, over the trainings both sides have.
 
-    `mids`: mid-timestep of each variant. Columns: contrast, variant, protocol, seeds, metric, mean, lo, hi, n, better.
+    A training of one side is compared with those of the other that have its seed and precision. A contrast of the full
+    method that was not run is listed with n = 0 and without values.
+
+    `mids`: mid-timestep of each variant. Columns: contrast, variant, protocol, trainings (of each side), metric, mean,
+    lo, hi, n, better.
     """
     tables = []
     for variant, mid in mids.items():
         for protocol in frame.protocol.unique():
-            first = dict(zip(SIDES, (variant, protocol, mid, "trained", True), strict=True))
+            first = dict(zip(SIDES, (variant, protocol, mid, "trained", True, ""), strict=True))
             for name, *changes in CONTRASTS:
-                sides = [_select(frame, first | change) for change in changes]
-                seeds = sorted(set(sides[0].seed) & set(sides[1].seed))
-                if not seeds:
+                sides = [_trainings(_select(frame, first | change)) for change in changes]
+                shared = [training for training in sides[0] if training in sides[1]]
+                if shared:
+                    scores = [
+                        _scores(pd.concat([side[training] for training in shared]), method)
+                        for side, method in zip(sides, "ab", strict=True)
+                    ]
+                    table = paired_difference(pd.concat(scores), "a", "b")
+                    better = table.better.map(dict(zip("ab", name.split(" - "), strict=True))).fillna("")
+                    table = table.assign(better=better)
+                elif protocol == "full":
+                    table = pd.DataFrame({"metric": frame.metric.unique()}).assign(n=0, better="")
+                else:
                     continue
-                scores = [
-                    _scores(side[side.seed.isin(seeds)], method) for side, method in zip(sides, "ab", strict=True)
-                ]
-                table = paired_difference(pd.concat(scores), "a", "b")
-                better = table.better.map(dict(zip("ab", name.split(" - "), strict=True))).fillna("")
-                facts = dict(contrast=name, variant=variant, protocol=protocol, seeds=len(seeds))
-                tables.append(table.assign(**facts, better=better))
-    columns = ["contrast", "variant", "protocol", "seeds", "metric", "mean", "lo", "hi", "n", "better"]
+                facts = dict(contrast=name, variant=variant, protocol=protocol.replace("_", "-"))
+                tables.append(table.assign(**facts, trainings=len(shared)))
+    columns = ["contrast", "variant", "protocol", "trainings", "metric", "mean", "lo", "hi", "n", "better"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _trainings(frame):
+    return dict(list(frame.groupby(["seed", "precision"])))
 
 
 def _select(frame, wanted):

@@ -2,18 +2,23 @@
 
 from functools import partial
 
+import pandas as pd
 import torch
 
 from .data.degradation import Degradation, random_dial
 from .data.pairs import Pairs
 from .data.photo_pairs import PhotoPairs
+from .data.photos import to_pixels
 from .files import verify_hashes
 from .metrics.evaluate import evaluate_images
+from .metrics.measures import checkerboard, psnr_rgb, seam_energy
 from .presets import FAMILIES, PACKAGED_PRIORS, RECIPES, TINY_AUTOENCODERS, recipe
-from .priors.latents import decode_latents, encode_latents
+from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder
 from .priors.tiny import tiny_autoencoder
+from .restore import restore
 from .schedules import NoiseSchedule
+from .tiling import plan_tiles
 
 
 def preset_recipe(preset, variant, **changes):
@@ -98,12 +103,51 @@ def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
 
 
 @torch.inference_mode()
-def restored_pairs(model, pairs, *, timestep=None, batch_size=4):
-    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file."""
+def restored_pairs(model, pairs, *, timestep=None, seed=None, batch_size=4):
+    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file.
+
+    `seed`: None for the mean of the encoder's posterior, else that of its samples.
+    """
     device = next(model.parameters()).device
-    lq = torch.stack([pair.lq for pair in pairs])
-    images = torch.cat([model(part.to(device), timestep).images.float().cpu() for part in lq.split(batch_size)])
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    parts = torch.stack([pair.lq for pair in pairs]).split(batch_size)
+    images = [model(part.to(device), timestep, generator=generator).images.float().cpu() for part in parts]
+    images = torch.cat(images)
     return list(((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
+
+
+def compare_tilings(model, image, tile, *, scale=4):
+    """One picture restored in one pass and in tiles of `tile` pixels of several layouts.
+
+    Returns a data frame and the PIL pictures by name, "one pass" first. Columns: tiling, tiles, overdraw (area of all
+    tiles over that of the picture), seconds of the prediction, psnr to one pass (dB), seam and seam_one_pass (the seam
+    meter at the borders of the tiles, in this picture and in that of one pass), checkerboard (dB at 8 pixels).
+    """
+    layouts = {  # planner, overlap in pixels, window
+        "no overlap": ("published", 0, "gaussian"),
+        "published": ("published", tile // 2, "gaussian"),
+        "smallest": ("smallest", None, "gaussian"),
+        "smallest, cosine": ("smallest", None, "cosine"),
+        "smallest, ramp": ("smallest", None, "ramp"),
+    }
+    factor, multiple = compression(model.vae), model.prior.latent_multiple
+    sides = [-(-round(side * scale) // model.multiple) * multiple for side in image.size[::-1]]
+    whole = restore(model, image, scale=scale, progress=False)
+    pictures, expected = {"one pass": whole.images[0]}, to_pixels(whole.images[0])[None]
+    rows = [{"tiling": "one pass", "tiles": 1, "overdraw": 1.0, "seconds": whole.seconds["predict"]}]
+    for name, (planner, overlap, window) in layouts.items():
+        layout = dict(tile=tile, overlap=overlap, planner=planner, window=window)
+        result = restore(model, image, scale=scale, progress=False, **layout)
+        pictures[name], pixels = result.images[0], to_pixels(result.images[0])[None]
+        overlap = overlap if overlap is None else overlap // factor
+        plan = plan_tiles(*sides, tile // factor, overlap, planner=planner, multiple=multiple)
+        borders = [[factor * seam for seam in seams] for seams in plan.seams()]
+        row = {"tiling": name, "tiles": len(plan.slices()), "overdraw": plan.overdraw}
+        row |= {"seconds": result.seconds["predict"], "psnr": psnr_rgb(pixels, expected).item()}
+        row |= {"seam": seam_energy(pixels, *borders).item(), "seam_one_pass": seam_energy(expected, *borders).item()}
+        rows.append(row)
+    grids = [checkerboard(to_pixels(picture)[None]).item() for picture in pictures.values()]
+    return pd.DataFrame(rows).assign(checkerboard=grids), pictures
 
 
 def score_pairs(restored, pairs, *, method, metrics, weights=None):

@@ -1,32 +1,35 @@
-"""The command `omgsr`: reproduce, study, restore, manifest, midstep, pretrain, train, evaluate."""
+"""The command `omgsr`: its options, and what becomes of errors."""
 
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
+from . import commands
 from .runner import NotebookFailed
 
 
 def main(arguments=None):
-    """Run a command; returns the exit code. Bad input: 2 and one line on stderr; a failing notebook: 1 and one."""
+    """Run a command; returns the exit code.
+
+    Bad input: 2 and one line on stderr; a failing notebook: 1 and one; pictures that could not be restored: 1 and one
+    for each.
+    """
     options = build_parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (OSError, ValueError, ImportError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
-    return 0
 
 
 def build_parser():
-    """The argument parser, one sub-command per function below."""
+    """The argument parser, one sub-command per function of `commands`."""
     parser = argparse.ArgumentParser(prog="omgsr", description="One-step restoration at a mid-timestep (OMGSR).")
-    commands = parser.add_subparsers(dest="command", required=True)
+    subparsers = parser.add_subparsers(dest="command", required=True)
 
     def command(run, help, **arguments):
-        sub = commands.add_parser(run.__name__.removeprefix("run_"), help=help)
+        sub = subparsers.add_parser(run.__name__.removeprefix("run_"), help=help)
         for name, settings in arguments.items():
             flags = [settings.pop("positional")] if "positional" in settings else [f"--{name.replace('_', '-')}"]
             sub.add_argument(*flags, **settings)
@@ -34,7 +37,7 @@ def build_parser():
 
     integer, number, count = dict(type=int), dict(type=float), dict(type=positive)
     command(
-        run_reproduce,
+        commands.run_reproduce,
         "run the notebooks in order",
         preset=dict(default="mini", help="smoke, mini, latents, paper or release"),
         results=dict(default="results", help="output folder, relative to the project"),
@@ -43,7 +46,7 @@ def build_parser():
         force=dict(action="store_true", help="run steps that are up to date too"),
     )
     command(
-        run_study,
+        commands.run_study,
         "the trainings of notebook 06 that take an hour or two",
         results=dict(default="results/mini/study", help="output folder"),
         photos=dict(help="folder with training photographs; without it those of the dependencies and synthetic ones"),
@@ -55,34 +58,42 @@ def build_parser():
         jobs=count | dict(default=2, help="processes side by side, one thread each"),
     )
     command(
-        run_adaptive,
-        "the scores of notebook 08: timesteps for each picture, by strength of degradation (half an hour)",
-        evaluation=dict(required=True, help="folder with evaluation photographs"),
-        weights=dict(help="weights folder of LPIPS-SqueezeNet, which adds that metric"),
-        realsr=dict(help="folder of RealSR with test_LR and test_HR, which adds real pairs"),
-        control=dict(nargs=2, required=True, help="adapter folders of the trainings s-dial and f-dial"),
-        baseline=dict(required=True, help="statistics.pt of omgsr pretrain estimator"),
-        results=dict(default="results/mini/study/adaptive", help="output folder"),
-        threads=count | dict(default=1),
-    )
-    command(
-        run_restore,
+        commands.run_restore,
         "restore a picture or a folder",
         source=dict(positional="source", help="picture or folder"),
-        out=dict(required=True, help="folder for the restored PNG files"),
+        out=dict(required=True, help="folder for the restored files"),
         model=dict(default="mini-s", help="mini-s, mini-f, omgsr-{s,f}-{512,1024} or a folder"),
         base=dict(help="folder or hub id of the base model"),
         adapter=dict(help="folder with the adapters"),
         prompt_embeds=dict(help="safetensors file with the prompt's embeddings"),
-        scale=number | dict(default=4.0),
+        scale=number | dict(default=4.0, help="output side / input side, any number from 1"),
         timestep=integer | dict(help="instead of the model's mid-timestep"),
-        tile=integer | dict(help="tile side in pixels of the output; by default that of training, 0 for one pass"),
+        tile=dict(
+            type=tile_side,
+            help="tile side in pixels of the output; by default that of training, 0 for one pass, auto for what fits",
+        ),
         overlap=integer | dict(help="overlap of tiles in pixels"),
+        window=dict(default="gaussian", choices=["gaussian", "released", "cosine", "ramp"], help="blends tiles"),
+        planner=dict(choices=["smallest", "published"], help="where tiles lie; published where --overlap is given"),
+        tile_batch=count | dict(default=1, help="tiles that go through the model at once"),
+        vae_mode=dict(choices=["exact", "flat"], help="encode and decode in parts, for large pictures"),
+        batch_size=count | dict(default=1, help="pictures of equal size that go through the model at once"),
         colour_fix=dict(default="adain", choices=["adain", "wavelet", "none"]),
-        seed=integer | dict(help="sample the encoder's posterior with this seed"),
+        seed=integer | dict(help="sample the encoder's posterior with this seed, as published; else its mean"),
+        format=dict(default="png", choices=["png", "jpeg", "webp", "tiff"], help="16 bits stay in png and tiff"),
+        quality=integer | dict(default=95, help="of jpeg and webp, 1 to 100"),
+        force=dict(action="store_true", help="restore what is finished again, and replace files of other origin"),
+        max_pixels=count | dict(help="largest input, against decompression bombs; 179 million by default"),
+        precision=dict(
+            choices=["no", "bf16"], help="bf16 by default where the machine multiplies it natively, else no"
+        ),
+        fold=dict(action="store_true", help="compute once what no picture changes; at the model's own timestep"),
+        quantise=dict(choices=["int8", "fp8"], help="of FLUX's weights, in half the memory (needs torchao)"),
+        offload=dict(action="store_true", help="keep the denoiser in host memory, layer by layer to the GPU"),
+        compile=dict(metavar="FOLDER", help="torch.compile; minutes at first, seconds with the code in this folder"),
     )
     command(
-        run_manifest,
+        commands.run_manifest,
         "list photographs with their SHA-256, for omgsr train --photos and --portraits",
         photos=dict(positional="photos", help="folder, list of paths or manifest"),
         first=count | dict(help="take so many only, in the order of the names"),
@@ -90,7 +101,7 @@ def build_parser():
         verify=dict(action="store_true", help="compare the files of a manifest with their SHA-256 instead"),
     )
     command(
-        run_midstep,
+        commands.run_midstep,
         "the mid-timestep of an autoencoder on photographs",
         photos=dict(required=True, help="folder with photographs"),
         vae=dict(default="mini", help="mini, a folder or a hub id of a diffusers autoencoder"),
@@ -102,7 +113,7 @@ def build_parser():
         seed=integer | dict(default=0),
     )
     command(
-        run_pretrain,
+        commands.run_pretrain,
         "train the mini autoencoder or a mini prior",
         part=dict(positional="part", choices=["autoencoder", "ddpm", "flow", "estimator"]),
         photos=dict(required=True, help="folder with training photographs"),
@@ -119,7 +130,7 @@ def build_parser():
         threads=count | dict(default=1),
     )
     command(
-        run_train,
+        commands.run_train,
         "train the adapters of OMGSR; runs as it is under accelerate launch",
         preset=dict(default="mini", help="smoke, mini, paper or release"),
         variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
@@ -154,13 +165,47 @@ def build_parser():
         dry_run=dict(action="store_true", help="print recipe, parameters, operations and memory, and stop"),
     )
     command(
-        run_evaluate,
+        commands.run_evaluate,
         "score a folder of restored pictures against references of the same names",
         restored=dict(positional="restored"),
-        reference=dict(positional="reference"),
+        reference=dict(positional="reference", nargs="?", help="none for metrics without a reference"),
         metrics=dict(nargs="+", default=["psnr_y", "ssim_y"]),
-        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet)"),
-        out=dict(help="CSV to write; printed otherwise"),
+        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
+        out=dict(help="CSV to write, beside the means that are printed"),
+        cache=dict(help="folder that keeps the scores of each picture: a stopped evaluation goes on there"),
+        conventions=dict(help="CSV to write with PSNR and SSIM of the same pictures under other conventions"),
+    )
+    command(
+        commands.run_report,
+        "write report.md and report.html of a preset from its CSV files",
+        preset=dict(default="mini"),
+        results=dict(default="results", help="folder of all results"),
+    )
+    command(
+        commands.run_benchmark,
+        "restore a test set of the field with several models and score it",
+        name=dict(positional="name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65"),
+        data=dict(required=True, help="folder of the test set"),
+        models=dict(nargs="+", default=["bicubic", "mini-s", "mini-f"], help="bicubic, model names or folders"),
+        out=dict(default="results/mini/benchmarks", help="folder for <name>/scores.csv"),
+        work=dict(default="runs/benchmarks", help="folder for restored pictures and the scores of each"),
+        metrics=dict(nargs="+", help="instead of those that the test set and the weights allow"),
+        weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
+        published=dict(help="folder with published_results.csv: its rows of this test set stand beside ours"),
+    )
+    command(
+        commands.run_explore,
+        "write the explorer, a slider over the timestep, as one HTML page that needs no kernel and no network",
+        html=dict(required=True, help="page to write"),
+        photos=dict(help="folder, list of paths or manifest; without it photographs of the dependencies"),
+        first=count | dict(default=3, help="take so many photographs only"),
+        strengths=dict(nargs="+", default=["mild", "medium", "extreme"], help="of the degradation"),
+        model=dict(nargs="+", default=["mini-s", "mini-f"], help="one or two models, as for omgsr restore"),
+        base=dict(help="folder or hub id of the base model"),
+        adapter=dict(help="folder with the adapters"),
+        size=count | dict(default=128, help="side of the pictures in pixels"),
+        steps=count | dict(default=20, help="number of timesteps"),
+        seed=integer | dict(default=0),
     )
     return parser
 
@@ -172,201 +217,9 @@ def positive(text):
     return int(text)
 
 
-def run_reproduce(options):
-    from .reproduce import reproduce
-
-    reproduce(options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force)
-
-
-def run_study(options):
-    from .data.photos import find_photos, packaged_photos
-    from .presets import recipe
-    from .study import StudyData, study
-
-    own = bool(options.photos)
-    data = StudyData(
-        train=tuple(training_photos(options) if own else packaged_photos("train")),
-        evaluation=tuple(find_photos(options.evaluation) if options.evaluation else packaged_photos("eval")),
-        crops_per_photo=1 if options.evaluation else 4,
-        synthetic=0 if own else 40,
-        weights=options.weights,
-        steps=options.steps,
-    )
-    mids = {variant: recipe("mini", variant).timestep for variant in options.variants}
-    study(options.results, data, mids, jobs=options.jobs)
-
-
-def run_adaptive(options):
-    import torch
-
-    from .adaptive_study import adaptive_study
-    from .checkpoint import load_state
-    from .experiment import study_models
-    from .model import OMGSR
-
-    torch.set_num_threads(options.threads)
-    model, realsr = OMGSR.from_pretrained("mini-s-adaptive"), None
-    if options.realsr:
-        files = [sorted((Path(options.realsr) / part).glob("*.png")) for part in ("test_LR", "test_HR")]
-        realsr = [(lq.stem, lq, hq) for lq, hq in zip(*files, strict=True)]
-    adaptive_study(
-        all_photos([options.evaluation]),
-        options.results,
-        study_models(dict(zip("sf", options.control, strict=True))),
-        model.vae,
-        model.estimator,
-        load_state(options.baseline),
-        metrics=("psnr_y", "ssim_y", "gmsd", *(["lpips_squeeze"] if options.weights else [])),
-        weights=options.weights,
-        realsr=realsr,
-    )
-
-
-def run_restore(options):
-    from .data.photos import find_photos
-    from .model import OMGSR
-    from .restore import restore_folder
-
-    if not Path(options.source).is_file():
-        find_photos(options.source)  # before the model is loaded, which may be large
-    model = OMGSR.from_pretrained(
-        options.model, base=options.base, adapter=options.adapter, prompt_embeds=options.prompt_embeds
-    )
-    written = restore_folder(
-        model.merge(),
-        options.source,
-        options.out,
-        scale=options.scale,
-        timestep=options.timestep,
-        tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
-        overlap=options.overlap,
-        colour_fix=None if options.colour_fix == "none" else options.colour_fix,
-        seed=options.seed,
-    )
-    print(f"{len(written)} restored: {options.out}")
-
-
-def run_manifest(options):
-    from .data.manifest import verify_manifest, write_manifest
-    from .data.photos import find_photos
-
-    paths = find_photos(options.photos)[: options.first]
-    if options.verify:
-        verify_manifest(options.photos)
-        print(f"{len(paths)} photographs are as they were listed")
-        return
-    if not options.out:
-        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
-    write_manifest(paths, options.out)
-    print(f"{len(paths)} photographs: {options.out}")
-
-
-def run_midstep(options):
-    from .analysis import encode_pairs, load_latent_space
-    from .data.pairs import evaluation_pairs
-    from .midstep import snr_mid_timestep
-
-    pairs = evaluation_pairs(
-        training_photos(options), options.size, seed=options.seed, scale=options.scale, short_side=options.short_side
-    )
-    vae, schedule = load_latent_space(options.vae, options.family)
-    mid = snr_mid_timestep(*encode_pairs(vae, pairs), schedule)
-    low, high = mid.interval
-    print(f"mid-timestep {mid.timestep} (95 % interval {low} to {high}, {len(mid.per_image)} pictures)")
-
-
-def run_pretrain(options):
-    import torch
-
-    from .pretraining.command import pretrain
-
-    torch.set_num_threads(options.threads)
-    pretrain(
-        options.part,
-        training_photos(options),
-        options.out,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        size=options.size,
-        perceptual=options.perceptual,
-        evaluation=options.evaluation,
-        data=options.data,
-        seed=options.seed,
-    )
-
-
-def run_train(options):
-    import torch
-
-    from .presets import recipe
-
-    torch.set_num_threads(options.threads)
-    variant = options.variant if options.resolution is None else f"{options.variant}-{options.resolution}"
-    changed = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
-    chosen = recipe(options.preset, variant, **{name: getattr(options, name) for name in changed})
-    if options.dry_run:
-        from .costs import dry_run
-
-        print(dry_run(chosen, precision=options.precision or "bf16"))
-        return
-    for name in ("photos", "out"):
-        if not getattr(options, name):
-            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
-    from .finetune import finetune
-
-    passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
-    finetune(
-        chosen,
-        training_photos(options),
-        options.out,
-        preset=options.preset,
-        name=f"{options.preset}-{variant}",
-        base=options.base,
-        prompt_embeds=options.prompt_embeds,
-        portraits=all_photos(options.portraits),
-        evaluation=all_photos([options.evaluation]) if options.evaluation else (),
-        data=options.data,
-        seed=options.seed,
-        **{name: getattr(options, name) for name in passed},
-    )
-
-
-def run_evaluate(options):
-    from .metrics.evaluate import evaluate_folder
-    from .provenance import atomic_write
-
-    frame = evaluate_folder(
-        options.restored, options.reference, metrics=tuple(options.metrics), weights=options.weights
-    )
-    if options.out:
-        with atomic_write(options.out) as part:
-            frame.to_csv(part, index=False)
-    print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
-
-
-def training_tile(name):
-    """Side in pixels of the crops that the model `name` was trained on; None for a folder."""
-    from .presets import MODELS, recipe
-
-    return recipe(*MODELS[name]).resolution if name in MODELS else None
-
-
-def training_photos(options):
-    """The photographs that `--photos` (one source or several) and `--provenance` name."""
-    from .data.photos import freely_licensed
-
-    sources = [options.photos] if isinstance(options.photos, str) else options.photos
-    if options.provenance:
-        return [path for source in sources for path in freely_licensed(source, options.provenance)]
-    return all_photos(sources)
-
-
-def all_photos(sources):
-    """The photographs of folders, lists of paths and manifests, in their order."""
-    from .data.photos import find_photos
-
-    return [path for source in sources for path in find_photos(source)]
+def tile_side(text):
+    """A tile's side from the command line: an integer or "auto"."""
+    return text if text == "auto" else int(text)
 
 
 def _one_line(err):

@@ -1,6 +1,9 @@
 """What a training step and a restoration cost: parameters, FLOPs and memory, counted without weights or a GPU."""
 
+import copy
+import time
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 import torch
@@ -9,11 +12,16 @@ from .counting import count
 from .losses.adversarial import SOFT_LABEL
 from .losses.networks import build_losses
 from .losses.perceptual import chunked_distance
+from .memory import LiveMemory
 from .model import OMGSR
 from .presets import PACKAGED_PRIORS
-from .priors.latents import compression, encode_latents
+from .priors.full_size import full_size_autoencoder
+from .priors.latents import compression, decode_latents, encode_latents
+from .tiled_vae import FlatPass, run_exact
+from .vae_layers import decoder_layers, encoder_layers
 
 
+MODES = ("one piece", "exact", "flat")  # of an autoencoder
 OPTIMIZER_BYTES = 12  # per trained parameter: gradient and both moments of Adam, in float32
 
 
@@ -127,6 +135,75 @@ def inference_costs(recipe, *, model=None):
         {"stage": stage, "parameters": _parameters(module), "flops": count(function, [model]).flops}
         for stage, (module, function) in stages.items()
     )
+
+
+def restoration_costs(method, recipe, *, model=None, repeats=2):
+    """Costs of restoring one picture at the recipe's resolution, by stage, as a table prints them.
+
+    Columns: method, stage, parameters (M), GMAC, weights (MiB), and seconds, the least of `repeats` runs of `model`.
+    Without one nothing is run: the recipe's full-size base is counted with 16-bit weights on the meta device.
+    """
+    counted = inference_costs(recipe, model=None if model is None else copy.deepcopy(model).to("meta"))
+    weight = torch.bfloat16 if model is None else next(model.parameters()).dtype
+    table = pd.DataFrame({"method": method, "stage": counted["stage"]})
+    table["parameters (M)"] = counted["parameters"] / 1e6
+    table["GMAC"] = counted["flops"] / 2e9
+    table["weights (MiB)"] = counted["parameters"] * weight.itemsize / 2**20
+    table["seconds"] = float("nan") if model is None else _stage_seconds(model, recipe.resolution, repeats)
+    return table
+
+
+@torch.inference_mode()
+def _stage_seconds(model, size, repeats):
+    device = next(model.parameters()).device
+    runs = []
+    for _ in range(repeats):
+        value, seconds = torch.zeros(1, 3, size, size, device=device), []
+        for stage in (model.encode, model.predict_clean, model.decode):
+            began = time.perf_counter()
+            value = stage(value)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+        runs.append(seconds)
+    return [min(stage) for stage in zip(*runs, strict=True)]
+
+
+@torch.inference_mode()
+def autoencoder_memory(families=("ddpm", "flow"), sides=(1024, 2048, 4096), modes=MODES):
+    """Peak bytes of the full-size autoencoders' activations in bfloat16 for square pictures, counted without a GPU.
+
+    Data frame with family, stage ("encode", "decode"), mode ("one piece" or of `tiled_vae.MODES`), side (pixels) and
+    bytes. In one piece and exact mode the input counts; flat mode reads it in crops, with the defaults of `FlatPass`.
+    """
+    rows = []
+    for family, stage in product(families, ("encode", "decode")):
+        vae = full_size_autoencoder(family)
+        for mode, side in product(modes, sides):
+            peak = _autoencoder_peak(vae, stage, mode, side)
+            rows.append({"family": family, "stage": stage, "mode": mode, "side": side, "bytes": peak})
+    return pd.DataFrame(rows)
+
+
+def _autoencoder_peak(vae, stage, mode, side):
+    encodes = stage == "encode"
+    layers = encoder_layers(vae) if encodes else decoder_layers(vae)
+    channels, length = (3, side) if encodes else (vae.config.latent_channels, side // compression(vae))
+
+    def empty(rows, columns):
+        shape = 1, channels, rows.stop - rows.start, columns.stop - columns.start
+        return torch.empty(shape, dtype=vae.dtype, device=vae.device)
+
+    whole = slice(0, length)
+    with LiveMemory() as memory:
+        if mode == "flat":  # passes over the tiles beforehand take time, not memory
+            for _ in FlatPass(layers, empty, length, length, passes=0).tiles(distinct=True):
+                pass
+        elif mode == "exact":
+            run_exact(layers, empty(whole, whole))
+        else:
+            (encode_latents if encodes else decode_latents)(vae, empty(whole, whole))
+    return memory.peak
 
 
 def format_dry_run(recipe, costs):

@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from .analysis import preset_recipe, restored_pairs, score_pairs, ships, training_dataset
+from . import presets
+from .analysis import preset_recipe, ships, training_dataset
+from .costs import restoration_costs
 from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
-from .estimator import DifferenceEstimator
 from .model import OMGSR
 from .presets import MODELS
-from .provenance import atomic_write, sha256
+from .provenance import sha256
 from .train import watched_recipe
 
 
@@ -68,24 +68,6 @@ def preset_model(preset, variant):
     return untuned_model(preset_recipe(preset, variant))
 
 
-def adaptive_model(preset, variant):
-    """The model that takes each picture at its own timestep: the shipped one of `mini`, else untrained parts."""
-    if preset == "mini":
-        return OMGSR.from_pretrained(f"mini-{variant}-adaptive")
-    model = untuned_model(preset_recipe(preset, variant))
-    torch.manual_seed(0)
-    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels).eval()
-    return model
-
-
-def study_models(controls):
-    """`(variant, arm, model)` of notebook 08's study; `controls`: adapter folders of the control trainings by variant."""
-    for variant, control in controls.items():
-        yield variant, "published", OMGSR.from_pretrained(f"mini-{variant}")
-        yield variant, "dial", OMGSR.from_pretrained(f"mini-{variant}", adapter=control)
-        yield variant, "adaptive", OMGSR.from_pretrained(f"mini-{variant}-adaptive")
-
-
 def mid_timestep_of(file, variant):
     """t* of a variant by the SNR rule, from the `midstep.csv` of notebook 02."""
     table = pd.read_csv(file)
@@ -109,28 +91,23 @@ def evaluated_models(preset, folder):
             yield f"omgsr-{variant}", preset_model(preset, variant)
 
 
+def preset_costs(preset, size, *, repeats=2):
+    """Costs of restoring one picture of `size` pixels with the preset's models; with `mini` also the full-size bases.
+
+    Those are counted at 512 pixels on the meta device, not run (`costs.restoration_costs`).
+    """
+    frames = []
+    for variant in ("s", "f"):
+        chosen = replace(preset_recipe(preset, variant), resolution=size)
+        model = preset_model(preset, variant).merge()
+        frames.append(restoration_costs(f"omgsr-{variant}", chosen, model=model, repeats=repeats))
+    if preset == "mini":
+        for name, base in (("SD2.1-base", ("release", "s-512")), ("FLUX.1-dev", ("paper", "f-512"))):
+            frames.append(restoration_costs(f"{name}, counted", presets.recipe(*base)))
+    return pd.concat(frames, ignore_index=True)
+
+
 def low_quality_pictures(photos, *, size, scale=4, seed=0):
     """Low-quality PIL pictures by name: degraded centres of the evaluation photographs."""
     pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1)
     return {pair.name: to_image(pair.lq_small) for pair in pairs}
-
-
-def injection_cache(model, pair, folder, *, count=20):
-    """Restore one `EvaluationPair` at `count` timesteps into `folder`: PNG files and `index.csv`.
-
-    The index names timestep, file and scores. The timesteps are evenly spread and include the model's own. Returns the
-    folder, what `widgets.timestep_explorer` takes.
-    """
-    last = len(model.prior.schedule.sigmas) - 1
-    timesteps = sorted({round(last * index / (count - 1)) for index in range(count)} | {model.timestep})
-    rows = []
-    for timestep in timesteps:
-        pixels = restored_pairs(model, [pair], timestep=timestep)
-        scores = score_pairs(pixels, [pair], method="", metrics=("psnr_y", "ssim_y", "gmsd"))
-        file = f"t{timestep:03d}.png"
-        with atomic_write(folder / file) as part:
-            to_image(pixels[0]).save(part, format="PNG")
-        rows.append({"timestep": timestep, "file": file, **scores.set_index("metric")["value"].round(4).to_dict()})
-    with atomic_write(folder / "index.csv") as part:
-        pd.DataFrame(rows).to_csv(part, index=False)
-    return folder

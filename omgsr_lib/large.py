@@ -10,6 +10,7 @@ from PIL import Image
 
 from .colour import REACH, adain_gain, wavelet
 from .moments import Moments
+from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
 from .tensor_file import TensorFile
 from .tiled_vae import FlatPass
@@ -39,7 +40,7 @@ def restore_array(
     scratch=None,
     progress=None,
 ):
-    """Restore one picture in memory that does not grow with it; equals `restore(..., vae_tiling="flat")`.
+    """Restore one picture in memory that does not grow with it; equals `restore(..., vae_mode="flat")`.
 
     Args:
         model: `OMGSR`.
@@ -48,7 +49,7 @@ def restore_array(
             `scale` times those of the picture, rounded.
         tile, overlap, window, planner, tile_batch: of the prediction, sides in pixels of the output (see `tiled`).
         vae_tile: tile of encoder and decoder in pixels of the output.
-        timestep, colour_fix, seed: as in `restore`.
+        timestep, colour_fix, seed: as in `restore`. With a seed the noise of all latents is in memory at once.
         scratch: folder for the files between the stages, by default the system's for temporary files. They take about
             15 bytes per output pixel and 8 per latent, and are removed at the end.
         progress: `progress(stage, done, total)` is called after each tile.
@@ -102,7 +103,7 @@ class _Stages:
             part = Image.fromarray(np.ascontiguousarray(picture[tuple(crop)]))
             shape = (columns.stop - columns.start, rows.stop - rows.start)
             part = part.resize(shape, Image.BICUBIC, box=(left, top, right, bottom))
-            file[:, rows, columns] = np.asarray(part).transpose(2, 0, 1)
+            file[:, rows, columns] = np.array(part).transpose(2, 0, 1)
             self.progress("enlarge", done, len(blocks))
         _pad(file, size)
         return file
@@ -123,7 +124,7 @@ class _Stages:
                 channels = posterior_latents(vae, encoded).shape[1]
                 latents = TensorFile(self.folder / "latents", (1, channels, *flat.latents))
                 if generator is not None:
-                    noise = torch.randn(latents.shape, generator=generator, dtype=self.weight.dtype)
+                    noise = randn(latents.shape, generator, self.weight)
             drawn = None if noise is None else noise[..., rows, columns].to(self.weight)
             latents[..., rows, columns] = posterior_latents(vae, encoded, noise=drawn)
             self.progress("encode", done, flat.count)
@@ -194,7 +195,7 @@ def _blocks(size):
 
 
 def _pad(file, size):
-    """Fill what lies beyond `size` in the last two axes: by reflection, or with the border where there is too little."""
+    """Fill what lies beyond `size` in the last two axes: by reflection, or with the border if that is too short."""
     height, width = size
     bottom, right = (large - side for large, side in zip(file.shape[1:], size, strict=True))
     if bottom < height and right < width:

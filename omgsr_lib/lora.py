@@ -70,6 +70,16 @@ def merge_lora(module):
     return module
 
 
+def remove_lora(module):
+    """Take every adapter off its layer, in place: `module` as it was before `add_lora` or `load_adapter`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            module.set_submodule(name, layer.get_base_layer())
+    return module
+
+
 def save_adapter(module, folder):
     """Write the adapter of `module` as peft does, keys without an adapter name; returns the folder."""
     from peft import get_peft_model_state_dict

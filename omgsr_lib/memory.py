@@ -48,7 +48,7 @@ class LiveMemory(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.sizes, self.references, self.peak = {}, {}, 0
+        self.storages, self.held, self.peak = {}, 0, 0  # held: at least the bytes that are alive
         self._fused = _FusedAttention()
 
     def __enter__(self):
@@ -62,29 +62,38 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         outputs = function(*args, **(kwargs or {}))
-        for key in [key for key, reference in self.references.items() if reference.expired()]:
-            del self.references[key], self.sizes[key]
         for tensor in tree_leaves(outputs):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in inputs and storage._cdata not in self.references:
-                    self.references[storage._cdata] = StorageWeakRef(storage)
-                    self.sizes[storage._cdata] = storage.nbytes()
-        self.peak = max(self.peak, sum(self.sizes.values()))
+                if storage._cdata not in inputs and storage._cdata not in self.storages:
+                    self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self.held += storage.nbytes()
+        if self.held > self.peak:  # only then does it matter which of them are gone
+            self.storages = {key: entry for key, entry in self.storages.items() if not entry[0].expired()}
+            self.held = sum(size for _, size in self.storages.values())
+            self.peak = max(self.peak, self.held)
         return outputs
 
 
 class _FusedAttention(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == "meta":
-            return torch.empty_like(args[0])
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            query = args[0] if args else kwargs["query"]
+            if query.device.type == "meta":
+                return torch.empty_like(query)
+        return function(*args, **kwargs)
 
 
 def meta_twin(module):
-    """A copy of `module` on the meta device; its weights take no memory."""
+    """A copy of `module` on the meta device; its weights take no memory.
+
+    Raises `ValueError` if layers are offloaded (`speed.prepare`).
+    """
+    if any(hasattr(layer, "_diffusers_hook") for layer in module.modules()):
+        raise ValueError("Memory cannot be counted of a model with offloaded layers. Give the tile in pixels.")
     memo = {}
     for tensor in chain(module.parameters(), module.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # of quantised weights too
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(module, memo)

@@ -2,17 +2,18 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.attention import sdpa_kernel
 
 from . import presets
 from .adaptive import difference_map
 from .device import to_device
-from .estimator import load_estimator
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
@@ -51,8 +52,10 @@ class OMGSR(nn.Module):
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
-    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. An `adaptive` model
-    takes each picture at a timestep of its own (see `at_timestep`), which its `estimator` chooses.
+    `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. `attention` has the
+    kernels of `scaled_dot_product_attention`, first choice first, for the stages "encode", "denoiser" and "decode";
+    torch chooses where it has none. An `adaptive` model takes each
+    picture at a timestep of its own (see `at_timestep`), which its `estimator` chooses.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -66,6 +69,7 @@ class OMGSR(nn.Module):
         self.ranks = None
         self.adaptive, self.estimator = False, None
         self.base = self.revision = None
+        self.attention = {}
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
         """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
@@ -88,9 +92,10 @@ class OMGSR(nn.Module):
                 f"Sides must be multiples of {self.multiple} pixels: got {height}x{width}. "
                 "Pad the picture or call restore()."
             )
-        if mode is not None:
-            return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
-        return encode_latents(self.lq_vae, lq_pixels, generator=generator)
+        with self._kernels("encode"):
+            if mode is not None:
+                return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
+            return encode_latents(self.lq_vae, lq_pixels, generator=generator)
 
     def at_timestep(self, lq_latents, timestep=None):
         """LQ latents as the denoiser takes them at `timestep` (t* by default, an int or `(B,)`).
@@ -111,10 +116,9 @@ class OMGSR(nn.Module):
         `mode` and `options` as in `encode`. Raises `ValueError` if the model has no estimator.
         """
         if self.estimator is None:
-            adaptive = ", ".join(name for name in presets.MODELS if name.endswith("-adaptive"))
             raise ValueError(
-                f'timestep="auto" needs a model that estimates it: this one takes t* = {self.timestep}. '
-                f"Load one of {adaptive}, or give an integer."
+                f"Only a model with an estimator knows D of a photograph: this one has t* = {self.timestep}. "
+                "Train one (omgsr pretrain estimator) and set model.estimator."
             )
         if mode is None:
             latents = encode_latents(self.vae, lq_pixels)
@@ -142,15 +146,21 @@ class OMGSR(nn.Module):
         """Model output for latents `(n B, C, h, w)`, n tiles of B pictures; `timestep`: an int or `(B,)`."""
         if torch.is_tensor(timestep) and timestep.ndim:
             timestep = timestep.repeat(len(latents) // len(timestep))
-        return self.prior(latents, timestep)
+        with self._kernels("denoiser"):
+            return self.prior(latents, timestep)
 
     def decode(self, clean_latents, *, mode=None, **options):
         """Pictures of clean latents by the frozen decoder; `mode` and `options` as in `encode`."""
-        if mode is None:
-            images = decode_latents(self.vae, clean_latents)
-        else:
-            images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
+        with self._kernels("decode"):
+            if mode is None:
+                images = decode_latents(self.vae, clean_latents)
+            else:
+                images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
         return images.clamp(-1, 1) if self.prior.clamps_images else images
+
+    def _kernels(self, stage):
+        order = self.attention.get(stage)
+        return sdpa_kernel(order, set_priority=True) if order else nullcontext()
 
     @property
     def multiple(self):
@@ -274,6 +284,8 @@ class OMGSR(nn.Module):
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
             if (folder / "estimator").is_dir():
+                from .estimator import load_estimator
+
                 model.estimator = load_estimator(folder / "estimator")
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
@@ -284,8 +296,6 @@ class OMGSR(nn.Module):
         model = cls.from_recipe(recipe, base=base, **options)
         if base is None and recipe.base in presets.PACKAGED_PRIORS:
             adapter = adapter or WEIGHTS / name
-            if recipe.adaptive:
-                model.estimator = load_estimator(WEIGHTS / presets.ESTIMATOR)
         return model.load_adapter(adapter) if adapter else model
 
     @classmethod

@@ -24,16 +24,18 @@ METHOD_COLOURS = {
     "bicubic": "#7F7F7F",
     "prior": "#CC79A7",
     "prior-s": "#88B7D5",
-    "prior-f": "#EBB48A",
+    "prior-f": "#F2CDB0",
     "short-s": "#56B4E9",
     "short-f": "#E69F00",
     "untuned": "#CC79A7",
-    "random": "#E69F00",
     "omgsr-s": "#0072B2",
     "omgsr-f": "#D55E00",
     "full": "#0072B2",
     "frozen-encoder": "#009E73",
-    "random-prior": "#E69F00",
+    "full-random": "#56B4E9",
+    "frozen-encoder-random": "#E69F00",
+    "mini-s": "#0072B2",
+    "mini-f": "#D55E00",
     "published": "#009E73",
     "mid": "#262626",
 }
@@ -46,15 +48,19 @@ METHOD_LABELS = {
     "short-s": "S, short",
     "short-f": "F, short",
     "untuned": "Prior, not tuned",
-    "random": "Random prior",
     "omgsr-s": "OMGSR-S",
     "s": "OMGSR-S",
     "omgsr-f": "OMGSR-F",
     "f": "OMGSR-F",
     "full": "Encoder and denoiser tuned",
     "frozen-encoder": "Encoder frozen",
-    "random-prior": "Encoder frozen, random prior",
+    "full-random": "Both tuned, random prior",
+    "frozen-encoder-random": "Encoder frozen, random prior",
+    "mini-s": "OMGSR-S (mini)",
+    "mini-f": "OMGSR-F (mini)",
+    "photograph": "Photograph",
 }
+AUTOENCODER_LABELS = {"ddpm": "SD", "flow": "FLUX"}
 DISTANCE_LABELS = {
     "snr": "SNR difference",
     "sliced_wasserstein": "Sliced Wasserstein",
@@ -95,6 +101,7 @@ def save_figure(fig, path, *, note=None):
             metadata["Comment"] = note
         with atomic_write(target) as part, plt.style.context(STYLE):
             fig.savefig(part, format=target.suffix[1:], metadata=metadata)
+        fig.set_layout_engine("none")  # the second file has the places of the first, which take long to find
     plt.close(fig)
     return paths
 
@@ -109,7 +116,7 @@ def plot_gap(frame, minima, mid=None):
     minima = minima.set_index("distance")
     columns = min(4, len(minima))
     rows = -(-len(minima) // columns)
-    fig, axes = _panels(rows, columns, (PAGE, 1.4 * rows + 0.3), sharex=True)
+    fig, axes = panels(rows, columns, (PAGE, 1.4 * rows + 0.3), sharex=True)
     for ax, (distance, curve) in zip(axes.flat, frame.groupby("distance", sort=False), strict=False):
         curve = curve[np.isfinite(curve["value"])]
         least = minima.loc[distance]
@@ -196,7 +203,7 @@ def plot_losses(log_frame):
         raise ValueError(f"A loss figure needs the column 'step' and losses, got {list(log_frame.columns)}.")
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    fig, axes = _panels(rows, columns, (COLUMN if columns == 1 else PAGE, 1.4 * rows + 0.1), sharex=True)
+    fig, axes = panels(rows, columns, (COLUMN if columns == 1 else PAGE, 1.4 * rows + 0.1), sharex=True)
     for ax, name in zip(axes.flat, names, strict=False):
         series = log_frame[["step", name]].dropna()
         smooth = series[name].rolling(len(series) // 20 + 1, center=True, min_periods=1).mean()
@@ -224,11 +231,11 @@ def plot_timestep_sweep(frame, mids=None):
     """
     metrics, variants = list(frame["metric"].unique()), list(frame["variant"].unique())
     protocols = list(frame["protocol"].unique())
-    palette = _palette(protocols)
+    colours = palette(protocols)
     size = (PAGE if len(variants) > 1 else COLUMN, 1.35 * len(metrics) + 0.55)
-    fig, axes = _panels(len(metrics), len(variants), size, sharex="col", sharey="row")
+    fig, axes = panels(len(metrics), len(variants), size, sharex="col", sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
-        row[0].set_ylabel(_metric_label(metric))
+        row[0].set_ylabel(metric_label(metric))
         for ax, variant in zip(row, variants, strict=True):
             if mids is not None:
                 ax.axvline(mids[variant], color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED, zorder=1)
@@ -240,7 +247,7 @@ def plot_timestep_sweep(frame, mids=None):
                     line["mean"],
                     yerr=[line["mean"] - line["lo"], line["hi"] - line["mean"]],
                     fmt="-" + "osD^v"[shift % 5],
-                    color=palette[protocol],
+                    color=colours[protocol],
                     elinewidth=0.8,
                     mec="white",
                     mew=0.4,
@@ -252,7 +259,7 @@ def plot_timestep_sweep(frame, mids=None):
     for ax, variant in zip(axes[-1], variants, strict=True):
         ax.set_xlabel("Timestep t" + ("" if mids is None else f"   (dashed: mid-timestep {mids[variant]})"))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(variants) > 1 else 1)
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)) if len(variants) > 1 else 1)
     return fig
 
 
@@ -261,7 +268,7 @@ def plot_tradeoff(summary, x="psnr_y", y="lpips_squeeze"):
     """Perception against distortion: each method a point with its intervals (`statistics.summarise`)."""
     table = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
     methods = list(summary["method"].unique())
-    palette = _palette(methods)
+    colours = palette(methods)
     fig, ax = plt.subplots(figsize=(COLUMN, 2.5))
     for index, method in enumerate(methods):
         point = table.loc[method]
@@ -272,16 +279,40 @@ def plot_tradeoff(summary, x="psnr_y", y="lpips_squeeze"):
             xerr=[[px - low[0]], [high[0] - px]],
             yerr=[[py - low[1]], [high[1] - py]],
             fmt="osD^vP*X"[index % 8],
-            color=palette[method],
+            color=colours[method],
             elinewidth=0.8,
             ms=5,
             mec="white",
             mew=0.5,
             label=METHOD_LABELS.get(method, method),
         )
-    ax.set(xlabel=_metric_label(x), ylabel=_metric_label(y))
+    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@figure
+def plot_memory(frame):
+    """Peak memory against the side of the picture: a panel per family and stage, a line per mode.
+
+    `frame` has the columns family, stage, mode, side, bytes (`costs.autoencoder_memory`).
+    """
+    parts = list(frame.groupby(["family", "stage"], sort=False))
+    colours = palette(frame["mode"].unique())
+    fig, axes = panels(1, len(parts), (PAGE if len(parts) > 2 else COLUMN, 2.0), sharey=True)
+    for ax, ((family, stage), part) in zip(axes[0], parts, strict=True):
+        for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
+            ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("Side (pixels)")
+        ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_title(f"{AUTOENCODER_LABELS.get(family, family)}, {stage}")
+    axes[0, 0].set_ylabel("Peak memory (GB)")
+    axes[0, 0].set_ylim(bottom=0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return fig
 
 
@@ -294,16 +325,15 @@ def compare_crops(rows, labels, scores=None, boxes=None):
     """
     if any(len(row) != len(labels) for row in rows):
         raise ValueError(f"Each row needs {len(labels)} pictures, one per label, got {[len(row) for row in rows]}.")
-    cut = [
-        [_crop(picture, box) for picture in row] for row, box in zip(rows, boxes or [None] * len(rows), strict=True)
-    ]
+    frames = boxes or [None] * len(rows)
+    cropped = [[cut(picture, box) for picture in row] for row, box in zip(rows, frames, strict=True)]
     width = PAGE / len(labels)
-    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cut]
-    fig, axes = _panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
+    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
+    fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for i, row in enumerate(cut):
+    for i, row in enumerate(cropped):
         for j, picture in enumerate(row):
-            _show(axes[i, j], picture)
+            show_picture(axes[i, j], picture)
             if scores:
                 axes[i, j].set_xlabel(scores[i][j], labelpad=2, fontsize=6.5)
     for ax, label in zip(axes[0], labels, strict=True):
@@ -321,29 +351,32 @@ def contact_sheet(images, labels, columns=None):
     pictures = [np.asarray(image) for image in images]
     width = PAGE / columns
     height = pictures[0].shape[0] / pictures[0].shape[1] * width + (0.14 if any(labels) else 0.02)
-    fig, axes = _panels(count, columns, (PAGE, count * height + 0.05))
+    fig, axes = panels(count, columns, (PAGE, count * height + 0.05))
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for ax in axes.flat[len(images) :]:
         ax.set_visible(False)
     for ax, picture, label in zip(axes.flat, pictures, labels, strict=False):
-        _show(ax, picture)
+        show_picture(ax, picture)
         if label:
             ax.set_title(label, fontsize=6.5, fontweight="normal", loc="center", pad=2)
     return fig
 
 
-def _panels(rows, columns, size, **options):
+def panels(rows, columns, size, **options):
+    """Figure and its axes as an array `(rows, columns)`; `size` in inches."""
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
-def _show(ax, picture):
+def show_picture(ax, picture):
+    """An array `(H, W)` or `(H, W, 3)` without ticks or frame."""
     ax.imshow(picture, cmap="gray" if picture.ndim == 2 else None)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.grid(False)
 
 
-def _crop(picture, box):
+def cut(picture, box):
+    """The part (left, top, right, bottom) of a picture as an array, all of it for None; `ValueError` outside it."""
     picture = np.asarray(picture)
     if box is None:
         return picture
@@ -363,12 +396,13 @@ def _range(interval):
     return f"{interval[0]}" if interval[0] == interval[1] else f"{interval[0]}–{interval[1]}"
 
 
-def _metric_label(name):
+def metric_label(name):
+    """Heading of a metric with the arrow of its better direction."""
     spec = SPECS.get(name)
     return name if spec is None else f"{spec.label} {'↓' if spec.lower_better else '↑'}"
 
 
-def _palette(names):
+def palette(names):
     """Fixed colours for known methods; the others get those of `SPARE_COLOURS` in order of appearance."""
     spare = cycle(SPARE_COLOURS)
     return {name: METHOD_COLOURS[name] if name in METHOD_COLOURS else next(spare) for name in names}

@@ -109,7 +109,6 @@ RECIPES = {
 PRESETS = ("smoke", "mini", "latents", "paper", "release")
 
 PACKAGED_PRIORS = ("mini-ddpm", "mini-flow")  # folders of omgsr_lib/weights, beside mini-autoencoder
-ESTIMATOR = "mini-estimator"  # of the mid-timestep, for adaptive models on these
 
 # Tiny autoencoders of preset `latents`: the real latent spaces of Stable Diffusion and FLUX.1, about 10 MB each.
 TINY_AUTOENCODERS = {"s": "madebyollin/taesd", "f": "madebyollin/taef1"}
@@ -119,8 +118,6 @@ FAMILIES = {"s": "ddpm", "f": "flow"}
 MODELS = {
     "mini-s": ("mini", "s"),
     "mini-f": ("mini", "f"),
-    "mini-s-adaptive": ("mini", "s-adaptive"),
-    "mini-f-adaptive": ("mini", "f-adaptive"),
     "omgsr-s-512": ("release", "s-512"),
     "omgsr-s-1024": ("paper", "s-1024"),
     "omgsr-f-512": ("paper", "f-512"),

@@ -8,6 +8,7 @@ run.finish()
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ def atomic_write(path):
     should only write: errors as in `writing`.
     """
     path = Path(path)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{os.getpid()}-{_short(path.name)}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,20 @@ def atomic_write(path):
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def remove_parts(path):
+    """Remove what killed processes left of the file `path` that `atomic_write` was to write."""
+    path = Path(path)
+    for part in path.parent.glob(f".part-*-{glob.escape(_short(path.name))}"):
+        part.unlink()
+
+
+def _short(name):
+    """A file's name, or of a long one a hash and its end: a file system's 255 bytes must leave room for a prefix."""
+    if len(name.encode()) <= 200:
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()[:16] + name[-16:]
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from pathlib import Path
 from .data.photos import find_photos, open_photo
 from .presets import PRESETS
 from .provenance import ELSEWHERE, PROJECT_ROOT, sha256, versions, write_json
+from .report import write_report
 from .runner import NotebookFailed, check_type, declared_parameters, run_notebook
 
 
-# Each step and those whose files it reads, in the order of running; `study` is what `make study` left, if it was run.
+# Each step and those whose files it reads, in the order of running; `study` and `benchmarks` are what `make study` and
+# `omgsr benchmark` left, if they were run.
 STEPS = {
     "00_start_here": (),
     "01_latent_gap": (),
@@ -27,8 +29,9 @@ STEPS = {
         "03_train_omgsr_s",
         "04_train_omgsr_f",
         "06_evaluate",
+        "benchmarks/RealSR",
+        "benchmarks/RealSet65",
     ),
-    "08_adaptive_timestep": ("study",),
     "explore_timestep_injection": (),
 }
 
@@ -47,7 +50,7 @@ def reproduce(
     progress=True,
     cell_timeout=3600,
 ):
-    """Run the study's notebooks and return the names of those that ran.
+    """Run the study's notebooks, write `report.md` and `report.html`, and return the names of those that ran.
 
     A step is skipped when its fingerprint (notebook, parameters, library, shipped weights, pinned versions,
     photographs, files of the steps it reads) is the one in `<results>/<preset>/manifest.json`, and the files that its
@@ -82,7 +85,7 @@ def reproduce(
     if photos is not None:
         for path in find_photos(PROJECT_ROOT / photos):
             open_photo(path)
-    return run_steps(
+    ran = run_steps(
         STEPS,
         PROJECT_ROOT,
         preset=preset,
@@ -94,6 +97,8 @@ def reproduce(
         progress=progress,
         cell_timeout=cell_timeout,
     )
+    write_report(PROJECT_ROOT / results / preset)
+    return ran
 
 
 def run_steps(

@@ -1,21 +1,25 @@
-"""Restore photographs: PIL images or a folder in, PIL images or files out."""
+"""Restore photographs: PIL images in, PIL images out. `restore_files` does the same with files."""
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
 from .colour import fix_colour
-from .data.photos import find_photos, open_photo, to_image, to_pixels
-from .memory import free_memory
+from .data.pictures import Picture
+from .memory import free_memory, out_of_memory
 from .priors.latents import compression
-from .provenance import atomic_write
 from .tile_size import Settings, fitting_settings, retry_smaller
+from .tiled_vae import MODES
+from .tiling import plan_tiles
+
+
+STAGES = ("encode", "predict", "decode", "colour")
 
 
 @dataclass
@@ -31,7 +35,6 @@ class RestoreResult:
     seconds: dict = field(default_factory=dict)
 
 
-@torch.inference_mode()
 def restore(
     model,
     images,
@@ -47,8 +50,41 @@ def restore(
     planner=None,
     tile_batch=1,
     vae_mode=None,
+    batch_size=1,
 ):
     """Restore `images` (one PIL image or a list) and return a `RestoreResult`.
+
+    Args:
+        model: `OMGSR`.
+        progress: show a progress bar, in a terminal or notebook.
+        batch_size: how many pictures of equal padded size go through the model at once.
+        scale, timestep, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode: see `Restorer`.
+
+    Pictures are turned upright by their EXIF orientation. Grey ones come back as L (I;16 as I;16), transparent ones
+    with their alpha enlarged, all others as RGB; profile and EXIF data stand in `info` (see `Picture`). A wrong
+    argument raises `ValueError`.
+    """
+    images = [images] if isinstance(images, Image.Image) else list(images)
+    if not images:
+        raise ValueError("restore() needs at least one picture: got an empty list.")
+    restorer = Restorer(model, scale, timestep, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode)
+    pictures = enumerate(Picture.from_image(image) for image in images)
+    restored, seconds = [None] * len(images), dict.fromkeys(STAGES, 0.0)
+    with _progress(len(images), progress) as bar:
+        for group in batches(pictures, lambda item: restorer.padded(restorer.size(item[1].size)), batch_size):
+            numbers, group = zip(*group, strict=True)
+            results, clock = restorer([restorer.enlarge(picture) for picture in group])
+            for number, result in zip(numbers, results, strict=True):
+                restored[number] = result.image()
+            for stage in STAGES:
+                seconds[stage] += clock[stage]
+            bar.update(len(group))
+    return RestoreResult(restored, seconds)
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """Restores enlarged pictures, several of equal padded size at once.
 
     Args:
         model: `OMGSR`.
@@ -61,83 +97,136 @@ def restore(
             that does, and likewise chooses `vae_mode`.
         colour_fix: "adain", "wavelet" or None; the reference is the bicubic enlargement.
         seed: None takes the mean of the encoder's posterior (deterministic), an integer a sample of it, as the
-            authors' code does; every picture is sampled with this seed.
-        progress: show a progress bar, in a terminal or notebook.
+            authors' code does; every picture is sampled with this seed, in whatever batch it is.
         planner, tile_batch: "smallest" or "published" tiles, and how many go through the prior at once (see `tiled`).
-        vae_mode: encoder and decoder in one piece (None) or in parts, "exact" or "flat" (see `tiled_vae`).
+        vae_mode: encoder and decoder in one piece (None) or in parts, "exact" or "flat" (see `tiled_vae`); in parts
+            pictures are restored one by one.
 
-    Pictures are enlarged bicubically, padded by reflection to a multiple of `model.multiple` and cropped back. Out of
-    memory, a picture is tried once more with smaller tiles, with a warning. A wrong argument raises `ValueError`.
+    Raises `ValueError` for a wrong argument, before anything is computed.
     """
-    images = [images] if isinstance(images, Image.Image) else list(images)
-    if not images:
-        raise ValueError("restore() needs at least one picture: got an empty list.")
-    if not 1 <= scale < math.inf:
-        raise ValueError(f"scale must be at least 1 and finite: got {scale}.")
-    factor = compression(model.vae)
-    tiling = dict(window=window, planner=planner, tile_batch=tile_batch)
-    overlap = _in_latents("overlap", overlap, factor, model.multiple)
-    fixed = None
-    if tile != "auto":
-        fixed = Settings(_in_latents("tile", tile, factor, model.multiple), overlap, vae_mode)
-    device = next(model.parameters()).device
-    seconds = dict.fromkeys(("encode", "predict", "decode", "colour"), 0.0)
-    restored = []
-    for image in _progress(images, progress):
-        size = (round(image.width * scale), round(image.height * scale))
-        enlarged = to_pixels(image.convert("RGB").resize(size, Image.BICUBIC))[None].to(device)
-        padded = _pad(enlarged, model.multiple)
-        settings = fixed or fitting_settings(model, *padded.shape[-2:], free_memory(device) // 2, overlap)
 
-        def attempt(settings, enlarged=enlarged, padded=padded):
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            return _restore_one(model, enlarged, padded, timestep, settings, tiling, colour_fix, generator)
+    model: object
+    scale: float = 4
+    timestep: int | None = None
+    tile: int | str | None = None
+    overlap: int | None = None
+    window: str = "gaussian"
+    colour_fix: str | None = "adain"
+    seed: int | None = None
+    planner: str | None = None
+    tile_batch: int = 1
+    vae_mode: str | None = None
 
-        pixels, clock = retry_smaller(attempt, settings, max(padded.shape[-2:]) // factor, model.prior.latent_multiple)
-        restored.append(to_image(pixels))
+    def __post_init__(self):
+        if not 1 <= self.scale < math.inf:
+            raise ValueError(f"scale must be at least 1 and finite: got {self.scale}.")
+        if self.vae_mode not in (None, *MODES):
+            raise ValueError(f"vae_mode must be one of {', '.join(MODES)} or None: got {self.vae_mode!r}.")
+        tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+        latent_multiple = self.model.prior.latent_multiple
+        side = 2 * latent_multiple if tile in (None, "auto") else tile
+        planned = None if tile in (None, "auto") else overlap
+        planner = self.planner or ("smallest" if planned is None else "published")
+        plan_tiles(side, side, side, planned, planner=planner, multiple=latent_multiple).weights(self.window)
+        fix_colour(*torch.zeros(2, 1, 3, 2, 2), method=self.colour_fix)
+        if self.timestep is not None:
+            self.model.prior.schedule.expand(self.timestep, 1)
+
+    def _in_latents(self, name):
+        pixels = getattr(self, name)
+        if pixels in (None, "auto"):
+            return pixels
+        if pixels % self.model.multiple:
+            raise ValueError(f"{name} must be a multiple of {self.model.multiple} pixels: got {pixels}.")
+        return pixels // compression(self.model.vae)
+
+    def size(self, size):
+        """`(width, height)` of the restored picture of one of `size`."""
+        return tuple(round(side * self.scale) for side in size)
+
+    def padded(self, size):
+        """The restored `size` filled up to multiples of `model.multiple`: what the model sees."""
+        return tuple(side + -side % self.model.multiple for side in size)
+
+    def enlarge(self, picture):
+        """The bicubic enlargement of a `Picture` to its restored size."""
+        return picture.enlarge(*self.size(picture.size))
+
+    @torch.inference_mode()
+    def __call__(self, pictures):
+        """`(restored, seconds)` of enlarged pictures of one padded size; the seconds are those of each stage.
+
+        Pictures are padded by reflection to a multiple of `model.multiple` and cropped back. Out of memory, a batch is
+        taken apart, and a picture is tried once more with smaller tiles, with a warning.
+        """
+        enlarged = [picture.to_pixels() for picture in pictures]
+        height, width = enlarged[0].shape[-2:]
+        device = next(self.model.parameters()).device
+        settings = self._settings(height, width, device, len(pictures))
+        if settings.vae_mode is None and len(enlarged) > 1:
+            try:
+                pixels, seconds = self._restore(enlarged, settings, device)
+                return [p.with_pixels(x) for p, x in zip(pictures, pixels, strict=True)], seconds
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            warnings.warn(f"Out of memory with {len(enlarged)} pictures at once. Trying one by one.", stacklevel=2)
+        restored, seconds = [], dict.fromkeys(STAGES, 0.0)
+        factor, multiple = compression(self.model.vae), self.model.prior.latent_multiple
+        for picture, alone in zip(pictures, enlarged, strict=True):
+            side = max(alone.shape[-2:]) // factor
+            attempt = lambda settings, alone=alone: self._restore([alone], settings, device)  # noqa: E731
+            pixels, clock = retry_smaller(attempt, settings, side, multiple)
+            restored.append(picture.with_pixels(pixels[0]))
+            seconds = {stage: seconds[stage] + clock[stage] for stage in STAGES}
+        return restored, seconds
+
+    def _settings(self, height, width, device, count):
+        overlap = self._in_latents("overlap")
+        if self.tile != "auto":
+            return Settings(self._in_latents("tile"), overlap, self.vae_mode)
+        return fitting_settings(self.model, *self.padded((height, width)), free_memory(device) // 2 // count, overlap)
+
+    def _restore(self, enlarged, settings, device):
+        """Restored pixels `(3, H, W)` of each of `enlarged` and the seconds of each stage."""
+        model, weight = self.model, next(self.model.parameters())
+        tiling = dict(window=self.window, planner=self.planner, tile_batch=self.tile_batch)
+        generators = None
+        if self.seed is not None:
+            generators = [torch.Generator().manual_seed(self.seed) for _ in enlarged]
+        reference = [pixels.to(device)[None] for pixels in enlarged]
+        padded = torch.cat([_pad(pixels, model.multiple) for pixels in reference]).to(weight.dtype)
+        clock = [_now(device)]
+        if settings.vae_mode is not None and generators:
+            (generators,) = generators
+        latents = model.encode(padded, generator=generators, **settings.vae)
         clock.append(_now(device))
-        for stage, (begin, end) in zip(seconds, pairwise(clock), strict=True):
-            seconds[stage] += end - begin
-    return RestoreResult(restored, seconds)
+        clean = model.predict_clean(latents, self.timestep, tile=settings.tile, overlap=settings.overlap, **tiling)
+        clock.append(_now(device))
+        decoded = model.decode(clean, **settings.vae)
+        clock.append(_now(device))
+        restored = []
+        for pixels, target in zip(decoded.split(1), reference, strict=True):
+            pixels = pixels[..., : target.shape[-2], : target.shape[-1]].float().clamp(-1, 1)
+            restored.append(fix_colour(pixels, target, method=self.colour_fix)[0])
+        clock.append(_now(device))
+        return restored, {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
 
 
-def _restore_one(model, enlarged, padded, timestep, settings, tiling, colour_fix, generator):
-    """Restored pixels `(3, H, W)` and the times at which encoder, prediction and decoder began and the last ended."""
-    weight = next(model.parameters())
-    clock = [_now(weight.device)]
-    latents = model.encode(padded.to(weight.dtype), generator=generator, **settings.vae)
-    clock.append(_now(weight.device))
-    clean = model.predict_clean(latents, timestep, tile=settings.tile, overlap=settings.overlap, **tiling)
-    clock.append(_now(weight.device))
-    pixels = model.decode(clean, **settings.vae)[..., : enlarged.shape[-2], : enlarged.shape[-1]].float().clamp(-1, 1)
-    clock.append(_now(weight.device))
-    return fix_colour(pixels, enlarged, method=colour_fix)[0], clock
+def batches(items, key, size):
+    """Lists of at most `size` items with equal `key`, each in the items' order.
 
-
-def restore_folder(model, source, target, *, progress=True, **options):
-    """Restore a picture or every picture below the folder `source` into `target` as PNG; returns the paths written.
-
-    Names keep their relative path, and their suffix where two would collide. Options are those of `restore`. Raises
-    `ValueError` if a restored picture would replace one of the pictures.
+    At most 4 times `size` items wait for others of their kind; then those that have waited longest go on.
     """
-    source, target = Path(source), Path(target)
-    paths = [source] if source.is_file() else find_photos(source)
-    names = [path.relative_to(source.parent if source.is_file() else source) for path in paths]
-    stems = [name.with_suffix("") for name in names]
-    files = [
-        target / f"{name if stems.count(stem) > 1 else stem}.png" for name, stem in zip(names, stems, strict=True)
-    ]
-    replaced = {path.resolve() for path in paths} & {file.resolve() for file in files}
-    if replaced:
-        raise ValueError(
-            f"A restored picture must not replace a picture to restore: '{target}' holds {min(replaced).name}. "
-            "Choose another folder for the output."
-        )
-    for path, file in zip(_progress(paths, progress), files, strict=True):
-        image = restore(model, open_photo(path), progress=False, **options).images[0]
-        with atomic_write(file) as part:
-            image.save(part, format="PNG")
-    return files
+    waiting = {}
+    for item in items:
+        group = waiting.setdefault(key(item), [])
+        group.append(item)
+        if len(group) == size:
+            yield waiting.pop(key(item))
+        elif sum(map(len, waiting.values())) >= 4 * size:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def _pad(pixels, multiple):
@@ -147,18 +236,10 @@ def _pad(pixels, multiple):
     return F.pad(pixels, (0, right, 0, bottom), mode=mode)
 
 
-def _in_latents(name, pixels, factor, multiple):
-    if pixels is None:
-        return None
-    if pixels % multiple:
-        raise ValueError(f"{name} must be a multiple of {multiple} pixels: got {pixels}.")
-    return pixels // factor
-
-
-def _progress(items, shown):
+def _progress(total, shown):
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc="restore", disable=None if shown else True)  # None: off where there is no terminal
+    return tqdm(total=total, desc="restore", disable=None if shown else True)  # None: off where there is no terminal
 
 
 def _now(device):

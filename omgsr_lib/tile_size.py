@@ -2,7 +2,7 @@
 
 import warnings
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -67,18 +67,19 @@ def fitting_settings(model, height, width, budget, overlap=None):
     def codes(height, width):
         return fits(twin.encode, 3, height * factor, width * factor) and fits(twin.decode, channels, height, width)
 
-    tile, vae_mode, vae_tile = None, None, VAE_TILES[-1]
+    settings = Settings(None, overlap)
     if not predicts(max(height, width)):
         sides = range(STEP, max(height, width), STEP)
-        tile = sides[max(bisect_right(sides, False, key=lambda side: not predicts(side)) - 1, 0)]
+        count = bisect_right(sides, False, key=lambda side: not predicts(side))
+        settings = replace(settings, tile=sides[max(count - 1, 0)])
     if not codes(height, width):
-        vae_mode = "flat"
         vae_tile = next((side for side in VAE_TILES if codes(side + 24, side + 24)), VAE_TILES[-1])  # halo of 12
-    return Settings(tile, overlap, vae_mode, vae_tile)
+        settings = replace(settings, vae_mode="flat", vae_tile=vae_tile)
+    return settings
 
 
 def retry_smaller(attempt, settings, side, multiple):
-    """`attempt(settings)`, once more with `settings.smaller(side, multiple)` if the memory was too little; warns then."""
+    """`attempt(settings)`; if the memory was too little, a warning and one more with `settings.smaller(...)`."""
     try:
         return attempt(settings)
     except (RuntimeError, MemoryError) as error:

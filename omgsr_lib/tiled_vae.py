@@ -4,19 +4,18 @@ exact   Layer by layer over the whole picture, each layer in strips of rows: gro
         of the whole picture, the attention of the middle block all its positions. Equal to one piece up to rounding;
         holds two activations of the whole picture instead of about four.
 flat    Tile by tile through all layers, with a halo. What the normalisations and the attention must know of the whole
-        picture is estimated first. Memory of a few tiles. Without such layers (`AutoencoderDC`, `AutoencoderTiny`) a
-        halo as wide as the receptive field makes it exact too.
+        picture is estimated first, from patches that take the memory of a few tiles. Without such layers
+        (`AutoencoderDC`, `AutoencoderTiny`) a halo as wide as the receptive field makes it exact too.
 """
 
 import math
 from itertools import pairwise
 
-import torch
-
 from .moments import Moments
+from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
 from .vae_layers import decoder_layers, encoder_layers
-from .vae_parts import Estimate, KeySample, Part, normalise, spans
+from .vae_parts import Estimate, KeySample, Part, geometry, normalise, spans
 
 
 MODES = ("exact", "flat")
@@ -64,18 +63,19 @@ class FlatPass:
 
     Args:
         crop: `crop(rows, columns)` gives the input at two slices, `(B, C, h, w)` on the layers' device.
-        tile, halo: in latents, the coarser side of the layers.
-        patches, core: what a tile must know of the whole is estimated from `patches` x `patches` squares of `core`
-            latents, spread evenly with the borders in their own right.
+        tile, halo: side of a tile and of the surroundings that it reads, in latents, the coarser side of the layers.
+        patches, core, margin: what a tile must know of the whole is estimated from `patches` x `patches` squares of
+            `core` latents, with `margin` latents around, spread evenly with the borders in their own right; along a
+            side of at most `patches * core` latents from all of it.
         passes: how often all tiles are run beforehand to correct what the patches missed.
     """
 
-    def __init__(self, layers, crop, height, width, *, tile=64, halo=12, patches=16, core=4, passes=1):
+    def __init__(self, layers, crop, height, width, *, tile=64, halo=12, patches=16, core=4, margin=4, passes=1):
         scale = math.prod(layer.scale for layer in layers)
         self.layers, self.crop, self.size = layers, crop, (height, width)
         self.units = max(1, round(1 / scale)), max(1, round(scale))  # input and output positions per latent
         self.latents = tuple(side // self.units[0] for side in self.size)
-        self.tile, self.halo, self.patches, self.core = tile, halo, patches, core
+        self.tile, self.halo, self.patches, self.core, self.margin = tile, halo, patches, core, margin
         covered = all(side <= patches * core for side in self.latents)
         self.passes = 0 if covered else passes
         self.estimates = None
@@ -85,14 +85,18 @@ class FlatPass:
         """Number of tiles."""
         return math.prod(len(self._tile_spans(side)) for side in self.latents)
 
-    def tiles(self):
-        """Yield `(rows, columns, output)` of every tile: slices of the output and what belongs there."""
+    def tiles(self, distinct=False):
+        """Yield `(rows, columns, output)` of every tile: slices of the output and what belongs there.
+
+        `distinct`: of one tile of each geometry only, which is enough to know the memory of all.
+        """
         if self.estimates is None:
             self.estimates = self.estimate()
-        for part in self._parts(self._tile_spans):
+        for part in self._tiles(distinct):
             for layer, estimate in zip(self.layers, self.estimates, strict=True):
                 part.step(layer, estimate)
-            yield slice(*part.rows[-1].held), slice(*part.columns[-1].held), part.x
+            rows, columns = part.spans()
+            yield slice(*rows.held), slice(*columns.held), part.x
 
     def estimate(self):
         """The `Estimate` of each layer with a norm, None for the others."""
@@ -110,13 +114,13 @@ class FlatPass:
         `corrections`, for each layer: the moments of all tiles and of the patches under one set of estimates, and a
         sample of the keys. What tells tiles from patches changes little with the estimates, so it is added here.
         """
-        parts, estimates, seen = list(self._parts(self._patch_spans)), [], []
+        parts, estimates, seen = self._patches(), [], []
         for k, layer in enumerate(self.layers):
             estimate = moments = None
             if layer.norm is not None:
                 moments = Moments(layer.norm.num_groups)
                 for part in parts:
-                    moments.update(part.shown(part.x), part.weight)
+                    moments.update(part.shown(), part.weight)
                 estimate = Estimate(moments.mean, moments.variance)
                 if corrections is not None:
                     tiles, patches, estimate.sample = corrections[k]
@@ -135,28 +139,44 @@ class FlatPass:
         moments = [layer.norm and Moments(layer.norm.num_groups) for layer in self.layers]
         samples = [[] for _ in self.layers]
         stride = math.ceil(math.sqrt(math.prod(self.latents) / KEYS))
-        for part in self._parts(self._tile_spans):
+        for part in self._tiles():
             for layer, estimate, pooled, keys in zip(self.layers, estimates, moments, samples, strict=True):
                 if layer.norm is not None:
-                    pooled.update(part.shown(part.x))
+                    pooled.update(part.shown())
                 if layer.attention is not None:
                     keys.append(KeySample.of(part, layer, estimate, stride))
                 part.step(layer, estimate)
         return moments, [KeySample.join(keys) if keys else None for keys in samples]
 
-    def _parts(self, along):
-        """A `Part` for each pair of the output spans that `along(latents)` gives for an axis."""
+    def _tiles(self, distinct=False):
+        """A `Part` for each tile, made when its turn comes."""
+        places = [(rows, columns) for rows, columns, _ in self._places(self._tile_spans, self.halo)]
+        if distinct:
+            places = list({tuple(map(geometry, place)): place for place in places}.values())
+        for place in places:
+            yield Part([self._crop(*place)], [place])
+
+    def _patches(self):
+        """The patches, those of equal geometry and weight in one `Part`."""
+        groups = {}
+        for rows, columns, weight in self._places(self._patch_spans, self.margin):
+            groups.setdefault((geometry(rows), geometry(columns), weight), []).append((rows, columns))
+        return [Part([self._crop(*place) for place in places], places, key[2]) for key, places in groups.items()]
+
+    def _places(self, along, halo):
+        """`(rows, columns, weight)` for each pair of the output spans that `along(latents)` gives for an axis."""
+        unit = self.units[1]
         rows, columns = (
             [
-                (spans(self.layers, start * unit, stop * unit, size, self.halo * self.units[0]), weight)
+                (spans(self.layers, start * unit, stop * unit, size, halo * self.units[0]), weight)
                 for start, stop, weight in along(side)
             ]
-            for unit, size, side in zip((self.units[1],) * 2, self.size, self.latents, strict=True)
+            for size, side in zip(self.size, self.latents, strict=True)
         )
-        for row, row_weight in rows:
-            for column, column_weight in columns:
-                x = self.crop(slice(*row[0].held), slice(*column[0].held))
-                yield Part(x, row, column, row_weight * column_weight)
+        return [(row, column, row_weight * weight) for row, row_weight in rows for column, weight in columns]
+
+    def _crop(self, rows, columns):
+        return self.crop(slice(*rows[0].held), slice(*columns[0].held))
 
     def _tile_spans(self, side):
         return _even(side, -(-side // self.tile))
@@ -164,7 +184,7 @@ class FlatPass:
     def _patch_spans(self, side):
         core, inner = self.core, self.patches - 2
         if side <= self.patches * core:
-            return _even(side, max(1, side // core))
+            return [(0, side, 1.0)]
         share = (side - 2 * core) / inner
         starts = [core + round((k + 0.5) * share - core / 2) for k in range(inner)]
         inside = [(start, start + core, share / core) for start in starts]
@@ -179,7 +199,8 @@ def _even(side, count):
 def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
     """`encode_latents` of large `pixels` `(B, 3, H, W)` in mode "exact" or "flat"; `options` of `FlatPass`.
 
-    Raises `ValueError` for sides that are no multiples of the compression and for other modes and autoencoders.
+    A `generator` (see `noise`) draws the same sample of the posterior as in one piece. Raises `ValueError` for sides
+    that are no multiples of the compression and for other modes and autoencoders.
     """
     _check_mode(mode)
     factor = compression(vae)
@@ -194,9 +215,8 @@ def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
         encoded = _collect(FlatPass(layers, lambda y, x: pixels[..., y, x], *pixels.shape[-2:], **options))
     if generator is None:
         return posterior_latents(vae, encoded)
-    shape = posterior_latents(vae, encoded).shape
-    noise = torch.randn(shape, generator=generator, dtype=encoded.dtype, device=generator.device)
-    return posterior_latents(vae, encoded, noise=noise.to(encoded.device))
+    shape = (len(encoded), vae.config.latent_channels, *encoded.shape[2:])
+    return posterior_latents(vae, encoded, noise=randn(shape, generator, encoded))
 
 
 def decode_tiled(vae, latents, *, mode="flat", **options):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import to_device
+
 
 WINDOWS = ("gaussian", "released", "cosine", "ramp")
 PLANNERS = ("smallest", "published")
@@ -82,13 +84,14 @@ def _axis_weights(offsets, tile, centre, window, size):
 def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multiple=1):
     """A `TilePlan` of tiles of at most `tile` x `tile` that overlap by at least `overlap`.
 
-    planner "smallest": along each axis the smallest count of tiles, then the smallest tile that covers with this count,
-        offsets spread evenly. `overlap` is a ninth of the tile by default, which keeps the overdraw near (9/8)^2.
-    planner "published": tiles of `tile`, the smallest count with `(n - 1)(tile - overlap) + tile >= size`, in steps of
-        `tile - overlap`, the last offset clamped to `size - tile`. `overlap` is half a tile by default.
+    planner "smallest": along each axis the smallest count of tiles, then the smallest tile that covers with this
+        count, offsets spread evenly. `overlap` is a ninth of the tile by default: the overdraw is near (9/8)^2.
+    planner "published": tiles of `tile`, the smallest count with `(n - 1)(tile - overlap) + tile >= size`, in steps
+        of `tile - overlap`, the last offset clamped to `size - tile`. `overlap` is half a tile by default.
 
-    Sides and tiles are multiples of `multiple` (2 for FLUX, which packs 2x2 latents), as are the offsets of "smallest"; an
-    axis shorter than a tile has one tile of its size. Raises `ValueError` unless 0 <= overlap < tile: tiles must advance.
+    Sides and tiles are multiples of `multiple` (2 for FLUX, which packs 2x2 latents), as are the offsets of
+    "smallest"; an axis shorter than a tile has one tile of its size. Raises `ValueError` unless 0 <= overlap < tile:
+    tiles must advance.
     """
     if planner not in PLANNERS:
         raise ValueError(f"planner must be one of {', '.join(PLANNERS)}; got {planner!r}.")
@@ -170,7 +173,7 @@ def tiled(
         for (y, x), (row, column), output in zip(
             group, weights[first : first + tile_batch], outputs.split(batch), strict=False
         ):
-            weight = (row[:, None] * column).to(output.device, precision)
+            weight = to_device((row[:, None] * column).to(precision), output.device)
             result[..., y, x] += output * weight
         if progress is not None:
             progress(min(first + tile_batch, len(tiles)), len(tiles))

@@ -34,7 +34,7 @@ class Layer:
     attention: nn.Module | None = None
 
     def input_span(self, start, stop):
-        """Input rows (or columns) `[start, stop)` that the output rows `[start, stop)` depend on; may leave the picture."""
+        """Rows (or columns) of the input that those of the output depend on: ranges, which may leave the picture."""
         if self.scale == 2:
             start, stop = start // 2, -(-stop // 2)
         elif self.scale == 0.5:  # an even start, as the strides expect

@@ -54,25 +54,44 @@ def _scaled(span, scale):
     return math.floor(span[0] * scale), math.ceil(span[1] * scale)
 
 
+def geometry(found):
+    """What of the spans of an axis decides how a part is computed: the lengths, not where in the picture they lie."""
+    ends = ((s.held[0], *s.held, *s.clean, *s.shown) for s in found)
+    return tuple(tuple(end - first for end in rest) for first, *rest in ends)
+
+
 class Part:
-    """`x` `(B, C, h, w)` with its `rows` and `columns` (lists of `Span`), before layer `k`; counts `weight` times."""
+    """Crops of equal geometry, before layer `k`.
 
-    def __init__(self, x, rows, columns, weight=1.0):
-        self.x, self.rows, self.columns, self.weight = x, rows, columns, weight
+    Attributes:
+        x: `(n B, C, h, w)`, the B pictures of the first crop first.
+        places: `(rows, columns)` of each crop, lists of `Span`.
+        weight: how often the crops count.
+    """
+
+    def __init__(self, crops, places, weight=1.0):
+        self.x, self.places, self.weight = torch.cat(crops) if len(crops) > 1 else crops[0], places, weight
         self.k = 0
-        self.start = None  # of the residual branch, and the layer that it left from
+        self.start = None  # of the residual branch, and the rows and columns that it held
 
-    def shown(self, x):
-        """What the part stands for of `x`, a tensor before the current layer."""
-        rows, columns = self.rows[self.k], self.columns[self.k]
-        return _crop(x, rows.held, columns.held, rows.shown, columns.shown)
+    def spans(self, place=0):
+        """The `Span`s of rows and columns of one crop before the current layer."""
+        rows, columns = self.places[place]
+        return rows[self.k], columns[self.k]
+
+    def shown(self):
+        """What the part stands for: `(B, C, n h', w')`, its crops one below the other."""
+        rows, columns = self.spans()
+        shown = _crop(self.x, rows.held, columns.held, rows.shown, columns.shown)
+        return shown.unflatten(0, (len(self.places), -1)).movedim(0, 2).flatten(2, 3)
 
     def step(self, layer, estimate):
         """Go through `layer`, whose norm and attention use the `Estimate`."""
-        rows, columns = self.rows[self.k], self.columns[self.k]
+        rows, columns = self.spans()
         x = self.x if layer.norm is None else normalise(self.x, layer.norm, estimate)
         if layer.attention is not None:
-            self.x = self.x + attend(layer.attention, x, rows, columns, estimate.sample)
+            places = [self.spans(place) for place in range(len(self.places))]
+            self.x = self.x + attend(layer.attention, x, places, estimate.sample)
             self.k += 1
             return
         if layer.keeps:
@@ -80,7 +99,7 @@ class Part:
         x = layer.run(x)
         held = (_scaled(rows.held, layer.scale), _scaled(columns.held, layer.scale))
         self.k += 1
-        kept = self.rows[self.k].held, self.columns[self.k].held
+        kept = tuple(span.held for span in self.spans())
         x = _crop(x, *held, *kept)
         if layer.shortcut is not None:
             start, *held = self.start
@@ -106,14 +125,16 @@ class KeySample:
     @classmethod
     def of(cls, part, layer, estimate, stride=1):
         """Of what `part` shows before `layer`: the positions that are multiples of `stride`."""
-        (top, bottom), (left, right) = part.rows[part.k].shown, part.columns[part.k].shown
-        y, x = -(-top // stride) * stride, -(-left // stride) * stride
-        shown = part.shown(part.x)[..., y - top :: stride, x - left :: stride]
-        tokens = normalise(shown, layer.norm, estimate).flatten(2).transpose(1, 2)
-        positions = torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride))
-        keys, values = layer.attention.to_k(tokens), layer.attention.to_v(tokens)
+        chosen, positions = [], []
+        for place, shown in enumerate(part.shown().chunk(len(part.places), dim=2)):
+            (top, bottom), (left, right) = (span.shown for span in part.spans(place))
+            y, x = -(-top // stride) * stride, -(-left // stride) * stride
+            chosen.append(shown[..., y - top :: stride, x - left :: stride].flatten(2))
+            positions.append(torch.cartesian_prod(torch.arange(y, bottom, stride), torch.arange(x, right, stride)))
+        values, positions = torch.cat(chosen, dim=2)[..., None], torch.cat(positions)
+        tokens = normalise(values, layer.norm, estimate).flatten(2).transpose(1, 2)
         counts = torch.full((len(positions),), part.weight * stride**2)
-        return cls(keys, values, *positions.unbind(1), counts)
+        return cls(layer.attention.to_k(tokens), layer.attention.to_v(tokens), *positions.unbind(1), counts)
 
     @classmethod
     def join(cls, samples):
@@ -132,30 +153,42 @@ class Estimate:
 
 
 def normalise(x, norm, statistics):
-    """Group normalisation `norm` of `x` `(B, C, h, w)` with given `mean` and `variance` `(B, groups)`."""
+    """Group normalisation `norm` of `x` `(n B, C, h, w)` with given `mean` and `variance` `(B, groups)`."""
     batch, channels, height, width = x.shape
-    repeats = channels // norm.num_groups
-    mean, variance = (v.repeat_interleave(repeats, dim=1).flatten() for v in (statistics.mean, statistics.variance))
+    repeats, crops = channels // norm.num_groups, batch // len(statistics.mean)
+    mean, variance = (
+        v.repeat_interleave(repeats, dim=1).repeat(crops, 1).flatten() for v in (statistics.mean, statistics.variance)
+    )
     weight, bias = norm.weight.repeat(batch).to(mean.dtype), norm.bias.repeat(batch).to(mean.dtype)
     y = F.batch_norm(x.reshape(1, -1, height, width), mean, variance, weight, bias, training=False, eps=norm.eps)
     return y.view(batch, channels, height, width)
 
 
-def attend(attention, x, rows, columns, sample):
-    """Self-attention of the normalised `x`: over its own clean positions, and over the sample's outside of them."""
+def attend(attention, x, places, sample):
+    """Self-attention of normalised crops `x` `(n B, C, h, w)`, each over its own positions and the sample.
+
+    `places`: the `Span`s of rows and columns of each crop. Within what is clean of a crop, its own positions stand for
+    themselves; the sample stands for those outside.
+    """
+
+    def heads(tokens):
+        return tokens.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
     height, width = x.shape[-2:]
     tokens = x.flatten(2).transpose(1, 2)
-    own = torch.full((height, width), -math.inf)
-    _crop(own, rows.held, columns.held, rows.clean, columns.clean).zero_()
-    inside = _inside(sample.rows, rows.clean) & _inside(sample.columns, columns.clean)
-    mask = torch.cat([own.flatten(), sample.counts.log().masked_fill(inside, -math.inf)]).to(x)
-    keys = torch.cat([attention.to_k(tokens), sample.keys], dim=1)
-    values = torch.cat([attention.to_v(tokens), sample.values], dim=1)
-    query, keys, values = (
-        t.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for t in (attention.to_q(tokens), keys, values)
-    )
-    y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask.expand(1, 1, height * width, -1))
-    return attention.to_out[0](y.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (height, width))
+    crops = [heads(project(tokens)).chunk(len(places)) for project in (attention.to_q, attention.to_k, attention.to_v)]
+    sample_keys, sample_values = heads(sample.keys), heads(sample.values)
+    outputs = []
+    for (rows, columns), query, keys, values in zip(places, *crops, strict=True):
+        own = torch.full((height, width), -math.inf)
+        _crop(own, rows.held, columns.held, rows.clean, columns.clean).zero_()
+        inside = _inside(sample.rows, rows.clean) & _inside(sample.columns, columns.clean)
+        mask = torch.cat([own.flatten(), sample.counts.log().masked_fill(inside, -math.inf)]).to(x)
+        keys, values = torch.cat([keys, sample_keys], dim=2), torch.cat([values, sample_values], dim=2)
+        mask = mask.expand(1, 1, height * width, -1)
+        outputs.append(F.scaled_dot_product_attention(query, keys, values, attn_mask=mask))
+    y = torch.cat(outputs).transpose(1, 2).flatten(2)
+    return attention.to_out[0](y).transpose(1, 2).unflatten(2, (height, width))
 
 
 def _inside(positions, span):

@@ -1,19 +1,30 @@
-"""Interactive views of pictures that were computed before: no model runs here.
+"""Interactive views of pictures that were computed before: the slider reads a cache, it runs no model.
 
 A static picture is always shown first, as PNG, so that a notebook reads well where no kernel runs. The controls only
 exchange the bytes of a `widgets.Image`; no `Output` widget is used, so nothing piles up, saved notebooks stay small.
 `ipywidgets` is imported where it is needed.
 """
 
-import csv
 import html
-import io
-from pathlib import Path
+import threading
+from functools import partial
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .curves import curves_svg
+from .panels import WIDTH, contact_sheet, explorer_picture, to_png, variants_of, views_of, wiper_picture
+
 
 _OPEN = {}  # the view shown under each key: showing another one under the same key closes it
+
+# Hands a dropped file to the FileUpload beside it, which by itself takes only files chosen in a dialogue. Its input is
+# no part of the page: it is the one that a click of the button would open the dialogue of.
+_DROP_ZONE = """<div ondragover="event.preventDefault(); event.stopPropagation()" ondrop="
+event.preventDefault(); event.stopPropagation();
+const inputs = HTMLInputElement.prototype, click = inputs.click, files = event.dataTransfer.files;
+inputs.click = function () { this.files = files; this.dispatchEvent(new Event('change')); };
+try { this.closest('.omgsr-explorer').querySelector('.widget-upload').click(); } finally { inputs.click = click; }"
+style="border: 1.5px dashed #7F7F7F; border-radius: 4px; padding: 0 14px; line-height: 26px">or drop one here</div>"""
 
 
 class PictureView:
@@ -41,8 +52,7 @@ class PictureView:
     def _update(self, change=None):
         png, text = self._render(self.slider.value)
         self.image.value = png
-        self.image.tooltip = text
-        self.status.value = f'<span role="status">{html.escape(text)}</span>'
+        self.status.value = _status(text)
 
     def close(self):
         """Remove the widgets from the notebook and from memory; a second call does nothing."""
@@ -56,30 +66,217 @@ class PictureView:
         return f"<PictureView {'static' if self.slider is None else 'closed' if self.box is None else 'open'}>"
 
 
-def timestep_explorer(cache, *, static=(0, 100, 273, 500, 900), interactive=True):
-    """Show restored pictures over the timestep of injection: a contact sheet, then a slider over computed timesteps.
+class ExplorerView:
+    """The explorer: a static sheet and, if interactive, controls over a `FrameCache` that a thread fills.
 
-    `cache` is a folder with `index.csv`: a row per timestep, the columns timestep, file (a PNG in the folder) and any
-    number of scores, which the status line prints. `static` chooses the sheet: the computed timesteps nearest to it.
-    Every file is read and checked once, here. Returns a `PictureView`; another call with the same cache closes it.
+    The thread computes and draws frames from the slider's position outwards; a move of the slider shows a drawn one.
 
-    Raises `FileNotFoundError` for a missing cache or picture, `ValueError` for a damaged one.
+    Attributes: `sheet` (PNG bytes), the widgets `photo`, `upload`, `strength`, `view`, `timestep`, `number`, `border`,
+    `image`, `curves`, `progress`, `status`, `error`, and `box` around them (None without a kernel or once closed).
     """
-    frames = _read_cache(Path(cache))
-    shown = sorted({min(frames, key=lambda timestep: abs(timestep - wanted)) for wanted in static})
-    sheet = _sheet([frames[t][0] for t in shown], [f"t = {t}" for t in shown])
-    slider = None
-    if interactive:
-        import ipywidgets
 
-        slider = ipywidgets.SelectionSlider(
-            options=[(str(timestep), timestep) for timestep in frames],
-            value=list(frames)[len(frames) // 2],
-            description="Timestep",
-            continuous_update=False,
-        )
-    alt = f"Restored pictures at the timesteps {', '.join(map(str, shown))}"
-    return _show(("timestep_explorer", Path(cache).resolve()), PictureView(sheet, slider, frames.get), alt)
+    def __init__(self, explorer, cache, sheet, interactive=True):
+        self.sheet, self.box = sheet, None
+        self._lock, self._wake = threading.RLock(), threading.Event()
+        if not interactive:
+            return
+        self._explorer, self._cache = explorer, cache
+        self._wanted = None  # (photograph, strength) that was chosen and is not open yet
+        self._frames = {}  # PNG of drawn frames of this cache and view, by timestep
+        self._build(explorer, cache)
+        self._refresh()
+        self._observe()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def close(self):
+        """Stop the thread and remove the widgets; a second call does nothing."""
+        with self._lock:
+            if self.box is None:
+                return
+            box, self.box = self.box, None
+            self._wake.set()
+        for row in box.children:
+            for widget in getattr(row, "children", ()):
+                widget.close()
+            row.close()
+        box.close()
+
+    def __repr__(self):
+        return f"<ExplorerView {'closed or static' if self.box is None else 'open'}>"
+
+    # ---- widgets ----
+
+    def _build(self, explorer, cache):
+        import ipywidgets as w
+
+        start = cache.about["variants"][cache.variants[0]]["timestep"]
+        label = {"description_width": "84px"}
+        narrow = {"style": {"button_width": "auto"}, "layout": {"width": "auto"}}
+        beside = {"width": "84px", "margin": "2px 8px 2px 2px", "display": "flex", "justify_content": "flex-end"}
+        picture = {"width": f"{WIDTH}px", "max_width": "none"}
+        self.photo = w.Dropdown(options=explorer.photos, value=cache.about["photo"], description="Photograph",
+                                style=label)  # fmt: skip
+        self.upload = w.FileUpload(accept="image/*", description="Your own", layout={"width": "130px"})
+        self.strength = w.ToggleButtons(options=explorer.strengths, value=cache.about["strength"], **narrow)
+        self.view = w.ToggleButtons(options=[(name, view) for view, name in views_of(cache).items()], **narrow)
+        self.timestep = w.SelectionSlider(options=[(str(t), t) for t in cache.timesteps], value=start, readout=False,
+                                          description="Timestep", style=label, layout={"width": "660px"})  # fmt: skip
+        self.number = w.BoundedIntText(value=start, min=0, max=cache.about["last"], layout={"width": "80px"},
+                                       tooltip="Timestep: the nearest computed one is taken")  # fmt: skip
+        self.border = w.IntSlider(value=50, min=0, max=100, description="Border (%)", style=label,
+                                  layout={"width": "660px", "display": "none"})  # fmt: skip
+        self.image = w.Image(format="png", layout=picture)
+        self.curves = w.Image(format="svg+xml", layout=picture)
+        self.progress = w.IntProgress(max=len(cache.timesteps), layout={"width": "120px"})
+        self.status, self.error = w.HTML(), w.HTML()
+        strength, view = w.Label("Degradation", layout=beside), w.Label("View", layout=beside)
+        self.box = w.VBox(
+            [
+                w.HBox([self.photo, self.upload, w.HTML(_DROP_ZONE)]),
+                w.HBox([strength, self.strength, view, self.view]),
+                w.HBox([self.timestep, self.number]),
+                self.border,
+                w.HBox([self.progress, self.status]),
+                self.error,
+                self.image,
+                self.curves,
+            ]
+        ).add_class("omgsr-explorer")
+
+    def _observe(self):
+        self.photo.observe(self._choose, names="value")
+        self.strength.observe(self._choose, names="value")
+        self.upload.observe(self._take_upload, names="value")
+        self.view.observe(self._change_view, names="value")
+        self.timestep.observe(self._move, names="value")
+        self.number.observe(self._go_to_number, names="value")
+        self.border.observe(self._move, names="value")
+
+    def _move(self, change):
+        self.number.value = self.timestep.value
+        self._refresh()
+
+    def _go_to_number(self, change):
+        self.timestep.value = nearest(self._explorer.timesteps, self.number.value)
+        self.number.value = self.timestep.value
+
+    def _change_view(self, change):
+        with self._lock:
+            self._frames = {}
+            self.border.layout.display = None if self.view.value == "wiper" else "none"
+            self._refresh()
+        self._wake.set()
+
+    def _choose(self, change):
+        with self._lock:
+            self._wanted = self.photo.value, self.strength.value
+            self.status.value = _status(f"Opening {self.photo.value} ...")
+            self.error.value = ""
+        self._wake.set()
+
+    def _take_upload(self, change):
+        for file in self.upload.value:
+            try:
+                name = self._explorer.add_photo(file["name"], bytes(file["content"]))
+            except (ValueError, OSError) as err:
+                self._complain(err)
+                continue
+            with self._lock:
+                self.photo.options = self._explorer.photos
+                self.photo.value = name
+        self.upload.value = ()
+
+    def _refresh(self):
+        """Show what the controls say."""
+        with self._lock:
+            if self.box is None or self._cache is None:
+                return
+            cache, timestep, view = self._cache, self.timestep.value, self.view.value
+            variants, about = variants_of(cache, view), cache.about
+            self.image.value = self._frame(self._frames, cache, view, timestep)
+            self.curves.value = curves_svg(cache, variants, timestep).encode()
+            mids = [f" = t* of OMGSR-{v.upper()}" for v in variants if about["variants"][v]["timestep"] == timestep]
+            done, planned = len(cache.timesteps) - len(cache.missing), len(cache.timesteps)
+            self.progress.value = done
+            self.progress.layout.display = "none" if done == planned else None
+            ready = "" if done == planned else f"; {done} of {planned} timesteps computed"
+            place = f"t = {timestep}{''.join(mids)}"
+            self.status.value = _status(f"{about['photo']}, {about['strength']} degradation: {place}{ready}")
+
+    def _complain(self, err):
+        self.error.value = f'<span role="alert" style="color: #B00020">{html.escape(str(err))}</span>'
+
+    def _frame(self, frames, cache, view, timestep):
+        if view == "wiper":
+            return wiper_picture(cache, timestep, self.border.value)
+        if timestep in frames:
+            return frames[timestep]
+        png = explorer_picture(cache, view, timestep)
+        if cache.has(timestep):
+            frames[timestep] = png
+        return png
+
+    # ---- the thread that fills the cache ----
+
+    def _work(self):
+        while self.box is not None:
+            self._wake.clear()
+            while task := self._next_task():
+                try:
+                    task()
+                except Exception as err:  # shown, since a thread has no cell to fail in; the next choice starts anew
+                    with self._lock:
+                        self._wanted = self._cache = None
+                        self._complain(err)
+            self._wake.wait()
+
+    def _next_task(self):
+        """Open what was chosen; else compute or draw the frame nearest to the slider that needs it."""
+        with self._lock:
+            if self.box is None:
+                return None
+            if self._wanted is not None:
+                return partial(self._open, *self._wanted)
+            if self._cache is None:
+                return None
+            cache, frames, view = self._cache, self._frames, self.view.value
+            for timestep in sorted(cache.timesteps, key=lambda t: abs(t - self.timestep.value)):
+                if not cache.has(timestep):
+                    return partial(self._compute, cache, timestep)
+                if view != "wiper" and timestep not in frames:
+                    return partial(self._frame, frames, cache, view, timestep)
+            return None
+
+    def _open(self, photo, strength):
+        cache = self._explorer.open(photo, strength)
+        with self._lock:
+            if self._wanted == (photo, strength):
+                self._wanted, self._cache, self._frames = None, cache, {}
+        self._refresh()
+
+    def _compute(self, cache, timestep):
+        self._explorer.compute(cache, timestep)
+        self._refresh()
+
+
+def timestep_explorer(explorer, *, photo=None, strength="medium", static=(0, 100, 500, 700, 999), interactive=True):
+    """Show a photograph over the timestep of injection: a contact sheet, then the explorer.
+
+    Args:
+        explorer: `explorer.Explorer`, which opens, computes and takes photographs.
+        photo, strength: what is shown first, the explorer's first photograph by default.
+        static: the sheet shows the explorer's timesteps nearest to these, and the mid-timesteps.
+        interactive: False shows the sheet alone.
+
+    Returns an `ExplorerView`; another call with an explorer of the same folder closes it.
+    """
+    cache = explorer.open(photo or explorer.photos[0], strength)
+    mids = {about["timestep"] for about in cache.about["variants"].values()}
+    shown = sorted(mids | {nearest(explorer.timesteps, wanted) for wanted in static})
+    explorer.fill(cache, shown)
+    view = ExplorerView(explorer, cache, contact_sheet(cache, shown), interactive)
+    alt = f"{cache.about['photo']}: noisy latents, prior and tuned model at the timesteps {', '.join(map(str, shown))}"
+    return _show(("timestep_explorer", explorer.folder.resolve()), view, alt)
 
 
 def before_after(image_a, image_b, labels=("before", "after"), *, name="before_after", interactive=True):
@@ -103,46 +300,19 @@ def before_after(image_a, image_b, labels=("before", "after"), *, name="before_a
         border = round(before.width * position / 100)
         picture = after.copy()
         picture.paste(before.crop((0, 0, border, before.height)), (0, 0))
-        return _png(picture), f"left of {position} %: {labels[0]}; right: {labels[1]}"
+        return to_png(picture), f"left of {position} %: {labels[0]}; right: {labels[1]}"
 
-    sheet = _sheet([_png(before), _png(after)], labels)
+    sheet = _side_by_side([before, after], labels)
     return _show(("before_after", name), PictureView(sheet, slider, render), f"{labels[0]} beside {labels[1]}")
 
 
-def _read_cache(cache):
-    """`{timestep: (png, text)}` in rising order; every picture is opened once to prove that it is one."""
-    index = cache / "index.csv"
-    if not index.is_file():
-        raise FileNotFoundError(
-            f"An explorer needs a computed cache: '{index}' is missing. Run the step that writes it."
-        )
-    frames = {}
-    with open(index, newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                timestep, path = int(row.pop("timestep")), cache / row.pop("file")
-            except (KeyError, TypeError, ValueError) as err:
-                raise ValueError(f"'{index}' needs the columns timestep (integer) and file in every row.") from err
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"'{index}' names a picture that is missing: '{path}'. Compute the cache again."
-                )
-            png = path.read_bytes()
-            try:
-                Image.open(io.BytesIO(png), formats=["PNG"]).load()
-            except (OSError, SyntaxError) as err:
-                raise ValueError(
-                    f"A cached picture must be a readable PNG: '{path}' is not. Compute it again."
-                ) from err
-            frames[timestep] = png, "; ".join([f"t = {timestep}"] + [f"{name} {value}" for name, value in row.items()])
-    if not frames:
-        raise ValueError(f"'{index}' names no picture. Compute the cache again.")
-    return dict(sorted(frames.items()))
+def nearest(timesteps, wanted):
+    """The timestep nearest to `wanted`, of two equally near the smaller."""
+    return min(timesteps, key=lambda timestep: (abs(timestep - wanted), timestep))
 
 
-def _sheet(pngs, labels, height=200, gap=6, bar=20):
-    """PNG of pictures in a row at one height, each under its label."""
-    pictures = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+def _side_by_side(pictures, labels, height=200, gap=6, bar=20):
+    """PNG of RGB pictures in a row at one height, each under its label."""
     pictures = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, height + bar), "white")
@@ -152,13 +322,11 @@ def _sheet(pngs, labels, height=200, gap=6, bar=20):
         sheet.paste(picture, (left, bar))
         draw.text((left + picture.width / 2, bar / 2), label, fill="#262626", font=font, anchor="mm")
         left += picture.width + gap
-    return _png(sheet, level=6)
+    return to_png(sheet, level=6)
 
 
-def _png(picture, level=1):
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=level)
-    return buffer.getvalue()
+def _status(text):
+    return f'<span role="status">{html.escape(text)}</span>'
 
 
 def _show(key, view, alt):

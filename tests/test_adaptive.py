@@ -126,7 +126,7 @@ def test_a_batch_gives_each_picture_its_own_timestep(model):
 
 def test_a_model_without_estimator_says_which_have_one(model):
     model.estimator = None
-    with pytest.raises(ValueError, match="mini-s-adaptive"):
+    with pytest.raises(ValueError, match="Only a model with an estimator"):
         model.difference(pixels(1, 3, 64, 64))
 
 
@@ -136,7 +136,7 @@ def test_saved_and_loaded_an_adaptive_model_is_the_same(model, tmp_path):
     lq = pixels(1, 3, 64, 64)
     assert loaded.adaptive and torch.equal(loaded.difference(lq), model.difference(lq))
     with torch.no_grad():
-        torch.testing.assert_close(loaded(lq, 100).images, model(lq, 100).images, rtol=0, atol=1e-6)
+        torch.testing.assert_close(loaded(lq, 100).images, model(lq, 100).images, rtol=0, atol=2e-5)
 
 
 def test_likelihood_and_calibration():

@@ -4,15 +4,23 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, latent_space, load_schedule, restored_pairs
+from omgsr_lib.analysis import (
+    compare_tilings,
+    decoded_noisy_latents,
+    encode_pairs,
+    latent_space,
+    load_schedule,
+    restored_pairs,
+)
 from omgsr_lib.data.pairs import EvaluationPair
+from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.experiment import (
     evaluated_models,
-    injection_cache,
     low_quality_pictures,
     preset_model,
     study_photos,
 )
+from omgsr_lib.metrics.measures import checkerboard, psnr_rgb, seam_energy
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS
@@ -50,6 +58,26 @@ def test_restored_pairs_are_the_models_pictures_on_the_8_bit_grid():
     assert (restored[2] - expected).abs().max() <= 1 / 255 + 1e-4
 
 
+@pytest.mark.parametrize("family", ["ddpm", "flow"])
+def test_tilings_are_compared_with_one_pass(family):
+    """176 x 96 pixels in tiles of 64: 2 x 3 without overlap, 2 x 5 half overlapping; meters at their borders."""
+    model, image = OMGSR.from_base("tiny", family, 250), to_image(pair(size=64).hq[:, :24, :44])
+    frame, pictures = compare_tilings(model, image, 64)
+    frame = frame.set_index("tiling")
+    assert list(frame.index) == list(pictures) and pictures["published"].size == (176, 96)
+    counts = {"one pass": 1, "no overlap": 6, "published": 10}
+    assert {name: int(frame.tiles[name]) for name in counts} == counts
+    assert frame.overdraw["published"] == pytest.approx(10 * 64 * 64 / (176 * 96))
+    assert frame.overdraw["smallest"] < frame.overdraw["published"]
+    assert frame.loc["smallest, ramp", ["tiles", "overdraw"]].equals(frame.loc["smallest", ["tiles", "overdraw"]])
+    whole, tiles = (to_pixels(pictures[name])[None] for name in ("one pass", "published"))
+    assert frame.psnr["published"] == pytest.approx(psnr_rgb(tiles, whole).item())
+    borders = [48], [48, 80, 112, 136]  # tiles at 0, 32 and at 0, 32, 64, 96, 112
+    assert frame.seam["published"] == pytest.approx(seam_energy(tiles, *borders).item())
+    assert frame.seam_one_pass["published"] == pytest.approx(seam_energy(whole, *borders).item())
+    assert frame.checkerboard["published"] == pytest.approx(checkerboard(tiles).item())
+
+
 def test_schedules_need_no_download_and_unknown_families_are_refused():
     assert float(load_schedule("ddpm").alphas[273] ** 2) == pytest.approx(0.6357426, abs=1e-6)
     assert float(load_schedule("flow").sigmas[244]) == pytest.approx(0.5051124, abs=1e-6)
@@ -57,13 +85,15 @@ def test_schedules_need_no_download_and_unknown_families_are_refused():
         load_schedule("gan")
 
 
-def test_injection_cache_holds_the_models_own_timestep(tmp_path):
-    model = OMGSR.from_base("tiny", "flow", 244)
-    folder = injection_cache(model, pair(), tmp_path / "cache", count=3)
-    lines = (folder / "index.csv").read_text().splitlines()
-    assert lines[0] == "timestep,file,psnr_y,ssim_y,gmsd"
-    assert [int(line.split(",")[0]) for line in lines[1:]] == [0, 244, 500, 999]
-    assert all((folder / line.split(",")[1]).is_file() for line in lines[1:])
+def test_seeded_restorations_are_samples_around_the_mean():
+    model, one = OMGSR.from_base("tiny", "ddpm", 273), [pair()]
+    mean, again, first, second = (restored_pairs(model, one, seed=seed)[0] for seed in (None, None, 0, 1))
+    assert torch.equal(mean, again) and torch.equal(first, restored_pairs(model, one, seed=0)[0])
+    assert not torch.equal(first, mean) and not torch.equal(first, second)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        expected = model(one[0].lq[None], generator=generator).images[0].clamp(-1, 1)
+    assert torch.allclose(first, expected, atol=1 / 255 + 1e-6)
 
 
 def test_low_quality_pictures_are_small_degraded_centres_of_the_evaluation_photographs():

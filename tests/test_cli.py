@@ -18,7 +18,19 @@ from omgsr_lib.runner import NotebookFailed
 
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("reproduce", "study", "restore", "manifest", "midstep", "pretrain", "train", "evaluate")
+COMMANDS = (
+    "reproduce",
+    "study",
+    "restore",
+    "manifest",
+    "midstep",
+    "pretrain",
+    "train",
+    "evaluate",
+    "benchmark",
+    "report",
+    "explore",
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +92,9 @@ def test_unknown_options_and_commands(capsys):
         [],
         ["paint"],
         ["restore", "a.png", "--out", "b", "--colour", "x"],
+        ["restore", "a.png", "--out", "b", "--format", "gif"],
+        ["restore", "a.png", "--out", "b", "--tile", "large"],
+        ["restore", "a.png", "--out", "b", "--batch-size", "0"],
         ["train", "--steps", "many"],
         ["train", "--steps", "0"],
         ["train", "--batch-size", "-1"],
@@ -99,18 +114,58 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-@pytest.mark.parametrize("command", ["restore", "midstep", "train", "pretrain"])
+@pytest.mark.parametrize("command", ["midstep", "train", "pretrain", "explore"])
 def test_bad_photographs(command, kind, tiny, tmp_path, capsys):
     folder, out = bad(tmp_path, kind), tmp_path / "out"
     arguments = {
-        "restore": [folder, "--out", out, "--model", tiny],
         "midstep": ["--photos", folder, "--vae", "tiny"],
         "train": ["--photos", folder, "--out", out, "--preset", "smoke", "--variant", "s"],
         "pretrain": ["autoencoder", "--photos", folder, "--out", out, "--steps", 1],
+        "explore": ["--photos", folder, "--html", out / "out.html", "--model", tiny],
     }
     line = refused(capsys, command, *arguments[command])
     assert re.search(MESSAGES[kind], line), line
     assert not out.exists() or list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty"])
+def test_a_restoration_without_photographs(kind, tiny, tmp_path, capsys):
+    line = refused(capsys, "restore", bad(tmp_path, kind), "--out", tmp_path / "out", "--model", tiny)
+    assert re.search(MESSAGES[kind], line) and not (tmp_path / "out").exists()
+
+
+def test_bad_photographs_fail_alone(photos, tiny, tmp_path, capsys):
+    """A line on stderr for each, code 1 and a summary; the same command again skips what is finished."""
+    (photos / "text.png").write_text("not a picture")
+    Image.new("RGB", (15, 40)).save(photos / "small.png")
+    command = ["restore", str(photos), "--out", str(tmp_path / "out"), "--model", str(tiny), "--scale", "1"]
+    for summary in ("2 restored, 2 failed", "0 restored, 2 skipped, 2 failed"):
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert out == f"{summary}: {tmp_path / 'out'}\n"
+        small, text = err.splitlines()
+        assert re.match("omgsr restore: A photograph must measure at least 16 pixels .*small.png' is 15x40", small)
+        assert re.match("omgsr restore: A photograph must be a readable picture: .*text.png' is not", text)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png"]
+
+
+def test_options_of_a_restoration(photos, tiny, tmp_path, capsys):
+    options = (
+        "--scale 1.5 --tile 64 --overlap 16 --window cosine --planner smallest --tile-batch 2 --batch-size 2 --seed 3"
+    )
+    options += " --format jpeg --quality 80 --max-pixels 19200 --colour-fix wavelet"
+    command = ["restore", str(photos), "--out", str(tmp_path / "out"), "--model", str(tiny), *options.split()]
+    assert main(command) == 0
+    assert capsys.readouterr() == (f"2 restored: {tmp_path / 'out'}\n", "")
+    model = OMGSR.from_pretrained(tiny).merge()
+    chosen = dict(tile=64, overlap=16, window="cosine", planner="smallest", seed=3, colour_fix="wavelet")
+    expected = restore(model, Image.open(photos / "a.png"), scale=1.5, progress=False, **chosen).images[0]
+    expected.save(tmp_path / "expected.jpg", quality=80, subsampling=0)
+    with Image.open(tmp_path / "out" / "a.jpg") as found, Image.open(tmp_path / "expected.jpg") as wanted:
+        assert found.size == (240, 180) and np.abs(np.asarray(found, int) - np.asarray(wanted, int)).mean() < 0.5
+    assert main([*command[:-2], "--max-pixels", "19199", "--force"]) == 1
+    assert capsys.readouterr().err.count("must not have more pixels than the limit") == 2
+    assert main([*command, "--tile", "auto", "--vae-mode", "exact", "--force"]) == 0
 
 
 def test_bad_photographs_are_found_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
@@ -135,7 +190,7 @@ def test_wrong_names(photos, tiny, tmp_path, capsys):
     line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--tile", "20")
     assert "tile must be a multiple of 8 pixels" in line
     line = refused(capsys, "restore", photos, "--out", photos.parent / "photos", "--model", tiny)
-    assert "must not replace" in line
+    assert "must not be that of the pictures" in line
     assert not out.exists() and sorted(p.name for p in photos.iterdir()) == ["a.png", "b.jpg"]
 
 
@@ -169,10 +224,12 @@ def test_an_output_that_cannot_be_written(photos, tiny, tmp_path, capsys):
 def test_restore_end_to_end(photos, tiny, tmp_path):
     """As a user runs it: a process of its own, PNG files that equal the library's result, nothing on stderr."""
     command = [sys.executable, "-m", "omgsr_lib.cli", "restore", photos, "--out", tmp_path / "out", "--model", tiny]
-    done = subprocess.run([*map(str, command), "--scale", "2"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [*map(str, command), "--scale", "2", "--precision", "no"], capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stdout) == (0, f"2 restored: {tmp_path / 'out'}\n")
     assert "Traceback" not in done.stderr and "restore:" not in done.stderr
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".omgsr.jsonl", "a.png", "b.png"]
     model = OMGSR.from_pretrained(tiny).merge()
     expected = restore(model, Image.open(photos / "a.png"), scale=2, progress=False).images[0]
     found = np.asarray(Image.open(tmp_path / "out" / "a.png"), dtype=int)
@@ -249,4 +306,52 @@ def test_evaluate_prints_means_and_writes_every_value(photos, tmp_path, capsys):
     assert "psnr_y" in capsys.readouterr().out
     line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
     assert "A metric must be one of" in line
+
+
+def test_evaluate_goes_on_from_its_cache_and_needs_no_reference(photos, tmp_path, capsys, monkeypatch):
+    command = ["evaluate", str(photos), "--metrics", "checkerboard", "--cache", str(tmp_path / "cache")]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["a.json", "b.json"]
+    monkeypatch.setattr("omgsr_lib.metrics.evaluate._score", lambda *arguments: 1 / 0)  # nothing is measured again
+    assert main(command) == 0 and capsys.readouterr().out == first
+    assert "needs reference pictures" in refused(capsys, "evaluate", photos)
+
+
+def test_evaluate_writes_the_table_of_conventions(photos, tmp_path):
+    table = tmp_path / "conventions.csv"
+    assert main(["evaluate", str(photos), str(photos), "--conventions", str(table)]) == 0
+    assert set(pd.read_csv(table).measure) == {"PSNR", "SSIM"}
+
+
+def test_evaluate_refuses(photos, tmp_path, capsys):
+    line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
+    assert "A metric must be one of" in line
     assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
+
+
+def test_explore_writes_a_page(tiny, photos, tmp_path, capsys):
+    page = tmp_path / "new" / "out.html"
+    options = [
+        "--photos",
+        photos,
+        "--model",
+        tiny,
+        "--first",
+        "1",
+        "--strengths",
+        "mild",
+        "--size",
+        "32",
+        "--steps",
+        "2",
+    ]
+    assert main([str(option) for option in ["explore", "--html", page, *options]]) == 0
+    assert re.fullmatch(rf"{re.escape(str(page))}: 0\.\d MB\n", capsys.readouterr().out)
+    text = page.read_text()
+    assert (
+        text.count('"photo":"a","strength":"mild"') == text.count('"strength":') == 1
+        and '"timesteps":[0,273,999]' in text
+    )
+    assert "an .html file: got 'out.htm'" in refused(capsys, "explore", "--html", tmp_path / "out.htm")
+    assert "A strength must be" in refused(capsys, "explore", "--html", page, "--strengths", "strong")

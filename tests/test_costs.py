@@ -6,9 +6,18 @@ import time
 import pytest
 import torch
 
-from omgsr_lib.costs import dry_run, format_dry_run, inference_costs, meta_model, training_costs
+from omgsr_lib.costs import (
+    autoencoder_memory,
+    dry_run,
+    format_dry_run,
+    inference_costs,
+    meta_model,
+    restoration_costs,
+    training_costs,
+)
 from omgsr_lib.counting import count
 from omgsr_lib.losses.networks import build_losses
+from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 
 
@@ -33,6 +42,26 @@ def test_flops_of_a_restoration(name):
 def plain():
     """Of the smoke recipe of flow matching, without loss networks, under autocast."""
     return training_costs(recipe("smoke", "f"))
+
+
+def test_memory_of_the_autoencoders_in_one_piece():
+    """Five activations of 128 channels at the picture's resolution to encode, six to decode; linear in the area."""
+    frame = autoencoder_memory(("ddpm",), (1024, 8192), ("one piece",)).set_index(["stage", "side"]).bytes
+    activation = 128 * 1024**2 * 2
+    assert frame["encode", 1024] == pytest.approx(5 * activation, rel=0.01)
+    assert frame["decode", 1024] == pytest.approx(6 * activation, rel=0.01)
+    assert frame["encode", 8192] / frame["encode", 1024] == pytest.approx(64, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["ddpm", "flow"])
+def test_flat_memory_at_full_size_does_not_grow(family):
+    """At 8192 pixels 1.05 times that at 2048, which one piece passes already."""
+    frame = autoencoder_memory((family,), (2048, 8192), ("flat",)).set_index(["stage", "side"]).bytes
+    for stage in ("encode", "decode"):
+        assert frame[stage, 8192] <= 1.05 * frame[stage, 2048]
+        whole = autoencoder_memory((family,), (2048,), ("one piece",)).set_index("stage").bytes
+        assert frame[stage, 2048] < 0.5 * whole[stage]
 
 
 def test_costs_of_a_tiny_training():
@@ -160,3 +189,15 @@ def test_memory_that_the_authors_report(variant, resolution, checkpointing, publ
     trained = sum(t.numel() for t in tensors if t.requires_grad)
     counted = sum(t.nbytes for t in tensors) + 12 * trained + activations
     assert 1 < published - counted / 1e9 < 5
+
+
+def test_costs_of_a_restoration_are_counts_and_measured_seconds():
+    chosen = recipe("smoke", "s")
+    model = OMGSR.from_recipe(chosen)
+    table = restoration_costs("tiny", chosen, model=model, repeats=1)
+    counted = inference_costs(chosen, model=meta_model(chosen, "no"))
+    assert table["stage"].tolist() == ["encode", "denoiser", "decode"] and set(table["method"]) == {"tiny"}
+    assert table["GMAC"].tolist() == (counted["flops"] / 2e9).tolist()
+    assert table["parameters (M)"].sum() * 1e6 == pytest.approx(counted["parameters"].sum())
+    assert table["weights (MiB)"].tolist() == (counted["parameters"] * 4 / 2**20).tolist()
+    assert (table["seconds"] > 0).all() and next(model.parameters()).device.type == "cpu"

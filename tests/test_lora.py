@@ -6,7 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omgsr_lib.lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from omgsr_lib.lora import (
+    FOLDERS,
+    TARGETS,
+    add_lora,
+    load_adapter,
+    lora_parameters,
+    merge_lora,
+    remove_lora,
+    save_adapter,
+)
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 
 
@@ -253,3 +262,14 @@ def test_folder_names_are_the_official_ones():
         "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
         "flow": ("flux_adapter", "vae_encoder_adapter"),
     }
+
+
+@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+def test_removing_gives_the_module_without_adapters(kind):
+    module, targets = module_of(kind)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    add_lora(module, 4, targets)
+    for parameter in lora_parameters(module).values():
+        torch.nn.init.normal_(parameter)
+    after = remove_lora(module).state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())

@@ -105,7 +105,9 @@ def test_the_whole_chain_runs_with_the_smoke_preset(tmp_path):
         nbformat.validate(executed)
         assert "widgets" not in executed.metadata
         assert any(cell.outputs for cell in code_cells(executed))
+    report = [(folder / name).read_bytes() for name in ("report.md", "report.html")]
     assert reproduce("smoke", results=tmp_path, progress=False) == []
+    assert report == [(folder / name).read_bytes() for name in ("report.md", "report.html")]
 
 
 def check_parses(path):

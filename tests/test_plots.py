@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from omgsr_lib import plots, tables
+from omgsr_lib import plots
 
 
 @pytest.fixture
@@ -115,6 +115,23 @@ def test_tradeoff_places_each_method(summary):
     assert to_hex(points[1].lines[0].get_color()) == plots.METHOD_COLOURS["omgsr-s"].lower()
 
 
+def test_memory_has_a_panel_per_stage_and_a_line_per_mode():
+    modes, sides = ("one piece", "flat"), (1024, 2048)
+    rows = [
+        {"family": "ddpm", "stage": stage, "mode": mode, "side": side, "bytes": side**2 * (1 + i) * (3 + j) * 1000}
+        for i, stage in enumerate(("encode", "decode"))
+        for j, mode in enumerate(modes)
+        for side in sides
+    ]
+    fig = plots.plot_memory(pd.DataFrame(rows))
+    assert [ax.get_title("left") for ax in fig.axes] == ["SD, encode", "SD, decode"]
+    for i, ax in enumerate(fig.axes):
+        for j, line in enumerate(ax.get_lines()):
+            assert line.get_label() == modes[j]
+            assert line.get_xdata().tolist() == [1024, 2048]
+            assert line.get_ydata() == pytest.approx([side**2 * (1 + i) * (3 + j) / 1e6 for side in sides])
+
+
 def test_crops_show_the_box_of_the_picture():
     picture = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
     fig = plots.compare_crops([[picture, Image.fromarray(picture)]], ["a", "b"], boxes=[(5, 2, 25, 12)])
@@ -144,36 +161,3 @@ def test_figures_are_written_whole_or_not_at_all(summary, tmp_path, monkeypatch)
 def test_losses_need_a_step():
     with pytest.raises(ValueError, match="needs the column 'step' and losses, got \\['pixel'\\]"):
         plots.plot_losses(pd.DataFrame({"pixel": [1.0]}))
-
-
-def test_markdown_table_marks_the_best(summary):
-    assert tables.to_markdown(summary, labels={"omgsr-s": "OMGSR-S"}) == (
-        "| Method | PSNR-Y (dB) ↑ | LPIPS-Squeeze ↓ |\n"
-        "| :-- | --: | --: |\n"
-        "| bicubic | 22.46 [22.10, 22.90] | 0.5500 [0.5000, 0.6000] |\n"
-        "| OMGSR-S | **23.46 [23.10, 23.90]** | **0.2100 [0.2000, 0.2200]** |\n"
-    )
-    part = summary.iloc[[0, 1, 2]].assign(dataset=["x", "y", "x"])
-    assert tables.to_markdown(part, intervals=False).splitlines()[2:] == [
-        "| x | bicubic | **22.46** | **0.5500** |",
-        "| y | omgsr-s | **23.46** | – |",
-    ]
-
-
-def test_latex_table_is_booktabs(summary, tmp_path):
-    summary = summary.replace({"method": {"bicubic": "bicubic_x4"}})
-    text = tables.write_table(summary, tmp_path / "table.tex", intervals=False).read_text()
-    assert text.split("\n") == [
-        r"\begin{tabular}{lrr}",
-        r"\toprule",
-        r" & PSNR-Y (dB) $\uparrow$ & LPIPS-Squeeze $\downarrow$ \\",
-        r"\midrule",
-        r"bicubic\_x4 & 22.46 & 0.5500 \\",
-        r"omgsr-s & \bfseries 23.46 & \bfseries 0.2100 \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-        "",
-    ]
-    with pytest.raises(ValueError, match="written as .md or .tex"):
-        tables.write_table(summary, tmp_path / "table.txt")
-    assert [file.name for file in tmp_path.iterdir()] == ["table.tex"]

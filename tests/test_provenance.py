@@ -167,3 +167,16 @@ def test_git_state(tmp_path, monkeypatch):
     assert git_state() == (commit, True)
     monkeypatch.setenv("PATH", "")
     assert git_state() == (None, None)
+
+
+def test_parts_of_killed_processes_are_removed_for_one_file_alone(tmp_path):
+    long = "n" * 251 + ".csv"
+    for name in ("a.csv", "[1].csv", long):
+        with atomic_write(tmp_path / name) as part:
+            part.write_text("whole")
+            stale = part.with_name(part.name.replace(str(os.getpid()), "1"))
+            stale.write_text("half")
+        assert stale.exists() and (tmp_path / name).read_text() == "whole"
+    provenance.remove_parts(tmp_path / "[1].csv")
+    provenance.remove_parts(tmp_path / long)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".part-1-a.csv", "[1].csv", "a.csv", long]

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from omgsr_lib.colour import adain
 from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore, restore_folder
+from omgsr_lib.restore import restore
 
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])
@@ -70,11 +70,69 @@ def test_list_and_single_image_agree_and_keep_their_order(ddpm):
     assert not same(together[0].resize((8, 8)), together[1].resize((8, 8)))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_other_colour_modes_are_taken_as_rgb(ddpm, mode):
-    image = picture(16, 16).convert(mode)
+@pytest.mark.parametrize(
+    ("mode", "restored"),
+    [("L", "L"), ("1", "L"), ("LA", "LA"), ("RGBA", "RGBA"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")],
+)
+def test_colour_modes(ddpm, mode, restored):
+    """Colours are restored as those of the RGB picture; grey is the luma of them, alpha is enlarged."""
+    image = picture(16, 16).convert("L" if mode == "I;16" else mode)
+    if mode == "LA" or mode == "RGBA":
+        image.putalpha(picture(16, 16, seed=1).convert("L").point(lambda value: max(value, 1)))
+    given = image
+    if mode == "I;16":
+        given = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    result = restore(ddpm, given, scale=2, progress=False).images[0]
+    expected = restore(ddpm, image.convert("RGB"), scale=2, progress=False).images[0]
+    assert (result.mode, result.size) == (restored, (32, 32))
+    if restored in ("RGB", "RGBA"):
+        assert same(result.convert("RGB"), expected)
+    else:
+        values = np.asarray(result) / 257 if mode == "I;16" else np.asarray(result.getchannel(0), dtype=float)
+        error = np.abs(values - np.asarray(expected.convert("L")))
+        assert error.max() <= (4 if mode == "I;16" else 1) and error.mean() < 0.5  # 8 bits are rounded on the way in
+    if "A" in restored:
+        assert same(result.getchannel("A"), image.getchannel("A").resize((32, 32), Image.BICUBIC))
+
+
+def test_orientation_profile_and_exif(ddpm):
+    image, exif = picture(24, 16), Image.Exif()
+    exif[271], exif[ExifTags.Base.Orientation] = "maker", 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.info.update(exif=exif.tobytes(), icc_profile=profile)
     result = restore(ddpm, image, scale=2, progress=False).images[0]
-    assert same(result, restore(ddpm, image.convert("RGB"), scale=2, progress=False).images[0])
+    assert same(result, restore(ddpm, picture(24, 16).rotate(-90, expand=True), scale=2, progress=False).images[0])
+    assert result.info["icc_profile"] == profile
+    assert result.getexif()[271] == "maker" and ExifTags.Base.Orientation not in result.getexif()
+
+
+@pytest.mark.parametrize("options", [{}, dict(seed=4), dict(tile=32), dict(vae_mode="exact", seed=4)])
+def test_batches(model, options, monkeypatch):
+    """Pictures of equal padded size go through the model together and come out as they do alone."""
+    images = [picture(16, 16, 1), picture(24, 16, 2), picture(15, 16, 3), picture(16, 16, 4)]
+    alone = [restore(model, image, progress=False, **options).images[0] for image in images]
+    sizes, decode = [], type(model).decode
+    monkeypatch.setattr(type(model), "decode", lambda self, z, **more: sizes.append(len(z)) or decode(self, z, **more))
+    together = restore(model, images, batch_size=2, progress=False, **options).images
+    assert sizes == ([1] * 4 if "vae_mode" in options else [2, 1, 1])
+    for a, b in zip(together, alone, strict=True):
+        assert a.size == b.size and np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+
+
+def test_a_batch_that_does_not_fit_is_taken_apart(ddpm, monkeypatch):
+    decode = type(ddpm).decode
+
+    def short(self, latents, **options):
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(self, latents, **options)
+
+    images = [picture(16, 16, seed) for seed in range(3)]
+    expected = restore(ddpm, images, progress=False).images
+    monkeypatch.setattr(type(ddpm), "decode", short)
+    with pytest.warns(UserWarning, match="Out of memory with 3 pictures at once. Trying one by one"):
+        found = restore(ddpm, images, batch_size=3, progress=False).images
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_seeds(ddpm):
@@ -158,48 +216,3 @@ def test_wrong_arguments(ddpm, options, message):
 def test_an_empty_list_is_refused(ddpm):
     with pytest.raises(ValueError, match="at least one picture: got an empty list"):
         restore(ddpm, [])
-
-
-def test_a_folder_keeps_names_and_tells_equal_ones_apart(ddpm, tmp_path):
-    for name in ("a.png", "a.bmp", "b.v2.png", "deep/c.JPG"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(8, 8, seed=len(name)).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
-    written = restore_folder(ddpm, tmp_path / "in", tmp_path / "out", scale=2, progress=False)
-    names = ["a.bmp.png", "a.png.png", "b.v2.png", "deep/c.png"]
-    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in written) == names
-    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")) == names
-    expected = restore(ddpm, Image.open(tmp_path / "in" / "a.png"), scale=2, progress=False).images[0]
-    assert same(Image.open(tmp_path / "out" / "a.png.png"), expected)
-
-
-def test_a_single_file(ddpm, tmp_path):
-    picture(8, 8).save(tmp_path / "a.png")
-    assert restore_folder(ddpm, tmp_path / "a.png", tmp_path / "out", progress=False) == [tmp_path / "out" / "a.png"]
-
-
-def test_sources_are_never_overwritten(ddpm, tmp_path):
-    picture(8, 8).save(tmp_path / "a.png")
-    before = (tmp_path / "a.png").read_bytes()
-    for source in (tmp_path, tmp_path / "a.png"):
-        with pytest.raises(ValueError, match="must not replace a picture to restore: .* holds a.png"):
-            restore_folder(ddpm, source, tmp_path, progress=False)
-    assert (tmp_path / "a.png").read_bytes() == before
-
-
-def test_a_bad_picture_leaves_no_partial_file(ddpm, tmp_path, monkeypatch):
-    (tmp_path / "in").mkdir()
-    picture(8, 8).save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "b.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="b.png' is not. Remove or replace it"):
-        restore_folder(ddpm, tmp_path / "in", tmp_path / "out", progress=False)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
-
-    def fail(self, file, **options):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="cannot write .*full.*a.png .No space left on device.: free some space"):
-        restore_folder(ddpm, tmp_path / "in", tmp_path / "full", progress=False)
-    assert list((tmp_path / "full").iterdir()) == []

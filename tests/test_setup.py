@@ -25,7 +25,7 @@ PIN = re.compile(r"([A-Za-z0-9_.-]+)==([0-9][0-9A-Za-z.]*)")
 FAKE_PYTHON = f"""#!/bin/sh
 if [ "$1" = -c ]; then exec {sys.executable} -c "import sys; sys.version_info = ${{VERSION:-(3, 11, 0)}}; $2"; fi
 mkdir -p .venv/bin
-for tool in pip omgsr pytest ruff lint-imports; do
+for tool in pip omgsr pytest ruff lint-imports playwright; do
     printf '#!/bin/sh\\necho %s "$@" >> log\\n[ ! -e broken ]\\n' $tool > .venv/bin/$tool
     chmod +x .venv/bin/$tool
 done
@@ -150,6 +150,18 @@ def test_make_takes_up_an_installation_that_stopped(clone):
     assert log == [*INSTALL, "ruff check", "ruff format --check", "lint-imports", "pytest -n 2"]
 
 
+def test_make_test_browser_takes_the_systems_chromium_or_downloads_one(clone):
+    make(clone, "lint")
+    extra = "pip install -q -c constraints.txt -e .[browser]"
+    tests = "pytest -m browser tests/browser"
+    assert make(clone, "test-browser", "CHROMIUM=/x")[1] == [extra, tests]
+    assert make(clone, "test-browser", "CHROMIUM=")[1] == [extra, "playwright install chromium", tests]
+    (clone / ".venv" / "bin" / "playwright").write_text("#!/bin/sh\nexit 1\n")
+    result, log = make(clone, "test-browser", "CHROMIUM=")
+    assert result.returncode != 0 and log == [extra]
+    assert "apt-get install chromium, or make test-browser CHROMIUM=path" in result.stderr
+
+
 def test_make_refuses_an_old_python_in_one_line(clone):
     result, log = make(clone, "test", VERSION="(3, 9, 2)")
     assert result.returncode != 0 and log == []
@@ -160,4 +172,15 @@ def test_make_refuses_an_old_python_in_one_line(clone):
 
 def test_make_help_names_every_target(clone):
     listed = {line.split()[1] for line in make(clone, "help")[0].stdout.splitlines() if line.startswith("  make ")}
-    assert listed == {"help", "reproduce", "study", "test", "lint", "bench", "bench-gpu", "lab", "clean"}
+    assert listed == {
+        "help",
+        "reproduce",
+        "study",
+        "test",
+        "test-browser",
+        "lint",
+        "bench",
+        "bench-gpu",
+        "lab",
+        "clean",
+    }

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from omgsr_lib.metrics.statistics import mean_interval, paired_difference, summarise
+from omgsr_lib.metrics.statistics import fewest_clusters, mean_interval, paired_difference, summarise
 
 
 def frame(values, metric="psnr_y", lower_better=False):
@@ -38,6 +38,79 @@ def test_coverage_on_gaussian_data():
         covered += lo <= 2.0 <= hi
     expected = 1 - 2 * stats.t.sf(stats.norm.ppf(0.975) * np.sqrt(49 / 50), df=49)
     assert abs(covered / 1000 - expected) < 3 * np.sqrt(expected * (1 - expected) / 1000)
+
+
+def coverage(draw, repeats=400, **options):
+    """Share of intervals of `draw(generator)` -> (values, clusters) that hold the true mean 0."""
+    generator = np.random.default_rng(7)
+    covered = 0
+    for repeat in range(repeats):
+        values, clusters = draw(generator)
+        _, lo, hi = mean_interval(values, clusters=clusters, draws=600, seed=repeat, **options)
+        covered += lo <= 0 <= hi
+    return covered / repeats
+
+
+@pytest.mark.parametrize("groups", [8, 25])
+def test_clusters_cover_where_crops_taken_as_independent_do_not(groups):
+    """Six crops per photograph, 70 % of the variance between photographs, as skewed as PSNR is.
+
+    The standard error is understated by sqrt(1 + 5 * 0.7) = 2.12, so the naive interval covers near P(|z| < 0.92) =
+    64 %; that over photographs covers 95 % up to the skewness.
+    """
+    labels = np.repeat(np.arange(groups), 6)
+
+    def draw(generator):
+        photographs = generator.gamma(4.0, 0.5, size=groups) - 2
+        return (
+            np.sqrt(0.7) * photographs[labels] + np.sqrt(0.3) * generator.normal(size=labels.size),
+            labels,
+        )
+
+    assert 0.90 < coverage(draw) < 0.985
+    assert coverage(lambda generator: (draw(generator)[0], None)) < 0.75
+
+
+def test_paired_intervals_cover_differences_of_correlated_scores():
+    """Two methods on 40 pictures that share the difficulty of each picture; the true difference is 0."""
+
+    def draw(generator):
+        difficulty = generator.normal(25, 4, size=40)
+        return (difficulty + generator.normal(0, 0.3, 40)) - (difficulty + generator.normal(0, 0.5, 40)), None
+
+    assert abs(coverage(draw, repeats=1000) - 0.937) < 0.024  # 2 T_39(1.96 sqrt(39 / 40)) - 1, three standard errors
+
+
+def test_the_cluster_interval_has_its_closed_form():
+    """Equal clusters: the bootstrap of cluster means, with Hesterberg's percentiles; unequal ones: ratio of sums."""
+    generator = np.random.default_rng(5)
+    values, labels = generator.normal(size=60), np.repeat(list("abcdefghij"), 6)
+    means = values.reshape(10, 6).mean(axis=1)
+    mean, lo, hi = mean_interval(values, clusters=labels, draws=50_000)
+    level = 1 - 2 * stats.norm.cdf(np.sqrt(10 / 9) * stats.t.ppf(0.025, 9))
+    _, expected_lo, expected_hi = mean_interval(means, level=level, draws=50_000, seed=1)
+    assert mean == pytest.approx(values.mean()) and level > 0.95
+    assert (lo, hi) == pytest.approx((expected_lo, expected_hi), abs=0.03 * (hi - lo))
+    shuffled = generator.permutation(60)
+    assert mean_interval(values[shuffled], clusters=labels[shuffled], draws=500)[1:] == pytest.approx(
+        mean_interval(values, clusters=labels, draws=500)[1:]
+    )
+    sizes = np.array([1, 2, 3, 4, 5, 6])
+    constant = mean_interval(np.repeat(2.5, 21), clusters=np.repeat(np.arange(6), sizes))
+    assert constant == pytest.approx((2.5, 2.5, 2.5))
+
+
+def test_too_few_photographs_have_no_interval():
+    assert [fewest_clusters(level) for level in (0.5, 0.9, 0.95, 0.99)] == [2, 5, 6, 8]
+    values = np.arange(30.0)
+    assert np.isnan(mean_interval(values, clusters=np.arange(30) % 5)[1:]).all()
+    assert np.isfinite(mean_interval(values, clusters=np.arange(30) % 6)[1:]).all()
+    scores = frame({"a": values + 1, "b": values}).assign(photo=lambda f: f.image.astype(int) % 5)
+    row = paired_difference(scores, "a", "b", cluster="photo").iloc[0]
+    assert (row["mean"], row.n, row.clusters, row.better) == (1.0, 30, 5, "")
+    assert np.isnan(summarise(scores, cluster="photo").lo).all()
+    with pytest.raises(ValueError, match="needs the columns \\['photograph'\\]"):
+        summarise(scores, cluster="photograph")
 
 
 def test_a_constant_shift_is_known_exactly():

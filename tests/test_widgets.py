@@ -1,26 +1,24 @@
 import io
+import re
 import subprocess
 import sys
+import threading
+import time
+from datetime import datetime
 
 import numpy as np
 import pytest
+from explorer_case import TIMESTEPS, FakeExplorer, colour
 from PIL import Image
 
 from omgsr_lib import widgets
-from omgsr_lib.widgets import before_after, timestep_explorer
-
-
-TIMESTEPS = (0, 125, 250, 500, 999)
+from omgsr_lib.panels import contact_sheet, explorer_picture, wiper_picture
+from omgsr_lib.widgets import ExplorerView, before_after, nearest, timestep_explorer
 
 
 @pytest.fixture
-def cache(tmp_path):
-    rows = ["timestep,file,PSNR-Y"]
-    for timestep in reversed(TIMESTEPS):
-        Image.new("RGB", (40, 30), (timestep // 4, 10, 200)).save(tmp_path / f"t{timestep:04d}.png")
-        rows.append(f"{timestep},t{timestep:04d}.png,{20 + timestep / 1000}")
-    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path
+def explorer(tmp_path):
+    return FakeExplorer(tmp_path)
 
 
 @pytest.fixture
@@ -38,42 +36,162 @@ def colours(png):
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def test_slider_flips_through_the_bytes_of_the_cache(cache, shown):
-    view = timestep_explorer(cache)
-    assert [value for _, value in view.slider.options] == list(TIMESTEPS)
-    for timestep in TIMESTEPS:
-        view.slider.value = timestep
-        assert view.image.value == (cache / f"t{timestep:04d}.png").read_bytes()
-        assert f"t = {timestep}; PSNR-Y {20 + timestep / 1000}" in view.status.value
-    assert view.image.tooltip == "t = 999; PSNR-Y 20.999" and view.slider.description == "Timestep"
-    assert not view.slider.continuous_update
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
 
 
-def test_static_sheet_comes_first_and_needs_no_widget(cache, shown):
-    view = timestep_explorer(cache, static=(0, 240, 260, 1000))
+def says(view):
+    return re.sub("<.*?>", "", view.status.value)
+
+
+def finished(view):
+    return not view._cache.missing and set(view._frames) == set(TIMESTEPS)
+
+
+# ---- explorer ----
+
+
+def test_the_sheet_comes_first_and_needs_no_widget_and_no_further_frame(explorer, shown):
+    view = timestep_explorer(explorer, static=(0, 480), interactive=False)
+    cache = explorer.open("square", "medium")
+    assert len(shown) == 1 and view.box is None
+    assert cache.missing == [999]  # the mid-timesteps 223 and 325 belong to the sheet
+    assert shown[0].data == view.sheet == contact_sheet(cache, [0, 223, 325, 500])
+    assert shown[0].alt.startswith("square: ") and shown[0].alt.endswith("at the timesteps 0, 223, 325, 500")
+    assert "static" in repr(view)
+
+
+def test_slider_flips_through_the_frames(explorer, shown):
+    view = timestep_explorer(explorer)
     assert [type(item).__name__ for item in shown] == ["Image", "VBox"]
-    assert shown[0].data == view.sheet and shown[0].alt == "Restored pictures at the timesteps 0, 250, 999"
-    sheet = colours(view.sheet)
-    width = round(40 * 200 / 30)
-    assert sheet.shape == (220, 3 * width + 12, 3)
-    for place, timestep in enumerate((0, 250, 999)):
-        assert sheet[120, place * (width + 6) + width // 2].tolist() == [timestep // 4, 10, 200]
-    shown.clear()
-    view = timestep_explorer(cache, interactive=False)
-    assert len(shown) == 1 and view.slider is None and view.image is None
+    assert [value for _, value in view.timestep.options] == TIMESTEPS and view.timestep.value == 325
+    wait_for(lambda: finished(view))
+    cache = explorer.open("square", "medium")
+    for timestep in TIMESTEPS:
+        view.timestep.value = timestep
+        assert view.image.value == explorer_picture(cache, "s", timestep)
+        assert view.number.value == timestep and f"t = {timestep}" in says(view)
+    view.timestep.value = 325
+    assert says(view) == "square, medium degradation: t = 325 = t* of OMGSR-S"
+    curves = bytes(view.curves.value)
+    view.timestep.value = 500
+    assert curves.startswith(b"<svg") and view.curves.value != curves
+    assert len(view._frames) == len(TIMESTEPS)
 
 
-def test_second_call_closes_the_first_and_leaves_others(cache, shown, tmp_path_factory):
-    other = tmp_path_factory.mktemp("other")
-    for file in cache.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
-    first, elsewhere = timestep_explorer(cache), timestep_explorer(other)
-    second = timestep_explorer(cache)
-    assert first.box is None and first.slider.comm is None and repr(first) == "<PictureView closed>"
+def test_a_typed_timestep_goes_to_the_nearest(explorer, shown):
+    view = timestep_explorer(explorer)
+    for typed in (430, 501):
+        view.number.value = typed
+        assert view.timestep.value == view.number.value == 500
+    assert nearest(TIMESTEPS, 274) == 223 and nearest([0, 10], 5) == 0
+
+
+def test_views_and_the_wiper(explorer, shown):
+    view = timestep_explorer(explorer)
+    cache = explorer.open("square", "medium")
+    assert view.border.layout.display == "none"
+    view.view.value = "both"
+    assert view.image.value == explorer_picture(cache, "both", 325)
+    assert b"OMGSR-F" in bytes(view.curves.value)
+    view.view.value = "wiper"
+    assert view.border.layout.display is None
+    for border in (0, 70):
+        view.border.value = border
+        assert view.image.value == wiper_picture(cache, 325, border)
+    view.view.value = "f"
+    assert b"OMGSR-S" not in bytes(view.curves.value) and view.border.layout.display == "none"
+    wait_for(lambda: finished(view))
+    assert view._frames[0] == explorer_picture(cache, "f", 0)
+
+
+def test_the_thread_starts_at_the_slider_and_follows_it(explorer, shown):
+    explorer.gate = threading.Semaphore(0)
+    view = ExplorerView(explorer, explorer.open("square", "medium"), b"")
+    widgets._OPEN["view"] = view
+    assert "0 of 5 timesteps computed" in says(view)
+    explorer.gate.release()
+    wait_for(lambda: "1 of 5" in says(view))
+    assert explorer.order == [("square", 325)]
+    assert view.image.value == explorer_picture(explorer.open("square", "medium"), "s", 325)
+    wait_for(lambda: view._frames)
+    time.sleep(0.1)  # the thread waits for leave to compute 223, the second nearest
+    view.timestep.value = 999
+    explorer.gate.release(4)
+    wait_for(lambda: finished(view))
+    assert [timestep for _, timestep in explorer.order] == [325, 223, 999, 500, 0]
+    assert view.progress.value == 5 and view.progress.layout.display == "none"
+    assert view.image.value == explorer_picture(explorer.open("square", "medium"), "s", 999)
+
+
+def test_another_photograph_and_strength_are_opened_by_the_thread(explorer, shown):
+    view = timestep_explorer(explorer)
+    view.photo.value = "other"
+    view.strength.value = "extreme"
+    wait_for(lambda: "other, extreme" in says(view) and finished(view))
+    assert explorer.open("other", "extreme").missing == []
+    assert view.image.value == explorer_picture(explorer.open("other", "extreme"), "s", 325)
+
+
+def test_own_pictures_are_added_and_others_refused(explorer, shown):
+    view = timestep_explorer(explorer)
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+
+    def upload(name, content):
+        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
+        view.upload.value = (file | {"last_modified": datetime.now()},)
+
+    upload("notes.txt", b"text")
+    assert "&#x27;notes.txt&#x27; is not" in view.error.value and 'role="alert"' in view.error.value
+    assert view.photo.value == "square" and view.upload.value == ()
+    upload("mine.png", buffer.getvalue())
+    assert view.photo.value == "mine.png" and view.error.value == ""
+    wait_for(lambda: says(view).startswith("mine.png, medium"))
+    assert set(explorer.caches) == {("square", "medium"), ("mine.png", "medium")}
+
+
+def test_a_photograph_that_fails_is_named_and_the_next_one_works(explorer, shown):
+    explorer.photos.append("broken")
+    view = timestep_explorer(explorer)
+    view.photo.value = "broken"
+    wait_for(lambda: "this photograph is broken" in view.error.value)
+    view.timestep.value = 500  # nothing to show, and no error
+    view.photo.value = "other"
+    wait_for(lambda: says(view).startswith("other") and finished(view))
+    assert view.error.value == ""
+
+
+def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path_factory):
+    before = threading.active_count()
+    first = timestep_explorer(explorer)
+    elsewhere = timestep_explorer(FakeExplorer(tmp_path_factory.mktemp("other")))
+    second = timestep_explorer(explorer)
+    assert first.box is None and first.image.comm is None and first.timestep.comm is None
     assert second.box is not None and elsewhere.box is not None
-    second.close()
-    second.close()
-    assert second.box is None
+    for view in (second, elsewhere):
+        view.close()
+        view.close()
+    assert "closed" in repr(second)
+    wait_for(lambda: threading.active_count() == before)
+
+
+def test_one_variant_has_no_view_of_both(tmp_path, shown):
+    view = timestep_explorer(FakeExplorer(tmp_path, variants=("f",)))
+    assert [value for _, value in view.view.options] == ["f", "wiper"] and view.timestep.value == 223
+    assert (colours(view.image.value)[36 + 70, 20 + 150 + 70] == colour("f", "noisy", 223)).all()
+
+
+def test_messages_are_escaped(explorer, shown):
+    view = timestep_explorer(explorer)
+    view._complain("<script>")
+    assert "<script>" not in view.error.value and "&lt;script&gt;" in view.error.value
+
+
+# ---- before and after ----
 
 
 def test_before_after_moves_the_border(shown):
@@ -85,36 +203,19 @@ def test_before_after_moves_the_border(shown):
         assert row.tolist() == [0] * (position // 2) + [255] * (50 - position // 2)
     view.slider.value = 30
     assert "left of 30 %: bicubic; right: OMGSR-S" in view.status.value
+    assert view.image.tooltip is None  # JupyterLab cannot draw an Image with one
     assert [type(item).__name__ for item in shown] == ["Image", "VBox"]
     sheet = colours(view.sheet)
     assert sheet[120, 250, 0] == 0 and sheet[120, 756, 0] == 255
     assert before_after(black, white).box is not None and view.box is None
     with pytest.raises(ValueError, match="got \\(50, 20\\) and \\(49, 20\\)"):
         before_after(black, white.crop((0, 0, 49, 20)))
+    assert repr(view) == "<PictureView closed>"
 
 
-def test_labels_are_escaped(cache, shown):
-    rows = (cache / "index.csv").read_text().replace("PSNR-Y", "<script>")
-    (cache / "index.csv").write_text(rows)
-    assert "<script>" not in timestep_explorer(cache).status.value
-
-
-def test_damaged_caches_are_named(cache, shown):
-    with pytest.raises(FileNotFoundError, match="nowhere.*index.csv' is missing"):
-        timestep_explorer(cache / "nowhere")
-    (cache / "t0500.png").write_text("no picture")
-    with pytest.raises(ValueError, match="readable PNG: '.*t0500.png' is not"):
-        timestep_explorer(cache)
-    (cache / "t0500.png").unlink()
-    with pytest.raises(FileNotFoundError, match="t0500.png"):
-        timestep_explorer(cache)
-    (cache / "index.csv").write_text("timestep,picture\n0,a.png\n")
-    with pytest.raises(ValueError, match="columns timestep \\(integer\\) and file"):
-        timestep_explorer(cache)
-    (cache / "index.csv").write_text("timestep,file\n")
-    with pytest.raises(ValueError, match="names no picture"):
-        timestep_explorer(cache)
-    assert not shown
+def test_labels_are_escaped(shown):
+    picture = Image.new("RGB", (50, 20))
+    assert "<script>" not in before_after(picture, picture, ("<script>", "b")).status.value
 
 
 def test_import_needs_no_ipywidgets():

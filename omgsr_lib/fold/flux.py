@@ -24,7 +24,8 @@ class Positions(NamedTuple):
     """What the attention of `S` tokens, text first, needs to know of them.
 
     Attributes:
-        rotation: `(S, 1, 1, head / 2)` complex64, rotary embedding times the root of the head's width.
+        rotation: `(S, 1, 1, head / 2, 2)` float32, cosine and sine of the rotary embedding times the root of the
+            head's width.
         floor: the norm of a vector whose elements are the root of `EPS`, `()`.
         kind: `(S,)` int64, 0 for text, 1 for picture.
         mask: `(1, 1, 1, S)`, log of the number of equal text tokens that one stands for; None if there are none.
@@ -78,6 +79,7 @@ class FoldedFlux(nn.Module):
         tokens = self.proj_out(self.last_block(x, batch, positions))
         return unpack_latents(tokens.unflatten(0, (batch, -1)), height, width)
 
+    @torch.compiler.disable  # made once: no part of the compiled graph
     def _positions(self, *size):
         """`Positions` of latents of `(height, width, device, dtype)`; those of the last size are kept."""
         if self._cached is None or self._cached[0] != size:
@@ -94,7 +96,7 @@ class FoldedFlux(nn.Module):
         ]
         angles = torch.cat(angles, dim=1)
         head = sum(self.axes)
-        rotation = torch.polar(torch.full_like(angles, head**0.5), angles).to(torch.complex64)[:, None, None]
+        rotation = (head**0.5 * torch.stack([angles.cos(), angles.sin()], dim=-1)).float()[:, None, None]
         floor = torch.tensor((head * EPS) ** 0.5)
         kind = (torch.arange(len(ids)) >= len(self.text)).long()
         mask = None
@@ -228,7 +230,13 @@ def _rotate(x, scale, rotation, floor):
     wide = x if x.dtype.itemsize >= 4 else x.float()
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     wide.div_(torch.hypot(length, floor)).mul_(scale)
-    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(rotation)
+    pairs = wide.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # real numbers, which the compiler makes one kernel of; slower in eager mode
+        (first, second), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
+        pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+        x.copy_(pairs.flatten(-2))
+        return
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(rotation))
     if wide is not x:
         x.copy_(wide)
 

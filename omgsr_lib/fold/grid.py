@@ -58,10 +58,9 @@ class FoldedGrid(nn.Module):
         return output
 
     def nearest(self, timesteps):
-        """The timesteps of the grid with the nearest `log SNR` to `timesteps` (an int64 tensor of any shape)."""
-        log_snr = self.schedule.snr().log()
-        grid = torch.tensor(self.timesteps)
-        return grid[(log_snr[timesteps][..., None] - log_snr[grid]).abs().argmin(-1)]
+        """The timesteps of the grid whose `atan(sigma_t / alpha_t)` is nearest, for an int64 tensor of any shape."""
+        angles, grid = torch.atan2(self.schedule.sigmas, self.schedule.alphas), torch.tensor(self.timesteps)
+        return grid[(angles[timesteps][..., None] - angles[grid]).abs().argmin(-1)]
 
     @property
     def table_size(self):

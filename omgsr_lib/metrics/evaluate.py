@@ -3,53 +3,65 @@
 The field's script pairs by sorted order, where one missing picture shifts all pairs silently; here it is an error.
 """
 
+import json
+import os
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.photos import find_photos, open_photo, to_pixels
-from ..losses.perceptual import lpips_squeeze
-from . import measures
-from .niqe import niqe
+from ..provenance import sha256, write_json
+from .scorers import metric_scorer
 from .specs import metric_spec
 
 
-COLUMNS = ("image", "metric", "value", "lower_better", "backend", "convention")
+COLUMNS = ("image", "metric", "value", "lower_better", "backend", "version", "convention")
+MODES = ("RGB", "L", "P", "1")  # of files that 8-bit RGB holds without loss
 
 
 def evaluate_folder(
-    restored_dir, reference_dir, metrics=("psnr_y", "ssim_y"), device="auto", weights=None, *, progress=False
+    restored_dir,
+    reference_dir,
+    metrics=("psnr_y", "ssim_y"),
+    device="auto",
+    weights=None,
+    *,
+    cache=None,
+    progress=False,
 ):
     """Score every picture of `restored_dir` against the one of the same name (without suffix) in `reference_dir`.
 
-    `metrics` are names of `specs.SPECS`; `reference_dir` may be None if none of them needs a reference. `weights` is
-    the folder with `squeezenet/` (for `lpips_squeeze`) and `niqe/` (for `niqe`). Returns a data frame with the columns
-    image, metric, value, lower_better, backend, convention; `fid` gives one row, its image is "all".
+    Args:
+        restored_dir, reference_dir: folders; `reference_dir` may be None if no metric needs a reference.
+        metrics: names of `specs.SPECS`.
+        device: "auto" takes CUDA where there is one.
+        weights: folder with `squeezenet/` (for `lpips_squeeze`) and `niqe/` (for `niqe`).
+        cache: folder that keeps one JSON file of scores per picture. A stopped evaluation goes on there, and a second
+            one computes only pictures, metrics or versions that it has not seen (`fid` is computed each time).
+        progress: show a progress bar with the time left.
 
-    Raises `ValueError` if a name is missing on one side or occurs twice, sizes differ, or a file is not a picture;
-    `FileNotFoundError` for a missing or empty folder or weights; `ImportError` for metrics of pyiqa without pyiqa.
+    Under `accelerate launch --num_processes N` (or torchrun) the pictures are shared out between the processes, and
+    each returns the whole frame. Returns a data frame with the columns `COLUMNS`; `fid` gives one row, image "all".
+
+    Raises `ValueError` if a name is missing on one side or occurs twice, sizes differ, or a file is not an 8-bit
+    picture without transparency; `FileNotFoundError` for a missing or empty folder or weights; `ImportError` for
+    metrics of pyiqa without pyiqa.
     """
-    specs, device = _check_metrics(metrics, reference_dir is not None), _device(device)
-    restored = _by_name(restored_dir)
-    reference = None if reference_dir is None else _by_name(reference_dir)
-    if reference is not None and restored.keys() != reference.keys():
-        raise ValueError(
-            "Pictures are paired by name without suffix, so both folders must hold the same names. Only in "
-            f"'{restored_dir}': {_some(restored.keys() - reference.keys())}. Only in '{reference_dir}': "
-            f"{_some(reference.keys() - restored.keys())}. Rename, add or remove files."
-        )
-    scorers = _scorers([spec for spec in specs if spec.name != "fid"], device, weights)
-    rows = []
-    for name, path in tqdm(restored.items(), disable=not progress, desc="evaluate"):
-        pair = [_open(path)] + ([] if reference is None else [_open(reference[name])])
-        rows += _score(name, pair, scorers, device)
-    for spec in specs:
-        if spec.name == "fid":
-            value = _pyiqa(spec, device)(str(restored_dir), str(reference_dir))
-            rows.append(_row("all", spec, value))
+    specs, files = _check_metrics(metrics, reference_dir is not None), paired_files(restored_dir, reference_dir)
+    rank, processes, device = _process(device)
+    scorers = [(spec, metric_scorer(spec, device, weights)) for spec in specs if spec.name != "fid"]
+    fid = [(spec, metric_scorer(spec, device, weights)) for spec in specs if spec.name == "fid"]
+    scores = {}
+    mine = list(files.items())[rank::processes]
+    for name, paths in tqdm(mine, disable=not progress or rank > 0, desc="evaluate"):
+        scores[name] = _cached_scores(name, paths, scorers, device, cache)
+    scores = _gather(scores) if processes > 1 else scores
+    rows = [_row(name, spec, scores[name][spec.name]) for name in files for spec, _ in scorers]
+    rows += [_row("all", spec, function(str(restored_dir), str(reference_dir))) for spec, function in fid]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -70,12 +82,40 @@ def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=Non
     )
     if len(set(lengths.values())) != 1:
         raise ValueError(f"One name and one reference per restored picture are needed, got {lengths}.")
-    scorers = _scorers(specs, device, weights)
+    scorers = [(spec, metric_scorer(spec, device, weights)) for spec in specs]
     rows = []
     for index, name in enumerate(names):
         pictures = [restored[index]] + ([] if reference is None else [reference[index]])
-        rows += _score(name, [_as_pixels(picture, name) for picture in pictures], scorers, device)
+        pair = [_as_pixels(picture, name) for picture in pictures]
+        _check_sizes(name, pair)
+        scores = _score(name, pair, scorers, device)
+        rows += [_row(name, spec, scores[spec.name]) for spec in specs]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def paired_files(restored_dir, reference_dir):
+    """`{name: (restored, reference)}` of two folders, or `{name: (restored,)}` if `reference_dir` is None.
+
+    Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides.
+    """
+    restored = _by_name(restored_dir)
+    if reference_dir is None:
+        return {name: (path,) for name, path in restored.items()}
+    reference = _by_name(reference_dir)
+    if restored.keys() != reference.keys():
+        raise ValueError(
+            f"Pictures are paired by name without suffix, so both folders must hold the same names: {len(restored)} "
+            f"and {len(reference)} here. Only in '{restored_dir}': {_some(restored.keys() - reference.keys())}. Only "
+            f"in '{reference_dir}': {_some(reference.keys() - restored.keys())}. Rename, add or remove files."
+        )
+    return {name: (path, reference[name]) for name, path in restored.items()}
+
+
+def open_pair(name, paths):
+    """Pixels `(3, H, W)` of each file of a pair; `ValueError` if one is not an 8-bit picture, or sizes differ."""
+    pixels = [_open(path) for path in paths]
+    _check_sizes(name, pixels)
+    return pixels
 
 
 def _check_metrics(metrics, has_reference):
@@ -95,7 +135,7 @@ def _by_name(folder):
         if name in paths:
             raise ValueError(f"Two files claim the name '{name}': '{paths[name]}' and '{path}'. Remove one.")
         paths[name] = path
-    return paths
+    return dict(sorted(paths.items()))
 
 
 def _some(names, limit=5):
@@ -105,9 +145,16 @@ def _some(names, limit=5):
 
 def _open(path):
     try:
-        return to_pixels(open_photo(path))
+        pixels = to_pixels(open_photo(path))
     except OSError as err:
         raise ValueError(f"A picture must be readable to its end: '{path}' is not ({err}). Replace it.") from err
+    with Image.open(path) as image:
+        if image.mode not in MODES:
+            raise ValueError(
+                f"Pictures are measured in 8-bit RGB without transparency: '{path}' has the mode {image.mode}. "
+                "Convert it, and say how."
+            )
+    return pixels
 
 
 def _as_pixels(picture, name):
@@ -123,74 +170,72 @@ def _as_pixels(picture, name):
     return picture.detach().float()
 
 
-def _scorers(specs, device, weights):
-    """`(spec, function)` pairs, the function taking the pixels `(1, 3, H, W)` that its metric needs."""
-    scorers = []
-    for spec in specs:
-        if spec.backend.startswith("pyiqa:"):
-            function = _pyiqa(spec, device)
-            scorers.append((spec, lambda *pixels, function=function: function(*[(p + 1) / 2 for p in pixels])))
-        elif spec.name == "lpips_squeeze":
-            scorers.append((spec, lpips_squeeze(_weights_folder(spec, weights)).to(device)))
-        elif spec.name == "niqe":
-            path = _weights_folder(spec, weights) / "niqe" / "niqe_pris_params.npz"
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"NIQE needs its pristine model: '{path}' is missing. Give the weights folder."
-                )
-            with np.load(path) as file:
-                parameters = dict(file)
-            scorers.append((spec, lambda pixels, parameters=parameters: niqe(pixels, parameters)))
-        else:
-            scorers.append((spec, getattr(measures, spec.name)))
-    return scorers
-
-
-def _weights_folder(spec, weights):
-    if weights is None:
-        raise FileNotFoundError(
-            f"The metric {spec.name!r} needs weights: give their folder as weights=... or drop it."
-        )
-    return Path(weights)
-
-
 def _device(device):
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
 
 
-def _pyiqa(spec, device):
-    """The metric of pyiqa behind `spec`: an optional package, non-commercial licence, with its own downloads."""
-    name = spec.backend.removeprefix("pyiqa:")
-    try:
-        import pyiqa
-    except ImportError as err:
-        raise ImportError(
-            f"The metric {spec.name!r} is computed by pyiqa, which is not installed. "
-            "`pip install pyiqa` adds it (PolyForm Noncommercial licence); or drop the metric."
-        ) from err
-    try:
-        return pyiqa.create_metric(name, device=device)
-    except (OSError, ImportError) as err:  # URLError and the hub's LocalEntryNotFoundError are OSErrors
-        raise OSError(
-            f"The metric {spec.name!r} needs pyiqa's weights for '{name}', which could not be loaded ({err}). "
-            "Connect once, or place them under TORCH_HOME/hub/pyiqa; or drop the metric."
-        ) from err
+def first_process():
+    """Whether this process is the first of its launcher's: the one that prints and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _process(device):
+    """`(rank, processes, device)` of this process: alone unless a launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1, _device(device)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))  # shares end at different times
+    return state.process_index, state.num_processes, state.device if device == "auto" else torch.device(device)
+
+
+def _gather(scores):
+    """The scores of all processes, in each of them."""
+    from accelerate.utils import gather_object
+
+    return dict(gather_object(list(scores.items())))
+
+
+def _cached_scores(name, paths, scorers, device, cache):
+    """`{metric: value}` of one pair, from its file in `cache` as far as pictures, conventions and versions agree."""
+    if cache is None:
+        return _score(name, open_pair(name, paths), scorers, device)
+    file = Path(cache) / f"{name}.json"
+    record = {"pictures": [sha256(path) for path in paths], "scores": {}}
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if known["pictures"] == record["pictures"]:
+            record["scores"] = known["scores"]
+    keys = {spec.name: f"{spec.version}, {spec.convention}" for spec, _ in scorers}
+    wanted = [
+        (spec, function)
+        for spec, function in scorers
+        if record["scores"].get(spec.name, {}).get("measured") != keys[spec.name]
+    ]
+    if wanted:
+        for metric, value in _score(name, open_pair(name, paths), wanted, device).items():
+            record["scores"][metric] = {"value": value, "measured": keys[metric]}
+        write_json(file, record)
+    return {metric: record["scores"][metric]["value"] for metric in keys}
 
 
 @torch.no_grad()
 def _score(name, pair, scorers, device):
-    if len({tuple(pixels.shape) for pixels in pair}) != 1:
-        sizes = " and ".join(f"{pixels.shape[-1]}x{pixels.shape[-2]}" for pixels in pair)
-        raise ValueError(f"Restored and reference picture must have one size: '{name}' has {sizes}. Resize neither.")
-    rows = []
+    values = {}
     for spec, function in scorers:
         inputs = [pixels[None].to(device) for pixels in (pair if spec.full_reference else pair[:1])]
         try:
-            rows.append(_row(name, spec, function(*inputs)))
+            values[spec.name] = float(function(*inputs))
         except ValueError as err:
             raise ValueError(f"'{name}': {err}") from err
-    return rows
+    return values
+
+
+def _check_sizes(name, pair):
+    if len({tuple(pixels.shape) for pixels in pair}) != 1:
+        sizes = " and ".join(f"{pixels.shape[-1]}x{pixels.shape[-2]}" for pixels in pair)
+        raise ValueError(f"Restored and reference picture must have one size: '{name}' has {sizes}. Resize neither.")
 
 
 def _row(name, spec, value):
-    return (name, spec.name, float(value), spec.lower_better, spec.backend, spec.convention)
+    return (name, spec.name, float(value), spec.lower_better, spec.backend, spec.version, spec.convention)

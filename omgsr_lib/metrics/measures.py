@@ -12,39 +12,55 @@ from torch.nn import functional as F
 def luma_601(pixels):
     """Studio-range Y of BT.601, `(B, 1, H, W)` in `[16/255, 235/255]`, as MATLAB's rgb2ycbcr before its rounding."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=pixels.device)
-    return (_unit(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True) / 255 + 16 / 255
+    return (unit_range(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True) / 255 + 16 / 255
 
 
 def luma_yiq(pixels):
     """Full-range luma, `(B, 1, H, W)` in `[0, 1]`, with the weights of MATLAB's rgb2gray and rgb2ntsc."""
     weights = torch.tensor([0.298936021, 0.587043074, 0.114020904], dtype=torch.float64, device=pixels.device)
-    return (_unit(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True)
+    return (unit_range(pixels) * weights.view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def unit_range(pixels):
+    """Pixels in `[0, 1]`, float64."""
+    return (pixels.double() + 1) / 2
 
 
 def psnr_y(restored, reference):
     """Peak signal-to-noise ratio (dB) of the unrounded BT.601 Y: `10 log10(1 / (MSE + 1e-8))`, so at most 80 dB."""
-    return _psnr(luma_601(restored), luma_601(reference))
+    return psnr(luma_601(restored), luma_601(reference))
 
 
 def psnr_rgb(restored, reference):
     """Peak signal-to-noise ratio (dB) over the three channels, data range 1."""
-    return _psnr(_unit(restored), _unit(reference))
+    return psnr(unit_range(restored), unit_range(reference))
+
+
+def psnr(x, y):
+    """Peak signal-to-noise ratio (dB) of planes `(B, C, H, W)` in `[0, 1]`, 1e-8 added to the mean squared error."""
+    return -10 / math.log(10) * ((x - y).square().mean(dim=(1, 2, 3)) + 1e-8).log()
 
 
 def ssim_y(restored, reference):
-    """Structural similarity (Wang et al., 2004) of Y rounded to 8 bits; both sides need 11 pixels.
+    """Structural similarity (`ssim`) of Y rounded to 8 bits."""
+    return ssim(*((luma_601(pixels) * 255).round() for pixels in (restored, reference)))
 
-    Gaussian window 11x11, sigma 1.5, windows inside the picture only, biased moments, data range 255. Negative
-    contrast-structure terms count as 0, as in pyiqa.
+
+def ssim(x, y):
+    """Structural similarity (Wang et al., 2004) of planes `(B, C, H, W)` in 0..255, averaged over them.
+
+    Gaussian window 11x11, sigma 1.5, windows inside the picture only (so both sides need 11 pixels), biased moments,
+    data range 255. Negative contrast-structure terms count as 0, as in pyiqa.
     """
-    if min(restored.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(restored.shape[-2:])}.")
-    x, y = ((luma_601(p) * 255).round() for p in (restored, reference))
+    if min(x.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(x.shape[-2:])}.")
     window = torch.exp(-(torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device) ** 2) / (2 * 1.5**2))
     window = window / window.sum()
 
     def local_mean(values):
-        return F.conv2d(F.conv2d(values, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+        planes = values.flatten(0, 1).unsqueeze(1)
+        means = F.conv2d(F.conv2d(planes, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+        return means.view(*values.shape[:2], *means.shape[-2:])
 
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = local_mean(x), local_mean(y)
@@ -105,30 +121,24 @@ def checkerboard(pixels, period=8):
 def seam_energy(pixels, rows=(), columns=(), width=8):
     """Gradient energy at the borders of tiles over that elsewhere; about 1 where the borders leave no trace.
 
-    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). Lines of pairs
-    of neighbours less than `width` pixels from a border, in its direction, are compared with all other lines of both
-    directions: the mean squared difference of the lumas.
+    `rows` and `columns` name the first pixel after each border (`TilePlan.seams` gives them in latents). The squared
+    differences of the lumas of neighbours are averaged over all pairs across `columns` (or `rows`) and less than
+    `width` pixels away, and divided by the mean over the other pairs in that direction; borders in both directions
+    count by their number of pairs.
     """
     luma = luma_yiq(pixels)[:, 0]
-    near, elsewhere = [], []
-    for lines, borders in ((luma, columns), (luma.transpose(1, 2), rows)):
-        energy = lines.diff(dim=-1).square().mean(1)
-        after = torch.arange(1, lines.shape[-1])
-        border = (after[:, None] - torch.tensor([*borders], dtype=torch.long)).abs().lt(width).any(1)
-        near.append(energy[:, border])
-        elsewhere.append(energy[:, ~border])
-    near, elsewhere = torch.cat(near, dim=1), torch.cat(elsewhere, dim=1)
-    if not near.shape[1] or not elsewhere.shape[1]:
+    near = elsewhere = 0.0
+    for lines, borders in ((luma, [*columns]), (luma.transpose(1, 2), [*rows])):
+        if not borders:
+            continue
+        energy = lines.diff(dim=-1).square().sum(1)
+        distance = torch.arange(1, lines.shape[-1])[:, None] - torch.tensor(borders)
+        at_border = distance.abs().lt(width).any(1)
+        near = near + energy[:, at_border].sum(1)
+        elsewhere = elsewhere + energy[:, ~at_border].mean(1) * at_border.sum()
+    if not isinstance(near, torch.Tensor) or elsewhere.isnan().any():
         raise ValueError(
             f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
             f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
         )
-    return near.mean(1) / elsewhere.mean(1)
-
-
-def _unit(pixels):
-    return (pixels.double() + 1) / 2
-
-
-def _psnr(x, y):
-    return -10 / math.log(10) * ((x - y).square().mean(dim=(1, 2, 3)) + 1e-8).log()
+    return near / elsewhere

@@ -1,0 +1,149 @@
+"""16-bit colour in PNG and TIFF files: Pillow reads it with 8 bits and does not write it.
+
+Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
+alpha).
+"""
+
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BITS, PLANAR = 258, 284  # TIFF tags
+STRIP = 2**20  # bytes of a block of rows that is written at once
+
+
+def is_deep(image):
+    """Whether an opened, not yet loaded file holds 16-bit colour, or grey with alpha, that Pillow would shorten.
+
+    Raises `ValueError` for CMYK and for TIFF files that store their channels one after the other: of these no low
+    bytes can be had.
+    """
+    bits = image.tag_v2.get(BITS, ()) if image.format == "TIFF" else ()
+    deep = any(_rawmode(tile).endswith((";16B", ";16L", ";16N")) for tile in image.tile) or 16 in bits
+    if not deep or image.mode.startswith("I;16"):
+        return False
+    if image.mode == "CMYK" or (bits and image.tag_v2.get(PLANAR) == 2):
+        raise ValueError("16-bit CMYK, or 16-bit channels one after the other; save it as interleaved 16-bit RGB")
+    return True
+
+
+def read_deep(open_image, turn):
+    """Samples of a file for which `is_deep`; `open_image()` opens it from its start, `turn(image)` turns it upright.
+
+    The file is decoded twice, for the high and for the low bytes. Alpha that a TIFF has multiplied into the colours is
+    divided out again; a PNG's transparent colour becomes alpha.
+    """
+    first = open_image()
+    rawmode = _rawmode(first.tile[0])
+    if rawmode == "LA;16B":  # as many bytes per pixel as 8-bit RGBA
+        quadruples = _decode(first, turn, lambda mode: "RGBA")
+        samples = quadruples[..., ::2] << 8 | quadruples[..., 1::2]
+    else:
+        ending = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
+        swapped = _decode(open_image(), turn, lambda mode: mode.replace("RGBa", "RGBA")[:-1] + ending[mode[-1]])
+        straight = _decode(first, turn, lambda mode: mode.replace("RGBa", "RGBA"))
+        samples = straight << 8 | swapped
+    if rawmode.startswith("RGBa"):
+        colour, alpha = samples[..., :3].astype(np.float64), samples[..., 3:].astype(np.float64)
+        samples[..., :3] = (colour * 65535 / np.maximum(alpha, 1)).round().clip(0, 65535)
+    key = first.info.get("transparency")
+    if isinstance(key, tuple):
+        alpha = (samples != np.array(key, np.uint16)).any(-1, keepdims=True) * np.uint16(65535)
+        samples = np.concatenate([samples, alpha], axis=2)
+    return samples
+
+
+def _rawmode(tile):
+    rawmode = tile.args[0] if isinstance(tile.args, tuple) else tile.args
+    return rawmode if isinstance(rawmode, str) else ""
+
+
+def _decode(image, turn, change):
+    def changed(tile):
+        if isinstance(tile.args, tuple):
+            return tile._replace(args=(change(tile.args[0]), *tile.args[1:]))
+        return tile._replace(args=change(tile.args))
+
+    image.tile = [changed(tile) for tile in image.tile]
+    image.load()
+    return np.asarray(turn(image)).astype(np.uint16)
+
+
+def write_png(file, samples, *, icc=None, exif=None):
+    """Write `samples` to the path `file` as PNG, exactly, block by block.
+
+    Every row is predicted by Paeth's filter.
+    """
+    height, width, channels = samples.shape
+    depth, colour = 8 * samples.dtype.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    pixel = channels * samples.dtype.itemsize
+    compressor, above = zlib.compressobj(), np.zeros((1, width * pixel), np.uint8)
+    with open(file, "wb") as out:
+        out.write(SIGNATURE)
+        _chunk(out, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        if icc:
+            _chunk(out, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+        if exif:
+            _chunk(out, b"eXIf", exif.removeprefix(b"Exif\0\0"))
+        for rows in _blocks(samples):
+            rows = rows.astype(rows.dtype.newbyteorder(">")).view(np.uint8).reshape(len(rows), -1)
+            _chunk(out, b"IDAT", compressor.compress(_filtered(rows, above, pixel)))
+            above = rows[-1:]
+        _chunk(out, b"IDAT", compressor.flush())
+        _chunk(out, b"IEND", b"")
+
+
+def _chunk(out, name, content):
+    if content or name == b"IEND":
+        out.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+
+
+def _filtered(rows, above, pixel):
+    """Bytes of `rows` after Paeth's filter, each row behind its filter's number; `above` is the row before them."""
+    up = np.concatenate([above, rows[:-1]]).astype(np.int16)
+    left, corner = (np.pad(x, ((0, 0), (pixel, 0)))[:, :-pixel].astype(np.int16) for x in (rows, up))
+    by_left, by_up = np.abs(up - corner), np.abs(left - corner)  # distance of left + up - corner from each
+    by_corner = np.abs(left + up - 2 * corner)
+    nearest = np.where(by_up <= by_corner, up, corner)
+    nearest = np.where((by_left <= by_up) & (by_left <= by_corner), left, nearest)
+    return np.pad(rows - nearest.astype(np.uint8), ((0, 0), (1, 0)), constant_values=4).tobytes()
+
+
+def write_tiff(file, samples, *, icc=None, exif=None):
+    """Write `samples` to the path `file` as TIFF, deflated in strips with horizontal differences."""
+    height, width, channels = samples.shape
+    strips = []
+    for rows in _blocks(samples):
+        differences = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1]))
+        strips.append(zlib.compress(differences.astype(rows.dtype.newbyteorder("<")).tobytes()))
+    sizes = [len(strip) for strip in strips]
+    ifd = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    described = Image.Exif()
+    described.load(exif or b"")
+    for tag in described:
+        ifd[tag] = described.get_ifd(tag) if tag in (34665, 34853) else described[tag]
+    ifd[256], ifd[257], ifd[BITS] = width, height, (8 * samples.dtype.itemsize,) * channels
+    ifd[259], ifd[317] = 8, 2  # deflate, horizontal differences
+    ifd[262], ifd[277] = (1 if channels < 3 else 2), channels
+    ifd[273], ifd[278], ifd[279] = tuple(np.cumsum([0, *sizes[:-1]]).tolist()), _rows(samples), tuple(sizes)
+    ifd.tagtype[273] = ifd.tagtype[279] = 4  # LONG
+    if channels in (2, 4):
+        ifd[338] = 2  # alpha, not multiplied into the colours
+    if icc:
+        ifd[34675] = icc
+    with open(file, "wb") as out:
+        ifd.save(out)
+        out.writelines(strips)
+
+
+def _rows(samples):
+    return max(1, STRIP // samples[0].nbytes)
+
+
+def _blocks(samples):
+    for top in range(0, len(samples), _rows(samples)):
+        yield np.ascontiguousarray(samples[top : top + _rows(samples)])

@@ -1,0 +1,61 @@
+"""A journal of written files: which are finished, and which are not ours."""
+
+import json
+import os
+
+from .provenance import sha256, writing
+
+
+class Journal:
+    """Lines of JSON in `file`, one per file written: `file` (its name), `sha256`, and what it was made from.
+
+    A line is on the disk before its file takes its name. So whenever a run is killed, a file is finished if a line has
+    its name, its hash and the same origin, and it is not from such a run if no line has its name and its hash. A torn
+    last line counts for nothing. Raises `OSError` if the file cannot be written.
+    """
+
+    def __init__(self, file):
+        self.file, self.origins = file, {}
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "ab+") as lines:
+                lines.seek(0)
+                content = lines.read()
+                if content and not content.endswith(b"\n"):
+                    lines.write(b"\n")
+        for line in content.splitlines():
+            try:
+                entry = json.loads(line)
+                self._remember(entry)
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def add(self, entry):
+        """Write a line, onto the disk."""
+        with open(self.file, "ab") as lines:
+            lines.write(json.dumps(entry).encode() + b"\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        self._remember(entry)
+
+    def is_finished(self, entry, path):
+        """Whether `path` is, byte for byte, a file made as `entry` (without its hash) says.
+
+        Raises `FileExistsError` if it exists and no run wrote it as it is.
+        """
+        if not path.exists():
+            return False
+        digest = sha256(path)
+        if (entry["file"], digest) not in self.origins:
+            raise FileExistsError(
+                f"A file that is not as a run before wrote it is not replaced: '{path}'. Move it away, or replace it "
+                "with force (--force)."
+            )
+        return _origin(entry) in self.origins[entry["file"], digest]
+
+    def _remember(self, entry):
+        self.origins.setdefault((entry["file"], entry["sha256"]), []).append(_origin(entry))
+
+
+def _origin(entry):
+    return {name: value for name, value in entry.items() if name not in ("file", "sha256")}

@@ -1,0 +1,29 @@
+"""The first run of every notebook in JupyterLab, as a user makes it: open, Run All, look."""
+
+import pytest
+
+from omgsr_lib.reproduce import STEPS
+
+
+pytestmark = pytest.mark.browser
+INTERACTIVE = ("05_restore", "explore_timestep_injection")
+
+
+@pytest.mark.parametrize("name", STEPS)  # in their order, since later ones read what earlier ones wrote
+def test_first_run(lab, page, artefacts, name):
+    parameters = {"preset": "smoke"} | ({"interactive": True} if name in INTERACTIVE else {})
+    page.set_viewport_size({"width": 1280, "height": 900})
+    lab.run(page, name, **parameters)
+    notebook = lab.saved(page, name)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    if name in INTERACTIVE:
+        live = page.locator("img.widget-image").first
+        live.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.naturalWidth > 100", arg=live.element_handle())
+        assert page.get_by_text("Click to show javascript error").count() == 0
+    page.set_viewport_size({"width": 1280, "height": 2600})
+    page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(panel => panel.scrollTo(0, 0))")
+    page.wait_for_timeout(500)
+    page.screenshot(path=artefacts / f"notebook_{name}.png")
+    lab.close(name)

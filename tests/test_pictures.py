@@ -1,0 +1,496 @@
+"""data/pictures.py, data/deep.py: what a picture is made of, read back by other readers where files are written."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from omgsr_lib.data.photos import to_image, to_pixels
+from omgsr_lib.data.pictures import Picture
+
+
+def samples(height, width, channels, dtype=np.uint8, seed=0):
+    high = np.iinfo(dtype).max + 1
+    return np.random.default_rng(seed).integers(0, high, (height, width, channels), dtype=dtype)
+
+
+def image(mode="RGB", width=12, height=9):
+    return Image.fromarray(samples(height, width, 3)).convert(mode)
+
+
+def independent_png(path):
+    """Samples `(h, w, c)` and chunks of a PNG that is not interlaced, by the specification's own formulas."""
+    data, at, chunks = path.read_bytes(), 8, {}
+    while at < len(data):
+        (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        content = data[at + 8 : at + 8 + length]
+        assert zlib.crc32(name + content) == struct.unpack_from(">I", data, at + 8 + length)[0]
+        chunks[name] = chunks.get(name, b"") + content
+        at += 12 + length
+    width, height, depth, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    pixel = channels * depth // 8
+    raw = zlib.decompress(chunks[b"IDAT"])
+    rows, before = [], [0] * (width * pixel)
+    for y in range(height):
+        line = raw[y * (width * pixel + 1) : (y + 1) * (width * pixel + 1)]
+        assert line[0] == 4
+        row = []
+        for i, value in enumerate(line[1:]):
+            a, b, c = (row[i - pixel], before[i], before[i - pixel]) if i >= pixel else (0, before[i], 0)
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            row.append((value + nearest) % 256)
+        rows.append(row)
+        before = row
+    array = np.array(rows, np.uint8).reshape(height, width, pixel)
+    return (array.view(">u2") if depth == 16 else array), chunks
+
+
+def png16(path, array, *, interlace=0, key=None):
+    """A 16-bit PNG without filters, in seven passes if `interlace`."""
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[array.shape[2]]
+    passes = [(0, 0, 1, 1)]
+    if interlace:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    raw = b""
+    for x, y, dx, dy in passes:
+        part = array[y::dy, x::dx]
+        raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part if row.size)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *array.shape[1::-1], 16, colour, 0, 0, interlace))]
+    chunks += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
+    chunks += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks:
+        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    path.write_bytes(data)
+    return path
+
+
+def whole(picture):
+    return picture.colour if picture.alpha is None else np.concatenate([picture.colour, picture.alpha], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "restored"),
+    [
+        ("1", "L"),
+        ("L", "L"),
+        ("LA", "LA"),
+        ("P", "RGB"),
+        ("PA", "RGBA"),
+        ("RGB", "RGB"),
+        ("RGBA", "RGBA"),
+        ("RGBa", "RGBA"),
+        ("RGBX", "RGB"),
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("HSV", "RGB"),
+    ],
+)
+def test_modes(mode, restored):
+    source = image("RGBA").convert(mode) if mode in ("RGBa",) else image(mode)
+    picture = Picture.from_image(source)
+    assert picture.image().mode == restored and picture.size == (12, 9)
+    assert np.array_equal(np.asarray(picture.image()), np.asarray(source.convert(restored)))
+
+
+def test_lab_becomes_the_rgb_it_stands_for():
+    source = Image.fromarray(np.full((8, 8, 3), (200, 120, 40), np.uint8))
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(source, *profiles, outputMode="LAB")
+    found = Picture.from_image(lab).colour[0, 0].astype(int)
+    assert np.abs(found - (200, 120, 40)).max() <= 2
+
+
+@pytest.mark.parametrize("key", [17, (200, 10, 30)])
+def test_a_transparent_colour_becomes_alpha(key):
+    grey = isinstance(key, int)
+    array = samples(6, 5, 1 if grey else 3)
+    array[2, 3] = key
+    source = Image.fromarray(array[..., 0] if grey else array)
+    source.info["transparency"] = key
+    alpha = Picture.from_image(source).alpha[..., 0]
+    assert np.array_equal(alpha == 0, (array == key).all(-1)) and set(np.unique(alpha)) == {0, 255}
+
+
+def test_a_transparent_palette_entry_becomes_alpha():
+    source = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    source.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    source.info["transparency"] = b"\xff\x00\x80"
+    picture = Picture.from_image(source)
+    assert picture.alpha[..., 0].tolist() == [[255, 0], [128, 0]]
+    assert picture.colour[1, 0].tolist() == [70, 80, 90]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_16_bit_grey(mode):
+    array = samples(7, 5, 1, np.uint16)[..., 0]
+    if mode.startswith("I;16"):
+        source = Image.frombytes(mode, (5, 7), array.astype(">u2" if mode == "I;16B" else "<u2").tobytes())
+    else:
+        source = Image.fromarray(array.astype(np.int32) if mode == "I" else array.astype(np.float32) / 65535)
+    assert source.mode == mode
+    picture = Picture.from_image(source)
+    assert np.array_equal(picture.colour[..., 0], array) and picture.image().mode == "I;16"
+    assert np.array_equal(np.asarray(picture.image()), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.float32([[0, np.nan]]), "must be finite and lie in 0 .. 1"),
+        (np.float32([[0, np.inf]]), "must be finite"),
+        (np.float32([[0, 255]]), "must be finite and lie in 0 .. 1"),
+        (np.int32([[0, 65536]]), r"must lie in 0 .. 65535: got 0 .. 65536"),
+        (np.int32([[-1, 5]]), "must lie in 0 .. 65535: got -1 .. 5"),
+    ],
+)
+def test_samples_without_a_range_are_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        Picture.from_image(Image.fromarray(array))
+
+
+def test_8_bit_enlargement_is_that_of_pil():
+    for mode in ("RGB", "L"):
+        source = image(mode)
+        large = Picture.from_image(source).enlarge(31, 20)
+        assert np.array_equal(np.asarray(large.image()), np.asarray(source.resize((31, 20), Image.BICUBIC)))
+
+
+def test_16_bit_enlargement_agrees_with_8_bits_where_both_can_be_had():
+    array = samples(9, 12, 3) // 4 + 96  # nothing that PIL would clip between its two 8-bit passes
+    deep = Picture(array.astype(np.uint16) * 257).enlarge(31, 20).colour
+    flat = Picture(array).enlarge(31, 20).colour
+    assert deep.dtype == np.uint16 and np.abs(deep / 257 - flat).max() <= 1.01
+
+
+def test_opaque_alpha_changes_nothing():
+    source = image("RGBA")
+    plain, with_alpha = (Picture.from_image(x).enlarge(31, 20) for x in (source.convert("RGB"), source))
+    assert np.array_equal(plain.colour, with_alpha.colour) and (with_alpha.alpha == 255).all()
+
+
+def test_colours_under_transparency_leave_no_fringe():
+    """A red disc on transparent black: where anything is to be seen it is red."""
+    y, x = np.mgrid[:24, :24]
+    inside = (x - 12) ** 2 + (y - 12) ** 2 < 60
+    array = np.zeros((24, 24, 4), np.uint8)
+    array[inside] = (250, 20, 10, 255)
+    for dtype, scale in ((np.uint8, 1), (np.uint16, 257)):
+        deep = array.astype(dtype) * dtype(scale)
+        large = Picture(deep[..., :3], deep[..., 3:]).enlarge(96, 96)
+        seen = large.alpha[..., 0] > 0
+        assert 60 * 16 < seen.sum() < 96 * 96 / 2
+        assert np.abs(large.colour[seen] / scale - (250, 20, 10)).max() <= 1
+
+
+def test_what_is_wholly_transparent_keeps_its_colours():
+    array = samples(6, 6, 3)
+    hidden = Picture(array, np.zeros((6, 6, 1), np.uint8)).enlarge(12, 12)
+    assert np.array_equal(hidden.colour, Picture(array).enlarge(12, 12).colour) and not hidden.alpha.any()
+
+
+def test_pixels_and_back():
+    source = image()
+    picture = Picture.from_image(source)
+    assert torch.equal(picture.to_pixels(), to_pixels(source))
+    pixels = torch.rand(3, 9, 12) * 2.4 - 1.2
+    assert np.array_equal(np.asarray(picture.with_pixels(pixels).image()), np.asarray(to_image(pixels)))
+    for channels, dtype in ((1, np.uint8), (1, np.uint16), (3, np.uint16)):
+        picture = Picture(samples(9, 12, channels, dtype))
+        assert np.array_equal(picture.with_pixels(picture.to_pixels()).colour, picture.colour)
+
+
+def test_grey_is_the_luma_of_what_is_restored():
+    pixels = torch.tensor([0.5, -0.25, 0.75])[:, None, None].expand(3, 2, 2)
+    luma = 0.299 * 0.5 - 0.587 * 0.25 + 0.114 * 0.75
+    assert (Picture(samples(2, 2, 1)).with_pixels(pixels).colour == round((luma + 1) * 127.5)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("interlace", [0, 1])
+def test_16_bit_png_is_read_exactly(tmp_path, channels, interlace):
+    array = samples(11, 13, channels, np.uint16)
+    picture = Picture.open(png16(tmp_path / "a.png", array, interlace=interlace))
+    assert whole(picture).dtype == np.uint16 and np.array_equal(whole(picture), array)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_16_bit_png(tmp_path, channels):
+    array = samples(5, 6, channels, np.uint16)
+    picture = Picture.open(png16(tmp_path / "a.png", array, key=tuple(map(int, array[2, 3]))))
+    assert np.array_equal(picture.colour, array)
+    assert np.argwhere(picture.alpha[..., 0] == 0).tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(compression="zlib"), dict(byteorder=">"), dict(tile=(16, 16)), dict(predictor=True, compression="zlib")],
+)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiff_is_read_exactly(tmp_path, channels, options):
+    array = samples(20, 33, channels, np.uint16)
+    extra = dict(extrasamples=["unassalpha"]) if channels == 4 else {}
+    photometric = "minisblack" if channels == 1 else "rgb"
+    stored = array[..., 0] if channels == 1 else array
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, **extra, **options)
+    assert np.array_equal(whole(Picture.open(tmp_path / "a.tif")), array)
+
+
+def test_alpha_that_is_multiplied_into_a_16_bit_tiff(tmp_path):
+    alpha = np.array([[0, 1000, 32768, 65535]], np.uint16)
+    colour = np.full((1, 4, 3), (60000, 30000, 7), np.uint16)
+    multiplied = (colour * (alpha[..., None] / 65535)).round().astype(np.uint16)
+    stored = np.concatenate([multiplied, alpha[..., None]], axis=2)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
+    picture = Picture.open(tmp_path / "a.tif")
+    assert np.array_equal(picture.alpha[..., 0], alpha)
+    assert np.abs(picture.colour[0, 1:].astype(int) - colour[0, 1:]).max(axis=1).tolist() == pytest.approx(
+        [0, 0, 0], abs=65535 / 1000 / 2
+    )
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_16_bit_channels_one_after_the_other_are_refused(tmp_path, compression):
+    array = samples(20, 33, 3, np.uint16).transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig="separate", compression=compression)
+    with pytest.raises(ValueError, match="16-bit channels one after the other; save it as interleaved 16-bit RGB"):
+        Picture.open(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("height", [1, 40])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_is_written_exactly(tmp_path, channels, height, monkeypatch):
+    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    array = samples(height, 29, channels, np.uint16)
+    array[:, 5:20] = np.arange(15, dtype=np.uint16)[:, None] * 300  # smooth, as photographs are
+    split = 1 if channels < 3 else 3
+    icc, exif = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), Image.Exif()
+    exif[271] = "maker"
+    picture = Picture(array[..., :split], array[..., split:] if channels > split else None, icc, exif.tobytes())
+    picture.save(tmp_path / "a.png", "png")
+    found, chunks = independent_png(tmp_path / "a.png")
+    assert np.array_equal(found, array)
+    name, profile = chunks[b"iCCP"].split(b"\0\0", 1)
+    assert zlib.decompress(profile) == icc and chunks[b"eXIf"] == exif.tobytes().removeprefix(b"Exif\0\0")
+    with Image.open(tmp_path / "a.png") as opened:
+        opened.load()
+        assert opened.info["icc_profile"] == icc and opened.getexif()[271] == "maker"
+    assert np.array_equal(whole(Picture.open(tmp_path / "a.png")), array)
+
+
+@pytest.mark.parametrize("height", [1, 40])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_tiff_is_written_exactly(tmp_path, channels, height, monkeypatch):
+    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    array, exif = samples(height, 29, channels, np.uint16), Image.Exif()
+    exif[271] = "maker"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
+    exif[ExifTags.IFD.Exif] = exif.get_ifd(ExifTags.IFD.Exif)
+    split = 1 if channels < 3 else 3
+    profile = b"\0" * 16 + (b"GRAY" if channels < 3 else b"RGB ") + b"\0" * 8
+    alpha = array[..., split:] if channels > split else None
+    Picture(array[..., :split], alpha, profile, exif.tobytes()).save(tmp_path / "a.tif", "tiff")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        page = file.pages[0]
+        assert np.array_equal(page.asarray().reshape(array.shape), array)
+        assert page.tags[34675].value == profile and page.tags[271].value == "maker"
+        assert page.tags[34665].value["ISOSpeedRatings"] == 400
+        assert [int(x) for x in page.extrasamples] == ([2] if alpha is not None else [])
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_8_bit_files(tmp_path, mode, format):
+    y, x = np.mgrid[:40, :50]
+    smooth = np.stack([x * 5, y * 6, x + y, 255 - y * 3], axis=2).astype(np.uint8)
+    source = Image.fromarray(smooth).convert(mode)
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source.info["icc_profile"] = icc
+    exif = Image.Exif()
+    exif[272] = "model"
+    source.info["exif"] = exif.tobytes()
+    picture = Picture.from_image(source)
+    if format == "jpeg" and "A" in mode:
+        with pytest.raises(ValueError, match="A JPEG file holds no transparency: 'a' has some. Choose png, webp or"):
+            picture.check_format(format, picture.size, "a")
+        return
+    picture.save(tmp_path / "a", format)
+    with Image.open(tmp_path / "a") as found:
+        assert found.format.lower() == format and found.getexif()[272] == "model"
+        assert found.info.get("icc_profile") == (icc if mode.startswith("RGB") else None)
+        difference = np.asarray(found.convert(mode), int) - np.asarray(source, int)
+    assert np.abs(difference).max() <= (0 if format in ("png", "tiff") else 16)
+    assert format in ("png", "tiff") or np.abs(difference).mean() < 1.5
+
+
+def test_16_bits_in_a_file_with_8(tmp_path):
+    array = samples(20, 20, 3, np.uint16) // 4 + 30000
+    picture = Picture(np.broadcast_to(array.mean((0, 1)).astype(np.uint16), (20, 20, 3)))
+    picture.save(tmp_path / "a.webp", "webp", quality=100)
+    expected = (picture.colour[0, 0] / 257).round()
+    assert np.abs(np.asarray(Image.open(tmp_path / "a.webp"))[5, 5] - expected).max() <= 2
+    every = Picture(np.arange(65536, dtype=np.uint16).reshape(256, 256, 1))
+    assert np.array_equal(every.to_8_bits().colour, (every.colour / 257).round().astype(np.uint8))
+
+
+def test_files_with_too_long_sides_are_refused():
+    picture = Picture(np.zeros((1, 70000, 3), np.uint8))
+    for format, side in (("webp", 16383), ("jpeg", 65500)):
+        message = f"sides of a {format} file are at most {side} pixels: 'a' restored is 70000x1. Choose png or tiff"
+        with pytest.raises(ValueError, match=message):
+            picture.check_format(format, picture.size, "a")
+    picture.check_format("png", picture.size, "a")
+    picture.check_format("tiff", picture.size, "a")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "deep.png", "deep.tif"])
+def test_orientation_is_applied_once(tmp_path, orientation, name):
+    source, exif = image("RGB", 13, 10), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / name
+    if name == "deep.tif":
+        deep = np.asarray(source).astype(np.uint16) * 257
+        tifffile.imwrite(path, deep, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    elif name == "deep.png":
+        Picture(np.asarray(source).astype(np.uint16) * 257, exif=exif.tobytes()).save(path, "png")
+    else:
+        source.save(path, exif=exif.tobytes(), **(dict(lossless=True) if name == "a.webp" else dict(quality=95)))
+    with Image.open(path) as opened:
+        if name.startswith("deep"):
+            opened = source.copy()
+            opened.info["exif"] = exif.tobytes()
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    picture = Picture.open(path)
+    assert np.array_equal(picture.to_8_bits().colour, expected)
+    assert (picture.size == (10, 13)) == (orientation > 4)
+    assert ExifTags.Base.Orientation not in picture.image().getexif()
+
+
+def test_exif_that_stays_true_is_kept():
+    exif = Image.Exif()
+    exif[271], exif[272], exif[256] = "maker", "model", 4000
+    inner = {ExifTags.Base.ISOSpeedRatings: 100, ExifTags.Base.ExifImageWidth: 4000}
+    exif.get_ifd(ExifTags.IFD.Exif).update(inner)
+    exif[ExifTags.IFD.Exif] = inner
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 30.0, 0.0)}
+    source = image()
+    source.info["exif"] = exif.tobytes()
+    kept = Picture.from_image(source).image().getexif()
+    assert kept[271] == "maker" and kept[272] == "model" and 256 not in kept
+    assert dict(kept.get_ifd(ExifTags.IFD.Exif)) == {ExifTags.Base.ISOSpeedRatings: 100}
+    assert kept.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_exif_of_a_camera_goes_through_every_format(tmp_path, format, dtype):
+    exif, inner = Image.Exif(), {33434: 1 / 125, 33437: 2.8, 34855: 400, 36864: b"0230", 37500: b"\0\1note" * 500}
+    exif[271], exif[282], exif[ExifTags.IFD.Exif] = "maker", 72.0, inner
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 8.0, 20.25)}
+    source = image()
+    source.info["exif"] = exif.tobytes()
+    picture = Picture.from_image(source)
+    Picture(picture.colour.astype(dtype), exif=picture.exif).save(tmp_path / "a", format)
+    found = Picture.open(tmp_path / "a").image().getexif()
+    assert found[271] == "maker" and found[282] == 72
+    kept = found.get_ifd(ExifTags.IFD.Exif)
+    assert kept.keys() == inner.keys() and all(kept[tag] == inner[tag] for tag in (34855, 36864, 37500))
+    assert float(kept[33434]) == pytest.approx(1 / 125) and float(kept[33437]) == pytest.approx(2.8)
+    assert found.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48, 8, 20.25)
+
+
+def test_damaged_exif_is_left_out_and_said(tmp_path):
+    image().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    source = image()
+    source.info["exif"] = b"Exif\0\0nonsense"
+    picture = Picture.from_image(source)
+    damaged = ("its EXIF data is damaged and is left out",)
+    assert picture.exif is None and picture.notes == damaged
+    Picture(samples(8, 8, 3, np.uint16), exif=b"Exif\0\0nonsense").save(tmp_path / "b.png", "png")
+    picture = Picture.open(tmp_path / "b.png")
+    assert picture.exif is None and picture.notes == damaged and picture.levels == 65535
+    assert Picture.open(tmp_path / "a.jpg").size == (12, 9)
+
+
+def test_a_profile_is_kept_where_it_fits():
+    rgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, kept in (("RGB", True), ("P", True), ("RGBA", True), ("L", False), ("CMYK", False)):
+        source = image(mode)
+        source.info["icc_profile"] = rgb
+        picture = Picture.from_image(source)
+        assert (picture.icc == rgb) is kept and len(picture.notes) == (not kept)
+
+
+def cmyk_profile(lab):
+    """An ICC profile that takes CMYK for 8-bit `lab` without K and for black with it: two points along each axis."""
+    identity = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table = (
+        b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + bytes([*lab, 0, 128, 128]) * 8 + identity * 3
+    )
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    start = 128 + 4 + 2 * 12
+    tags = struct.pack(">I4sII4sII", 2, b"A2B0", start, len(table), b"wtpt", start + len(table), len(white))
+    kind = struct.pack(">II4s4s4s", 0, 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12) + b"acsp" + bytes(28)
+    header = struct.pack(">I", start + len(table + white)) + kind + white[8:] + bytes(48)
+    return header + tags + table + white
+
+
+def test_cmyk_goes_through_its_profile(tmp_path):
+    """L* = 50.2 (128 of 255) is 119.4 in sRGB: 255 (1.055 Y^(1/2.4) - 0.055) with Y = ((L* + 16) / 116)^3."""
+    source = Image.merge("CMYK", [*image().split(), Image.new("L", (12, 9), 0)])
+    source.save(tmp_path / "a.tif", icc_profile=cmyk_profile((128, 128, 128)))
+    picture = Picture.open(tmp_path / "a.tif")
+    grey = 255 * (1.055 * (((12800 / 255 + 16) / 116) ** 3) ** (1 / 2.4) - 0.055)
+    assert np.abs(picture.colour - grey).max() <= 1.5 and picture.icc is None and picture.notes == ()
+
+
+def test_cmyk_without_and_with_a_damaged_profile():
+    source = image("CMYK")
+    expected = np.asarray(source.convert("RGB"))
+    assert np.array_equal(Picture.from_image(source).colour, expected)
+    source.info["icc_profile"] = b"no profile"
+    picture = Picture.from_image(source)
+    assert np.array_equal(picture.colour, expected) and picture.icc is None
+    assert picture.notes == ("its CMYK profile is damaged: converted without it",)
+
+
+def test_the_first_of_several_frames(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (10, 200, 250)]
+    for name in ("a.gif", "a.webp", "a.tif"):
+        options = dict(lossless=True) if name == "a.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        picture = Picture.open(tmp_path / name)
+        assert picture.notes == ("only the first of its 3 frames is taken",)
+        assert (picture.colour == 10).all()
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    image("RGB", 20, 10).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="more pixels than the limit: .*20x10, limit 199.*raise the limit"):
+        Picture.open(tmp_path / "a.png", max_pixels=199)
+    assert Picture.open(tmp_path / "a.png", max_pixels=200).size == (20, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90)
+    with pytest.raises(ValueError, match="more pixels than the limit: .*exceeds limit of 180 pixels"):
+        Picture.open(tmp_path / "a.png")
+    assert Picture.open(tmp_path / "a.png", max_pixels=200).size == (20, 10) and Image.MAX_IMAGE_PIXELS == 90
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Picture.open(tmp_path / "none.png")
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(ValueError, match="must be a readable picture: '.*a.png' is not. Remove or replace it"):
+        Picture.open(tmp_path / "a.png")
+    buffer = io.BytesIO()
+    image("RGB", 60, 60).save(buffer, "JPEG")
+    (tmp_path / "b.jpg").write_bytes(buffer.getvalue()[:-200])
+    with pytest.raises(ValueError, match="b.jpg' is not .image file is truncated"):
+        Picture.open(tmp_path / "b.jpg")
