@@ -1,9 +1,11 @@
 """Pairs of photographs through a latent space or a model: latents, pictures, scores."""
 
+from functools import partial
+
 import pandas as pd
 import torch
 
-from .data.degradation import Degradation
+from .data.degradation import Degradation, random_dial
 from .data.pairs import Pairs
 from .data.photo_pairs import PhotoPairs
 from .data.photos import to_pixels
@@ -72,7 +74,9 @@ def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):
     crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too).
     """
     if ships(recipe):
-        return Pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, synthetic=synthetic)
+        settings = partial(random_dial, seed=seed) if recipe.dial else None
+        options = dict(seed=seed, scale=recipe.scale, synthetic=synthetic, settings=settings)
+        return Pairs(paths, recipe.resolution, **options)
     settings = Degradation.for_size(recipe.resolution)
     return PhotoPairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, settings=settings, portraits=portraits)
 

@@ -115,7 +115,7 @@ def build_parser():
     command(
         commands.run_pretrain,
         "train the mini autoencoder or a mini prior",
-        part=dict(positional="part", choices=["autoencoder", "ddpm", "flow"]),
+        part=dict(positional="part", choices=["autoencoder", "ddpm", "flow", "estimator"]),
         photos=dict(required=True, help="folder with training photographs"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
         out=dict(required=True, help="run folder: checkpoint, log and the finished model"),

@@ -11,6 +11,7 @@ from .cards import adapter_card
 from .data.pairs import assert_disjoint, evaluation_pairs
 from .model import OMGSR
 from .precision import native_precision
+from .priors.loading import WEIGHTS
 from .train import train
 
 
@@ -52,7 +53,11 @@ def finetune(
     precision = precision or native_precision()
     dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
     model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
-    model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+    if recipe.start:
+        model.load_adapter(WEIGHTS / recipe.start)
+        model.adaptive = recipe.adaptive
+    else:
+        model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
     pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
     measured_on = evaluation or (paths if ships(recipe) else ())
     held_out = evaluation_pairs(

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.attention import sdpa_kernel
 
 from . import presets
+from .adaptive import difference_map
+from .device import to_device
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
@@ -52,7 +54,8 @@ class OMGSR(nn.Module):
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
     `revision` say where a loaded model is from: a hub id and its commit, or the name of a folder. `attention` has the
     kernels of `scaled_dot_product_attention`, first choice first, for the stages "encode", "denoiser" and "decode";
-    torch chooses where it has none.
+    torch chooses where it has none. An `adaptive` model takes each
+    picture at a timestep of its own (see `at_timestep`), which its `estimator` chooses.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -64,6 +67,7 @@ class OMGSR(nn.Module):
         self.lq_vae = copy.deepcopy(vae)
         vae.decoder = decoder
         self.ranks = None
+        self.adaptive, self.estimator = False, None
         self.base = self.revision = None
         self.attention = {}
 
@@ -73,7 +77,7 @@ class OMGSR(nn.Module):
         `timestep`: t* by default; an int or a `(B,)` tensor, one timestep per image. With a `generator` the latents
         are a sample of the encoder's posterior, as in the authors' code; without one its mean.
         """
-        lq_latents = self.encode(lq_pixels, generator=generator)
+        lq_latents = self.at_timestep(self.encode(lq_pixels, generator=generator), timestep)
         clean_latents = self.predict_clean(lq_latents, timestep)
         return OMGSROutput(self.decode(clean_latents), clean_latents, lq_latents)
 
@@ -92,6 +96,35 @@ class OMGSR(nn.Module):
             if mode is not None:
                 return encode_tiled(self.lq_vae, lq_pixels, mode=mode, generator=generator, **options)
             return encode_latents(self.lq_vae, lq_pixels, generator=generator)
+
+    def at_timestep(self, lq_latents, timestep=None):
+        """LQ latents as the denoiser takes them at `timestep` (t* by default, an int or `(B,)`).
+
+        The refinement loss teaches the encoder the scale of noisy latents, `alpha_t* E[z_H | x_L]`. An adaptive model
+        keeps one encoder for all timesteps and carries its latents over by `alpha_t / alpha_t*`; any other takes them
+        as they are, as published.
+        """
+        if not self.adaptive or timestep is None:
+            return lq_latents
+        alphas = self.prior.schedule.alphas
+        gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
+        return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
+
+    def difference(self, lq_pixels, *, mode=None, **options):
+        """Estimated D of each neighbourhood, `(B, 1, H / f, W / f)`, which an adaptive model's timesteps follow.
+
+        `mode` and `options` as in `encode`. Raises `ValueError` if the model has no estimator.
+        """
+        if self.estimator is None:
+            raise ValueError(
+                f"Only a model with an estimator knows D of a photograph: this one has t* = {self.timestep}. "
+                "Train one (omgsr pretrain estimator) and set model.estimator."
+            )
+        if mode is None:
+            latents = encode_latents(self.vae, lq_pixels)
+        else:
+            latents = encode_tiled(self.vae, lq_pixels, mode=mode, **options)
+        return difference_map(self.estimator, latents)
 
     def predict_clean(self, lq_latents, timestep=None, *, tile=None, overlap=None, window="gaussian", **options):
         """Clean latents of `lq_latents` in one step: the model output at t*, then the x0 formula of the schedule.
@@ -180,6 +213,8 @@ class OMGSR(nn.Module):
             if vae_rank:
                 save_adapter(self.lq_vae.encoder, part / encoder_folder)
             about = {"family": self.prior.family, "timestep": self.timestep, "ranks": list(self.ranks)}
+            if self.adaptive:
+                about["adaptive"] = True
             (part / "omgsr.json").write_text(json.dumps(about, indent=2) + "\n")
         return Path(folder)
 
@@ -198,6 +233,7 @@ class OMGSR(nn.Module):
                     f"An adapter must be of its prior's family, {self.prior.family}: '{folder}' is {about['family']}."
                 )
             expected, self.timestep = about["ranks"], about["timestep"]
+            self.adaptive = about.get("adaptive", False)
         denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
         parts = (self.lq_vae.encoder, encoder_folder), (self.prior.denoiser, denoiser_folder)
         self.ranks = tuple(
@@ -213,6 +249,8 @@ class OMGSR(nn.Module):
         """
         with atomic_folder(folder) as part:
             save_model(self.vae, part / "vae")
+            if self.estimator is not None:
+                save_model(self.estimator, part / "estimator")
             if isinstance(self.prior, FoldedPrior):
                 save_folded(self.prior, part)
                 save_file(self.lq_vae.encoder.state_dict(), part / LQ_ENCODER)
@@ -245,6 +283,10 @@ class OMGSR(nn.Module):
                     )
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
+            if (folder / "estimator").is_dir():
+                from .estimator import load_estimator
+
+                model.estimator = load_estimator(folder / "estimator")
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
             raise ValueError(

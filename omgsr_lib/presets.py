@@ -20,6 +20,9 @@ class Recipe:
     resolution: int  # side of a training crop in pixels
     scale: int  # down-scaling factor of the degradation
     timestep: int  # mid-timestep t*, an index into the schedule
+    adaptive: bool = False  # train each picture at its own mid-timestep (`adaptive`); not in the paper
+    dial: bool = False  # degradations from mild to extreme (`Degradation.dial`) instead of the published chain
+    start: str | None = None  # adapters to start from, a folder of the package's weights
     revision: str | None = None  # commit of the hub id
     prompt: str = ""
     vae_rank: int = 16  # of the LoRA on the encoder; alpha = rank
@@ -77,13 +80,24 @@ _mini = dict(
     learning_rate=5e-4, warmup=20, decay=0.3, steps=100, batch_size=4, accumulation=1, save_every=50,
 )  # fmt: skip
 
+# On from the adapters of mini: photographs from mildly to extremely degraded, each at its own mid-timestep; and, as a
+# control, the same at the fixed one.
+_dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=400, save_every=20)
+
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
 # trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs.
+_mini_s = dict(base="mini-ddpm", family="ddpm", timestep=325)
+_mini_f = dict(base="mini-flow", family="flow", timestep=223)
+
 RECIPES = {
     ("smoke", "s"): Recipe(base="tiny", family="ddpm", timestep=273, **{**_mini, "resolution": 80, "steps": 2}),
     ("smoke", "f"): Recipe(base="tiny", family="flow", timestep=244, **{**_mini, "resolution": 80, "steps": 2}),
-    ("mini", "s"): Recipe(base="mini-ddpm", family="ddpm", timestep=325, **_mini),
-    ("mini", "f"): Recipe(base="mini-flow", family="flow", timestep=223, **_mini),
+    ("mini", "s"): Recipe(**_mini_s, **_mini),
+    ("mini", "f"): Recipe(**_mini_f, **_mini),
+    ("mini", "s-adaptive"): Recipe(**_mini_s, **_mini | _dial, start="mini-s", adaptive=True),
+    ("mini", "f-adaptive"): Recipe(**_mini_f, **_mini | _dial, start="mini-f", adaptive=True),
+    ("mini", "s-dial"): Recipe(**_mini_s, **_mini | _dial, start="mini-s"),
+    ("mini", "f-dial"): Recipe(**_mini_f, **_mini | _dial, start="mini-f"),
     ("paper", "s-512"): _paper_s,
     ("paper", "s-1024"): replace(_paper_s, **_at_1024),
     ("paper", "f-512"): _paper_f,

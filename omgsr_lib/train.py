@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from .adaptive import own_timesteps
 from .analysis import restored_pairs
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
 from .data.batches import StepBatches
@@ -208,14 +209,15 @@ def describe(recipe):
 
 
 def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, frozen_heads):
-    output = model(lq, generator=noise)
+    timestep = own_timesteps(model.vae, lq, hq, model.prior.schedule) if recipe.adaptive else model.timestep
+    output = model(lq, timestep, generator=noise)
     predicted, lq_latents = output.images.float(), output.lq_latents.float()
     with torch.no_grad():
         hq_latents = encode_latents(model.vae, hq, generator=noise).float()
     pixel = {"mse": F.mse_loss, "l1": F.l1_loss}[recipe.pixel_loss]
     losses = {"pixel": recipe.pixel * pixel(predicted, hq)}
     if recipe.refinement:
-        loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, model.timestep, generator=noise)
+        loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, timestep, generator=noise)
         losses["refinement"] = recipe.refinement * loss
     if perceptual is not None:
         loss = chunked_distance(perceptual, predicted, hq, recipe.chunk, at_once=recipe.at_once)

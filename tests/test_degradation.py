@@ -10,7 +10,7 @@ import torch
 from scipy.stats import poisson
 
 from omgsr_lib.data import degradation
-from omgsr_lib.data.degradation import Degradation, degrade, gaussian_noise, poisson_noise, recipe, resize
+from omgsr_lib.data.degradation import Degradation, degrade, gaussian_noise, poisson_noise, random_dial, recipe, resize
 from omgsr_lib.data.kernels import gaussian_kernel, plateau_kernel, sinc_kernel
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 
@@ -350,6 +350,19 @@ def test_a_stronger_degradation_is_the_same_chain_farther_along_and_loses_more(p
             assert drawn == sorted(drawn, reverse="quality" in steps[0].keywords)
     quality = [np.mean([psnr(photo, degrade(photo, seed=4, index=i, settings=s)) for i in range(8)]) for s in levels]
     assert quality[0] > quality[1] + 0.2 and quality[1] > quality[2] + 0.2
+
+
+def test_the_dial_goes_from_nearly_nothing_to_far_beyond_the_published_chain(photo):
+    mild, published, extreme = (Degradation.dial(strength) for strength in (0, 0.5, 1))
+    assert (mild.scale, published.scale, extreme.scale) == (1, 4, 6)
+    assert mild.first.sigma == pytest.approx((0.2, 0.2 + 2.8 / 6)) and extreme.second.jpeg[0] == 60
+    settings = [Degradation.dial(strength) for strength in np.linspace(0, 1, 5)]
+    quality = [np.mean([psnr(photo, degrade(photo, seed=4, index=i, settings=s)) for i in range(8)]) for s in settings]
+    assert quality == sorted(quality, reverse=True) and quality[0] > quality[-1] + 4
+    drawn = [random_dial(index, seed=3).scale for index in range(200)]
+    assert set(drawn) == {1, 2, 3, 4, 5, 6} and drawn == [random_dial(index, seed=3).scale for index in range(200)]
+    with pytest.raises(ValueError, match="between 0 and 1: got 1.1"):
+        Degradation.dial(1.1)
 
 
 def test_the_degradation_loses_detail_but_keeps_the_picture(photo):

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from omgsr_lib.adaptive import own_timesteps
 from omgsr_lib.checkpoint import append_log, load_state, read_log, save_state, trim_log
 from omgsr_lib.data.pairs import EvaluationPair
+from omgsr_lib.losses.refinement import refinement_loss
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm
@@ -80,6 +82,26 @@ def test_a_run_that_was_killed_goes_on_exactly(variant, stop, tmp_path):
     assert all(torch.equal(value, states[1]["heads"][name]) for name, value in states[0]["heads"].items())
     again = train(resumed, SmoothPairs(stop=0), chosen, tmp_path / "killed", **options)  # nothing left to do
     assert again.log == result.log
+
+
+def test_adaptive_training_takes_each_picture_at_its_own_timestep(variant, tmp_path, monkeypatch):
+    """The refinement loss is at the timesteps of `own_timesteps`; the scale of the latents follows them."""
+    model, chosen = new_model(variant, batch_size=2, adaptive=True)
+    model.adaptive, seen = True, []
+    monkeypatch.setattr(
+        "omgsr_lib.train.refinement_loss",
+        lambda lq, hq, schedule, t, generator: seen.append((lq.detach(), t)) or refinement_loss(lq, hq, schedule, t),
+    )
+    train(model, SmoothPairs(), chosen, tmp_path, steps=1, progress=False)
+    ((lq_latents, timesteps),) = seen
+    pairs = [SmoothPairs()[i] for i in range(2)]
+    lq, hq = (torch.stack([pair[name] for pair in pairs]) for name in ("lq", "hq"))
+    assert timesteps.tolist() == own_timesteps(model.vae, lq, hq, model.prior.schedule).tolist()
+    fresh, _ = new_model(variant)
+    gain = model.prior.schedule.alphas[timesteps] / model.prior.schedule.alphas[model.timestep]
+    expected = fresh.encode(lq) * gain.float()[:, None, None, None]
+    assert model.vae.config.latent_channels == lq_latents.shape[1]
+    torch.testing.assert_close(lq_latents.mean((1, 2, 3)), expected.mean((1, 2, 3)), rtol=0.3, atol=0.1)
 
 
 def test_the_seed_decides(tmp_path):

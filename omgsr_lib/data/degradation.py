@@ -85,6 +85,24 @@ class Degradation:
         part = STRENGTHS[strength]
         return cls(first=_part_of_order(cls.first, *part), second=_part_of_order(cls.second, *part))
 
+    @classmethod
+    def dial(cls, strength):
+        """A chain from mild to extreme: `strength` from 0 to 1, in which OMGSR's own lies in the middle.
+
+        The scale runs from 1 to 6, and each range is cut to the third of it around `strength` of the way from its
+        gentle to its strong end (see `of_strength`), less at the ends. Raises `ValueError` outside of [0, 1].
+        """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"The strength of a degradation lies between 0 and 1: got {strength}.")
+        part = max(0.0, strength - 1 / 6), min(1.0, strength + 1 / 6)
+        orders = dict(first=_part_of_order(cls.first, *part), second=_part_of_order(cls.second, *part))
+        return cls(scale=round(1 + 5 * strength), **orders)
+
+
+def random_dial(index, *, seed):
+    """`Degradation.dial` of a strength that is uniform in [0, 1] and depends on `(seed, index)` alone."""
+    return Degradation.dial(np.random.default_rng([seed, index, 7]).random())
+
 
 def _part_of_order(order, low, high):
     """`order` with its ranges cut to the part from `low` to `high` of the way from the gentle to the strong end."""

@@ -23,7 +23,8 @@ class Pairs(torch.utils.data.Dataset):
         scale: factor between HQ and LQ.
         synthetic: number of synthetic pictures, of side `2 * size`; each is as likely as one level of one photograph.
         short_sides: pyramid of each photograph, see `CropSampler`.
-        settings: a `Degradation`, by default the one for 512 pixels.
+        settings: a `Degradation`, by default the one for 512 pixels, or a function of the item's index that gives one
+            (its scale counts then).
         length: number of items; a run of n steps uses batch size times n of them, in order.
 
     An item is a dict of float32 tensors `lq` and `hq`, both `(3, size, size)` in `[-1, 1]`.
@@ -56,7 +57,10 @@ class Pairs(torch.utils.data.Dataset):
         if not 0 <= index < self.length:
             raise IndexError(f"Pair {index} does not exist: there are {self.length}. Raise `length` for a longer run.")
         hq = self.crops.batch(index, 1)[0]
-        return {"lq": degrade(hq, seed=self.seed, index=index, scale=self.scale, settings=self.settings), "hq": hq}
+        chain = dict(scale=self.scale, settings=self.settings)
+        if callable(self.settings):
+            chain = dict(settings=self.settings(index))
+        return {"lq": degrade(hq, seed=self.seed, index=index, **chain), "hq": hq}
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,13 +80,17 @@ def fold_prior(prior, timestep, *, merge_tokens=True):
     if isinstance(prior, FoldedPrior):
         raise ValueError(f"A prior is folded once: this one is folded at {prior.timestep}. Fold the one it came from.")
     prior.schedule.expand(timestep, 1)
+    return FoldedPrior(prior, timestep, folded_prompt(prior, merge_tokens)).eval()
+
+
+def folded_prompt(prior, merge_tokens):
+    """The `Prompt` of a prior, equal tokens taken as one if `merge_tokens`."""
     tokens = prior.prompt_embeds[0].double()
-    merged, counts = tokens, None
     if merge_tokens and not tokens.is_meta:
         merged, counts = tokens.unique(dim=0, return_counts=True)
-    if len(merged) == len(tokens):
-        merged, counts = tokens, None
-    return FoldedPrior(prior, timestep, Prompt(merged, counts)).eval()
+        if len(merged) < len(tokens):
+            return Prompt(merged, counts)
+    return Prompt(tokens, None)
 
 
 def save_folded(prior, folder):

@@ -12,6 +12,7 @@ from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
 from .autoencoder import reconstruction_quality, train_autoencoder
+from .estimator import train_estimator
 from .prior import cache_latents, clean_error, sample, train_prior
 
 
@@ -29,7 +30,7 @@ def pretrain(
     data="the user's own",
     seed=0,
 ):
-    """Train `part` ("autoencoder", "ddpm" or "flow") on photographs `paths`; resumable in the folder `out`.
+    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`.
 
     Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model
     card with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it,
@@ -51,6 +52,10 @@ def pretrain(
         autoencoder_card(model, vae, held_out, quality, read_log(out / "log.jsonl"), facts)
         return
     vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
+    if part == "estimator":
+        estimator = train_estimator(vae, paths, out, **options)
+        save_model(estimator, model)
+        return
     maps = cache_latents(vae, paths, out / "latents.pt")
     save_prior(train_prior(part, maps, out, **options), model, dtype=torch.float16)
     prior = load_prior(model, part)

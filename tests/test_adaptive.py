@@ -1,0 +1,165 @@
+"""adaptive.py, estimator.py: per-picture timesteps against closed forms and brute force; tiles, dial, saved models."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from omgsr_lib import OMGSR
+from omgsr_lib.adaptive import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
+from omgsr_lib.estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
+from omgsr_lib.midstep import snr_mid_timestep
+from omgsr_lib.priors.latents import encode_latents
+
+
+FAMILIES = {"ddpm": 273, "flow": 244}
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    """A random adaptive model with an estimator of random weights."""
+    model = OMGSR.from_base("tiny", request.param, FAMILIES[request.param]).add_adapters(2, 2).eval()
+    model.adaptive, model.estimator = True, estimator(model.vae.config.latent_channels)
+    return model
+
+
+def estimator(channels, seed=0):
+    torch.manual_seed(seed)
+    return DifferenceEstimator(channels, width=8).requires_grad_(False).eval()
+
+
+def pixels(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def constant_estimator(channels, log_difference):
+    """An estimator that says the same of every picture."""
+    constant = estimator(channels)
+    torch.nn.init.zeros_(constant.head[-1].weight)
+    constant.head[-1].bias.copy_(torch.tensor([log_difference, 0.0]))
+    return constant
+
+
+@torch.no_grad()
+def test_own_timesteps_are_the_mid_timesteps_of_single_pairs(model):
+    lq, hq = pixels(3, 3, 64, 64), pixels(3, 3, 64, 64, seed=1)
+    hq[1] = lq[1] + 0.05
+    schedule = model.prior.schedule
+    latents = encode_latents(model.vae, lq), encode_latents(model.vae, hq)
+    alone = [snr_mid_timestep(*(part[i : i + 1] for part in latents), schedule).timestep for i in range(3)]
+    assert own_timesteps(model.vae, lq, hq, schedule).tolist() == alone
+    assert alone[1] < alone[0]
+
+
+def test_an_identical_pair_asks_for_the_cleanest_timestep(model):
+    lq = pixels(1, 3, 64, 64)
+    assert own_timesteps(model.vae, lq, lq, model.prior.schedule).tolist() == [0]
+
+
+def test_the_dial_moves_sigma_over_alpha_by_powers_of_two(model):
+    schedule = model.prior.schedule
+    ratio = (schedule.sigmas / schedule.alphas).double()
+    difference = ratio[200] ** 2
+    for strength in (-1.0, 0.0, 0.5):
+        timestep = int(shifted_timesteps(difference, schedule, strength))
+        assert ratio[timestep] == pytest.approx(float(ratio[200]) * 2**strength, rel=0.01)
+    moved = [int(shifted_timesteps(difference, schedule, s)) for s in torch.linspace(-3, 3, 25).tolist()]
+    assert moved == sorted(moved) and len(set(moved)) > 20
+
+
+@torch.no_grad()
+def test_at_its_fixed_timestep_an_adaptive_model_is_the_fixed_one(model):
+    latents = model.encode(pixels(2, 3, 64, 64))
+    adaptive = model.predict_clean(model.at_timestep(latents, model.timestep), model.timestep)
+    model.adaptive = False
+    assert torch.equal(adaptive, model.predict_clean(latents))
+
+
+@torch.no_grad()
+def test_latents_are_carried_over_by_the_ratio_of_alphas(model):
+    latents, alphas = model.encode(pixels(2, 3, 64, 64)), model.prior.schedule.alphas
+    moved = model.at_timestep(latents, torch.tensor([100, 500]))
+    for k, timestep in enumerate((100, 500)):
+        expected = latents[k].double() * alphas[timestep] / alphas[model.timestep]
+        torch.testing.assert_close(moved[k].double(), expected, rtol=1e-6, atol=0)
+
+
+@torch.no_grad()
+def test_the_map_is_bilinear_between_windows_and_one_number_for_a_small_picture(model):
+    net = model.estimator
+    channels = model.vae.config.latent_channels
+    latents = torch.randn(2, channels, 24, 16, generator=torch.Generator().manual_seed(3))
+    found = difference_map(net, latents)
+    assert found.shape == (2, 1, 24, 16)
+    top, bottom = net(latents[:, :, :16])[0], net(latents[:, :, 8:])[0]
+    torch.testing.assert_close(found[:, 0, 0, 5], top.exp())
+    torch.testing.assert_close(found[:, 0, -1, 5], bottom.exp())
+    middle = top + (bottom - top) * 7 / 23
+    torch.testing.assert_close(found[:, 0, 7, 0], middle.exp())
+    small = difference_map(net, latents[..., :9, :5])
+    torch.testing.assert_close(small, net(latents[..., :9, :5])[0].exp()[:, None, None, None].expand(2, 1, 9, 5))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tile", [None, 16])
+def test_equal_estimates_everywhere_give_the_prediction_at_that_timestep(model, tile):
+    """In one pass exactly; in tiles too, since formula and blend are linear where all tiles share a timestep."""
+    latents = model.encode(pixels(2, 3, 192, 128))
+    model.estimator = constant_estimator(latents.shape[1], math.log(0.3))
+    difference = model.difference(pixels(2, 3, 192, 128))
+    timestep = int(model.prior.schedule.nearest_timestep(1 / 0.3))
+    got = predict_adaptive(model, latents, difference, tile=tile)
+    expected = model.predict_clean(model.at_timestep(latents, timestep), timestep, tile=tile)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_batch_gives_each_picture_its_own_timestep(model):
+    latents = model.encode(pixels(2, 3, 64, 64))
+    difference = torch.tensor([0.1, 1.5])[:, None, None, None].expand(2, 1, *latents.shape[2:])
+    together = predict_adaptive(model, latents, difference, strength=0.3)
+    alone = [predict_adaptive(model, latents[k : k + 1], difference[k : k + 1], strength=0.3) for k in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(together, predict_adaptive(model, latents, difference))
+
+
+def test_a_model_without_estimator_says_which_have_one(model):
+    model.estimator = None
+    with pytest.raises(ValueError, match="Only a model with an estimator"):
+        model.difference(pixels(1, 3, 64, 64))
+
+
+def test_saved_and_loaded_an_adaptive_model_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = OMGSR.from_pretrained(tmp_path / "model").eval()
+    lq = pixels(1, 3, 64, 64)
+    assert loaded.adaptive and torch.equal(loaded.difference(lq), model.difference(lq))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(lq, 100).images, model(lq, 100).images, rtol=0, atol=2e-5)
+
+
+def test_likelihood_and_calibration():
+    mean, deviation = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 2.0])
+    target = torch.tensor([0.3, -1.0])
+    expected = -norm(mean, deviation).logpdf(target).mean() - math.log(2 * math.pi) / 2
+    assert float(log_likelihood_loss(mean, deviation, target)) == pytest.approx(expected, rel=1e-6)
+    net, latents = estimator(4), torch.randn(40, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    target = torch.randn(40, generator=torch.Generator().manual_seed(2))
+    calibrate(net, latents, target)
+    mean, deviation = net(latents)
+    assert float(((target - mean) / deviation).square().mean()) == pytest.approx(1, rel=1e-5)
+
+
+def test_statistics_know_noise_and_sharpness():
+    """Immerkaer's estimate of white noise on a flat picture is its standard deviation; blur lowers the sharpness."""
+    noise = torch.randn(1, 1, 400, 400, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1) * 0.1
+    flat = pixel_statistics(noise)
+    assert float(flat[0, 2].exp()) == pytest.approx(0.1, rel=0.02)
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1)
+    assert pixel_statistics(blurred)[0, 1] < flat[0, 1] - 0.5
+    assert (flat[:, 0] == 1).all()
+
+
+def test_the_estimator_is_small():
+    assert sum(p.numel() for p in DifferenceEstimator(24).parameters()) < 1_000_000
