@@ -36,7 +36,8 @@ lint: $(READY) ## code style and import contract
 	$(BIN)/lint-imports
 
 bench: $(READY) ## side-by-side measurements, one JSON per run
-	@set -e; for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks; done
+	@failed=; for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks || failed="$$failed $$file"; done; \
+	if [ "$$failed" ]; then echo "A goal was missed by$$failed" >&2; exit 1; fi
 
 bench-gpu: $(READY) ## full-size models with random weights on a GPU; without one the same at mini scale
 	@set -e; for file in benchmarks/gpu_*.py; do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks; done

@@ -153,8 +153,8 @@ class ExplorerView:
         self.border.observe(self._move, names="value")
 
     def _move(self, change):
-        self.number.value = self.timestep.value
         self._refresh()
+        self.number.value = self.timestep.value
 
     def _go_to_number(self, change):
         self.timestep.value = nearest(self._explorer.timesteps, self.number.value)
