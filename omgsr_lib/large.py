@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from .colour import REACH, adain_gain, wavelet
+from .memory import release_memory
 from .moments import Moments
 from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
@@ -65,8 +66,14 @@ def restore_array(
         raise ValueError(f"The output must measure {(*size, 3)}: got {tuple(output.shape)}.")
     factor = compression(model.vae)
     tiling = dict(tile=tile // factor, overlap=overlap and overlap // factor, window=window, planner=planner)
+
+    def after_tile(stage, done, total):
+        release_memory()
+        if progress is not None:
+            progress(stage, done, total)
+
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        stages = _Stages(model, Path(folder), progress or (lambda stage, done, total: None), vae_tile // factor)
+        stages = _Stages(model, Path(folder), after_tile, vae_tile // factor)
         reference = stages.enlarge(picture, size, padded)
         latents = stages.encode(reference, seed)
         clean = stages.predict(latents, timestep, dict(tiling, tile_batch=tile_batch))

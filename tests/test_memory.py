@@ -1,12 +1,13 @@
 """memory.py: counted bytes against a count by hand."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib.memory import LiveMemory, free_memory, meta_twin, out_of_memory
+from omgsr_lib.memory import LiveMemory, free_memory, meta_twin, out_of_memory, release_memory
 
 
 KIB = 1024
@@ -99,3 +100,18 @@ def test_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert out_of_memory(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the memory of the process from /proc")
+def test_freed_memory_goes_back_to_the_system():
+    """Many blocks below the size that the C library maps on its own, every second one freed and the last kept."""
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    blocks = [bytearray(b"x" * 100_000) for _ in range(800)]
+    full = resident()
+    kept = blocks[::2]
+    del blocks
+    release_memory()
+    assert resident() < full - 20_000_000 and len(kept) == 400
