@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from .plots import (
     COLUMN,
@@ -21,6 +21,7 @@ from .plots import (
 
 
 MARKERS = "osD^vP*X"
+AUTOENCODER_LABELS = {"ddpm": "SD", "flow": "FLUX"}
 BOX = "#E69F00"  # frames of boxes in pictures
 
 
@@ -151,6 +152,30 @@ def plot_costs(costs):
         ax.grid(axis="y", visible=False)
         ax.tick_params(left=False)
     axes[0, 0].set_yticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return fig
+
+
+@figure
+def plot_memory(frame):
+    """Peak memory against the side of the picture: a panel per family and stage, a line per mode.
+
+    `frame` has the columns family, stage, mode, side, bytes (`costs.autoencoder_memory`).
+    """
+    parts = list(frame.groupby(["family", "stage"], sort=False))
+    colours = palette(frame["mode"].unique())
+    fig, axes = panels(1, len(parts), (PAGE if len(parts) > 2 else COLUMN, 2.0), sharey=True)
+    for ax, ((family, stage), part) in zip(axes[0], parts, strict=True):
+        for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
+            ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("Side (pixels)")
+        ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_title(f"{AUTOENCODER_LABELS.get(family, family)}, {stage}")
+    axes[0, 0].set_ylabel("Peak memory (GB)")
+    axes[0, 0].set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return fig

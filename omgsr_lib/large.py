@@ -75,7 +75,7 @@ def restore_array(
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         stages = _Stages(model, Path(folder), after_tile, vae_tile // factor)
         reference = stages.enlarge(picture, size, padded)
-        latents = stages.encode(reference, seed)
+        latents = stages.encode(reference, seed, timestep)
         clean = stages.predict(latents, timestep, dict(tiling, tile_batch=tile_batch))
         if colour_fix is None:
             for rows, columns, pixels in stages.decode(clean, size):
@@ -115,8 +115,8 @@ class _Stages:
         _pad(file, size)
         return file
 
-    def encode(self, reference, seed):
-        """LQ latents: a file `(1, C, h, w)`."""
+    def encode(self, reference, seed, timestep):
+        """LQ latents for the prediction at `timestep`: a file `(1, C, h, w)`."""
         vae = self.model.lq_vae
         flat = FlatPass(
             encoder_layers(vae),
@@ -133,7 +133,8 @@ class _Stages:
                 if generator is not None:
                     noise = randn(latents.shape, generator, self.weight)
             drawn = None if noise is None else noise[..., rows, columns].to(self.weight)
-            latents[..., rows, columns] = posterior_latents(vae, encoded, noise=drawn)
+            part = posterior_latents(vae, encoded, noise=drawn)
+            latents[..., rows, columns] = self.model.at_timestep(part, timestep)
             self.progress("encode", done, flat.count)
         return latents
 

@@ -199,7 +199,7 @@ class Restorer:
         clock = [_now(device)]
         if settings.vae_mode is not None and generators:
             (generators,) = generators
-        latents = model.encode(padded, generator=generators, **settings.vae)
+        latents = model.at_timestep(model.encode(padded, generator=generators, **settings.vae), self.timestep)
         clock.append(_now(device))
         clean = model.predict_clean(latents, self.timestep, tile=settings.tile, overlap=settings.overlap, **tiling)
         clock.append(_now(device))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from omgsr_lib import OMGSR
+from omgsr_lib import OMGSR, restore
 from omgsr_lib.adaptive import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
+from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from omgsr_lib.midstep import snr_mid_timestep
 from omgsr_lib.priors.latents import encode_latents
@@ -112,6 +113,16 @@ def test_equal_estimates_everywhere_give_the_prediction_at_that_timestep(model, 
     got = predict_adaptive(model, latents, difference, tile=tile)
     expected = model.predict_clean(model.at_timestep(latents, timestep), timestep, tile=tile)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_restoring_at_a_timestep_carries_the_latents_over(model):
+    """The same picture as the model itself makes at that timestep."""
+    image = to_image(pixels(3, 64, 64))
+    for timestep in (100, None):
+        expected = model(to_pixels(image)[None], timestep).images[0]
+        got = restore(model, image, scale=1, timestep=timestep, colour_fix=None, progress=False).images[0]
+        assert (to_pixels(got) - expected.clamp(-1, 1)).abs().max() <= 1.01 / 255
 
 
 @torch.no_grad()

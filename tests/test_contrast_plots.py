@@ -182,3 +182,20 @@ def test_colours_that_meet_in_a_figure_stay_apart_for_dichromats(vision, togethe
     seen = as_seen([plots.METHOD_COLOURS[name] for name in together], PROJECTIONS[vision])
     distances = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(distances) > 10
+
+
+def test_memory_has_a_panel_per_stage_and_a_line_per_mode():
+    modes, sides = ("one piece", "flat"), (1024, 2048)
+    rows = [
+        {"family": "ddpm", "stage": stage, "mode": mode, "side": side, "bytes": side**2 * (1 + i) * (3 + j) * 1000}
+        for i, stage in enumerate(("encode", "decode"))
+        for j, mode in enumerate(modes)
+        for side in sides
+    ]
+    fig = contrast_plots.plot_memory(pd.DataFrame(rows))
+    assert [ax.get_title("left") for ax in fig.axes] == ["SD, encode", "SD, decode"]
+    for i, ax in enumerate(fig.axes):
+        for j, line in enumerate(ax.get_lines()):
+            assert line.get_label() == modes[j]
+            assert line.get_xdata().tolist() == [1024, 2048]
+            assert line.get_ydata() == pytest.approx([side**2 * (1 + i) * (3 + j) / 1e6 for side in sides])

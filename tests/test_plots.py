@@ -115,23 +115,6 @@ def test_tradeoff_places_each_method(summary):
     assert to_hex(points[1].lines[0].get_color()) == plots.METHOD_COLOURS["omgsr-s"].lower()
 
 
-def test_memory_has_a_panel_per_stage_and_a_line_per_mode():
-    modes, sides = ("one piece", "flat"), (1024, 2048)
-    rows = [
-        {"family": "ddpm", "stage": stage, "mode": mode, "side": side, "bytes": side**2 * (1 + i) * (3 + j) * 1000}
-        for i, stage in enumerate(("encode", "decode"))
-        for j, mode in enumerate(modes)
-        for side in sides
-    ]
-    fig = plots.plot_memory(pd.DataFrame(rows))
-    assert [ax.get_title("left") for ax in fig.axes] == ["SD, encode", "SD, decode"]
-    for i, ax in enumerate(fig.axes):
-        for j, line in enumerate(ax.get_lines()):
-            assert line.get_label() == modes[j]
-            assert line.get_xdata().tolist() == [1024, 2048]
-            assert line.get_ydata() == pytest.approx([side**2 * (1 + i) * (3 + j) / 1e6 for side in sides])
-
-
 def test_crops_show_the_box_of_the_picture():
     picture = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
     fig = plots.compare_crops([[picture, Image.fromarray(picture)]], ["a", "b"], boxes=[(5, 2, 25, 12)])

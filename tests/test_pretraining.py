@@ -5,10 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from omgsr_lib.checkpoint import load_state, read_log
+from omgsr_lib.data.photos import packaged_photos
+from omgsr_lib.pretraining import estimator as estimator_training
 from omgsr_lib.pretraining.autoencoder import CONFIG, new_autoencoder, reconstruction_quality
 from omgsr_lib.pretraining.linear_start import patch_pca, unshuffle
 from omgsr_lib.pretraining.loop import cosine_with_warmup, run_steps
 from omgsr_lib.pretraining.prior import WINDOW, cache_latents, clean_error, draw_timesteps, latent_windows, sample
+from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 
 
@@ -208,3 +211,29 @@ def test_predicting_no_velocity_leaves_the_noise():
 
     error = clean_error(Zero(prior, clean), clean, (244,))[244]
     assert error == pytest.approx(2 * 0.5051**2, rel=0.05)
+
+
+# Estimator
+
+
+def test_the_estimator_learns_resumes_and_fits_its_baseline(tmp_path, monkeypatch):
+    """Pairs are made once; a resumed run equals an uninterrupted one; the line is that of least squares."""
+    monkeypatch.setattr(estimator_training, "PAIRS", 20)
+    vae, photos = load_autoencoder(WEIGHTS / "mini-autoencoder"), packaged_photos("eval")
+    options = dict(batch_size=8)
+    whole = estimator_training.train_estimator(vae, photos, tmp_path / "whole", steps=150, **options)
+    data, found = (load_state(tmp_path / "whole" / name) for name in ("pairs.pt", "statistics.pt"))
+    assert [len(data[part]["latents"]) for part in ("fit", "held_out")] == [20, 2]
+    expected = torch.linalg.pinv(data["fit"]["statistics"]) @ data["fit"]["log_difference"].double()
+    torch.testing.assert_close(found["line"], expected)
+    assert found["constant"] == data["fit"]["log_difference"].median()
+    whole.requires_grad_(False)
+    mean, deviation = whole(data["held_out"]["latents"].float())
+    surprise = (data["held_out"]["log_difference"] - mean) / deviation
+    assert float(surprise.square().mean()) == pytest.approx(1, rel=1e-4)
+    mean, _ = whole(data["fit"]["latents"].float())
+    target = data["fit"]["log_difference"]
+    assert (mean - target).square().mean() < 0.5 * (target - target.mean()).square().mean()
+    monkeypatch.setattr(estimator_training, "difference_data", lambda *arguments, **options: 1 / 0)
+    again = estimator_training.train_estimator(vae, photos, tmp_path / "whole", steps=150, **options)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())

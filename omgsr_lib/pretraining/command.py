@@ -35,7 +35,7 @@ def pretrain(
     Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model
     card with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it,
     and says so) and calls the training photographs what `data` says. A prior is trained in the latent space of the
-    package's autoencoder.
+    package's autoencoder, and so is the estimator, which is written in full precision and without a card.
     """
     out, model = Path(out), Path(out) / f"mini-{part}"
     distance = lpips_squeeze(perceptual) if perceptual else None
