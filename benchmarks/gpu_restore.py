@@ -9,7 +9,7 @@ measured in the same run, and at the rates that are named below.
 Also the rates that the choices rest on: attention by kernel at head sizes 64, 128 and 512, convolutions at 128 to 512
 channels in both layouts.
 
-    python benchmarks/gpu_restore.py [--size full|mini] [--only NAME ...] [--out results/benchmarks]
+    python benchmarks/gpu_restore.py [--size full|mini] [--only CASE ...] [--variants NAME ...] [--out FOLDER]
 
 `full` needs a GPU with 80 GB and takes the better part of an hour, most of it to compile. `mini` runs the same code on
 a CPU with the small models in float32, compiled without code generation.
@@ -281,8 +281,8 @@ def judge(row, name, variant, expected, picture, dtype):
     return []
 
 
-def run_case(name, case, device, rates, repeats):
-    """Rows of all variants of a case and the problems met; a variant that fails does not stop the others.
+def run_case(name, case, device, rates, repeats, chosen=None):
+    """Rows of the `chosen` variants (all by default) of a case and the problems met; one that fails stops no other.
 
     `rates`: by name, operations and bytes per second of a limit.
     """
@@ -290,6 +290,8 @@ def run_case(name, case, device, rates, repeats):
     flux = family in ("flow", "mini-f")
     rows, problems, expected = [], [], None
     for variant, options in (VARIANTS | (FLUX_VARIANTS if flux and batch == 1 else {})).items():
+        if chosen is not None and variant not in chosen:
+            continue
         device.clear()
         row = {"case": name, "variant": variant}
         rows.append(row)
@@ -355,6 +357,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device.cuda else "mini")
     parser.add_argument("--only", nargs="+", help="names of cases")
+    parser.add_argument("--variants", nargs="+", help="names of variants; pictures are held to the first")
     parser.add_argument("--repeats", type=int, default=20 if device.cuda else 2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -377,7 +380,7 @@ def main():
     try:
         for name, case in CASES[args.size].items():
             if args.only is None or name in args.only:
-                rows, found = run_case(name, case, device, rates, args.repeats)
+                rows, found = run_case(name, case, device, rates, args.repeats, args.variants)
                 content["rows"] += rows
                 problems += found
     finally:  # an interrupted run keeps what it measured

@@ -3,7 +3,7 @@
 Per variant, with and without recomputing the denoiser's activations: milliseconds, images per second, peak memory, and
 the share of the time that the counted operations need at the rate of a large matrix product measured in the same run.
 
-    python benchmarks/gpu_training.py [--size full|mini] [--steps 6] [--out results/benchmarks]
+    python benchmarks/gpu_training.py [--size full|mini] [--presets NAME ...] [--steps 6] [--out results/benchmarks]
 
 `full` needs a GPU with 80 GB (OMGSR-F without recomputing may need more: then it is recorded as out of memory).
 `mini` runs the same code on a CPU with the small priors.
@@ -85,6 +85,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device == "cuda" else "mini")
+    parser.add_argument("--presets", nargs="+", help="presets to run; all by default")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -96,6 +97,8 @@ def main():
     rate, rows = matmul_rate(device), []
     print(f"matrix product {rate / 1e12:.2f} TFLOP/s")
     for preset, variant in CASES[args.size]:
+        if args.presets is not None and preset not in args.presets:
+            continue
         for checkpointing in (True, False):
             chosen = replace(recipe(preset, variant), checkpointing=checkpointing, accumulation=1)
             row = {"preset": preset, "variant": variant, "checkpointing": checkpointing}
