@@ -82,7 +82,7 @@ _mini = dict(
 
 # On from the adapters of mini: photographs from mildly to extremely degraded, each at its own mid-timestep; and, as a
 # control, the same at the fixed one.
-_dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=1000, batch_size=8, save_every=50)
+_dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=400, save_every=20)
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
 # trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs.
