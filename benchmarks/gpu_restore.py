@@ -17,6 +17,7 @@ a CPU with the small models in float32, compiled without code generation.
 
 import argparse
 import gc
+import signal
 import sys
 import time
 import traceback
@@ -49,13 +50,15 @@ CASES = {
     },
     "mini": {"S": ("mini-s", None, 128, 1), "F": ("mini-f", None, 128, 1)},
 }
-# Options of `prepare` by variant; "tokens" keeps so many of the prompt, "compile" compiles all stages. None: as it is.
+# Options of `prepare` by variant; "tokens" keeps so many of the prompt, "compile" compiles all stages, "cudagraphs"
+# records them without new kernels. None: as it is.
 VARIANTS = {
     "as it is": None,
     "compiled": dict(compile=True),
     "folded": dict(fold=True),
     "folded, compiled": dict(fold=True, compile=True),
 }
+UNET_VARIANTS = {"folded, graphs": dict(fold=True, compile="cudagraphs")}
 FLUX_VARIANTS = {
     "64 tokens, folded, compiled": dict(tokens=64, fold=True, compile=True),
     "int8, folded, compiled": dict(quantise="int8", fold=True, compile=True),
@@ -84,7 +87,8 @@ class Device:
         self.cuda = torch.cuda.is_available()
         self.type = "cuda" if self.cuda else "cpu"
         self.dtype = torch.bfloat16 if self.cuda else torch.float32
-        self.compiling = dict(mode="reduce-overhead") if self.cuda else dict(backend="aot_eager")
+        self.compiling = dict(graphs=True) if self.cuda else dict(backend="aot_eager")
+        torch.backends.cudnn.benchmark = True  # in all variants
 
     def wait(self):
         if self.cuda:
@@ -164,9 +168,8 @@ def attention_flops(heads, tokens, width):
 
 
 def convolution_rates(device, sizes, repeats):
-    """Rows of channels, side and, per layout, TFLOP/s of a 3x3 convolution; cuDNN tries its kernels first."""
-    rows, before = [], torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    """Rows of channels, side and, per layout, TFLOP/s of a 3x3 convolution."""
+    rows = []
     for batch, channels, side in sizes:
         row = {"batch": batch, "channels": channels, "side": side}
         for name, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
@@ -177,7 +180,6 @@ def convolution_rates(device, sizes, repeats):
             seconds = device.seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1), repeats)
             row[name] = convolution_flops(batch, channels, side) / seconds / 1e12
         rows.append(row)
-    torch.backends.cudnn.benchmark = before
     return rows
 
 
@@ -204,7 +206,8 @@ def built(case, options, device):
         model.prior.prompt_embeds = model.prior.prompt_embeds[:, :tokens]
     model = prepare(model, device=device.type, side=side, **options)
     if compiled:
-        compile_stages(model, **device.compiling)
+        model.to(memory_format=torch.channels_last)
+        compile_stages(model, **(dict(backend=compiled) if compiled is not True else device.compiling))
     return model
 
 
@@ -265,7 +268,7 @@ def difference(found, expected):
 
 def why_not(options, cuda, torchao):
     """Why a variant with these options cannot run; None if it can."""
-    if options.get("offload") and not cuda:
+    if (options.get("offload") or options.get("compile") == "cudagraphs") and not cuda:
         return "needs a GPU"
     if options.get("quantise") and not torchao:
         return "torchao is not installed"
@@ -282,30 +285,28 @@ def judge(row, name, variant, expected, picture, dtype):
 
 
 def run_case(name, case, device, rates, repeats, chosen=None):
-    """Rows of the `chosen` variants (all by default) of a case and the problems met; one that fails stops no other.
+    """A row and the problems met for each of the `chosen` variants (all by default); one that fails stops no other.
 
     `rates`: by name, operations and bytes per second of a limit.
     """
     family, _, side, batch = case
-    flux = family in ("flow", "mini-f")
-    rows, problems, expected = [], [], None
-    for variant, options in (VARIANTS | (FLUX_VARIANTS if flux and batch == 1 else {})).items():
+    more = FLUX_VARIANTS if family in ("flow", "mini-f") else UNET_VARIANTS
+    expected = None
+    for variant, options in (VARIANTS | (more if batch == 1 else {})).items():
         if chosen is not None and variant not in chosen:
             continue
         device.clear()
-        row = {"case": name, "variant": variant}
-        rows.append(row)
+        start, row, problems = time.perf_counter(), {"case": name, "variant": variant}, []
         reason = why_not(options or {}, device.cuda, find_spec("torchao") is not None)
         if reason is not None:
-            row["left_out"] = reason
-            print(line(row), flush=True)
+            yield row | {"left_out": reason}, problems
             continue
         try:
             model = built(case, options, device)
             values = inputs(model, side, batch, device)
             if not {"quantise", "offload"} & set(options or {}):
                 counts = counted(model, values)
-                row |= {"TFLOP": sum(c[0] for c in counts.values()) / 1e12, "weights_GB": _total(counts, 1) / 1e9}
+                row |= {"TFLOP": _total(counts, 0) / 1e12, "weights_GB": _total(counts, 1) / 1e9}
                 row["limit_ms"] = {name: limit(counts, *pair) for name, pair in rates.items()}
             measured, picture = measure(model, values, device, repeats)
             row |= measured
@@ -321,8 +322,8 @@ def run_case(name, case, device, rates, repeats, chosen=None):
             problems.append(f"{name}, {variant}: {err!r}")
             traceback.print_exc()
         model = values = None
-        print(line(row), flush=True)
-    return rows, problems
+        row["seconds_in_all"] = time.perf_counter() - start
+        yield row, problems
 
 
 def _total(counts, index):
@@ -356,7 +357,7 @@ def main():
     device = Device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device.cuda else "mini")
-    parser.add_argument("--only", nargs="+", help="names of cases")
+    parser.add_argument("--only", nargs="+", choices=sorted({*CASES["full"], *CASES["mini"]}), help="names of cases")
     parser.add_argument("--variants", nargs="+", help="names of variants; pictures are held to the first")
     parser.add_argument("--repeats", type=int, default=20 if device.cuda else 2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
@@ -377,11 +378,12 @@ def main():
         print(row)
     print(f"{'':46s}   encode denoiser   decode    total  over limit    peak  difference  host waits")
     problems = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
-        for name, case in CASES[args.size].items():
-            if args.only is None or name in args.only:
-                rows, found = run_case(name, case, device, rates, args.repeats, args.variants)
-                content["rows"] += rows
+        for name in args.only or CASES[args.size]:
+            for row, found in run_case(name, CASES[args.size][name], device, rates, args.repeats, args.variants):
+                print(line(row), flush=True)
+                content["rows"].append(row)
                 problems += found
     finally:  # an interrupted run keeps what it measured
         write_record(args.out, f"gpu_restore_{args.size}", content)

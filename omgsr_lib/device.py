@@ -3,4 +3,4 @@
 
 def to_device(tensor, device):
     """`tensor`, made on the host, on `device`; for CUDA through page-locked memory, so that neither waits."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    return (tensor.contiguous().pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .adaptive import own_timesteps
 from .analysis import restored_pairs
@@ -28,6 +29,8 @@ from .priors.latents import encode_latents
 
 PRECISIONS = ("no", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
+# Not cuDNN: its gradients of the FLUX blocks were NaN in bf16 on an H200 (torch 2.11), those of the others finite.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -137,7 +140,7 @@ def train(
         sums = {}
         for lq, hq, indices in batches:
             noise = picture_generators(seed, indices)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(KERNELS):
                 losses, predicted = _generator_losses(
                     model, perceptual, critic, lq, hq, recipe=recipe, noise=noise, frozen_heads=not as_released
                 )

@@ -73,8 +73,8 @@ def test_a_case_on_this_machine(script, monkeypatch):
     monkeypatch.setattr(script, "FLUX_VARIANTS", {"folded, offloaded": dict(fold=True, offload=True)})
     device = script.Device()
     rates = {"measured": (script.matmul_rate(device, 1), script.copy_rate(device, 1))}
-    rows, problems = script.run_case("F", ("mini-f", None, 64, 1), device, rates, repeats=1)
-    assert problems == []
+    rows, problems = zip(*script.run_case("F", ("mini-f", None, 64, 1), device, rates, repeats=1), strict=True)
+    assert not any(problems)
     assert [row["variant"] for row in rows] == ["as it is", "folded", "folded, offloaded"]
     assert rows[1]["weights_GB"] < rows[0]["weights_GB"] and rows[1]["difference"] < 1e-4
     for row in rows[:2]:
