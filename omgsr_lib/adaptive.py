@@ -63,6 +63,7 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
     """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
 
     Args:
+        model: its prior may be folded on a grid; then the nearest timesteps of the grid are taken.
         lq_latents: of `model.encode`.
         difference: `(B, 1, h, w)`, of `difference_map`; the mean over a picture or a tile decides.
         strength: see `shifted_timesteps`.
@@ -72,7 +73,7 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
 
     def predict(parts):
         latents, part = parts[:, :-1], parts[:, -1:]
-        timesteps = shifted_timesteps(part.mean((1, 2, 3)), model.prior.schedule, strength)
+        timesteps = model.taken_timesteps(shifted_timesteps(part.mean((1, 2, 3)), model.prior.schedule, strength))
         return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
 
     joined = torch.cat([lq_latents, difference.to(lq_latents)], dim=1)

@@ -67,9 +67,12 @@ def build_parser():
         adapter=dict(help="folder with the adapters"),
         prompt_embeds=dict(help="safetensors file with the prompt's embeddings"),
         scale=number | dict(default=4.0, help="output side / input side, any number from 1"),
-        timestep=integer | dict(help="instead of the model's mid-timestep"),
+        timestep=dict(
+            type=integer_or_auto, help="instead of the model's own; auto is that of each picture, of adaptive models"
+        ),
+        strength=number | dict(default=0.0, help="of auto: below 0 keeps to the photograph, above 0 adds more detail"),
         tile=dict(
-            type=tile_side,
+            type=integer_or_auto,
             help="tile side in pixels of the output; by default that of training, 0 for one pass, auto for what fits",
         ),
         overlap=integer | dict(help="overlap of tiles in pixels"),
@@ -217,8 +220,8 @@ def positive(text):
     return int(text)
 
 
-def tile_side(text):
-    """A tile's side from the command line: an integer or "auto"."""
+def integer_or_auto(text):
+    """A tile or a timestep from the command line: an integer or "auto"."""
     return text if text == "auto" else int(text)
 
 

@@ -33,7 +33,7 @@ def run_restore(options):
     from .restore_files import restore_folder
 
     find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
-    same = ("scale", "timestep", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size", "seed")
+    same = ("scale", "timestep", "strength", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size")
     report = restore_folder(
         prepared_model(options),
         options.source,
@@ -42,6 +42,7 @@ def run_restore(options):
         colour_fix=None if options.colour_fix == "none" else options.colour_fix,
         format=options.format,
         quality=options.quality,
+        seed=options.seed,
         force=options.force,
         max_pixels=options.max_pixels,
         say=lambda line: _say(f"omgsr restore: {line}"),

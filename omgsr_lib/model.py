@@ -14,8 +14,10 @@ from torch.nn.attention import sdpa_kernel
 from . import presets
 from .adaptive import difference_map
 from .device import to_device
+from .estimator import load_estimator
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
+from .fold.grid import FoldedGrid, even_timesteps
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
 from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
@@ -110,6 +112,10 @@ class OMGSR(nn.Module):
         gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
         return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
 
+    def taken_timesteps(self, timesteps):
+        """`timesteps`, or the nearest ones of the grid that the prior is folded on."""
+        return self.prior.nearest(timesteps) if isinstance(self.prior, FoldedGrid) else timesteps
+
     def difference(self, lq_pixels, *, mode=None, **options):
         """Estimated D of each neighbourhood, `(B, 1, H / f, W / f)`, which an adaptive model's timesteps follow.
 
@@ -192,10 +198,15 @@ class OMGSR(nn.Module):
     def fold(self, *, merge_tokens=True):
         """The folded model: the same outputs at t* from fewer parameters and operations (see `fold`), for inference.
 
-        Adapters are part of its weights, and its prior takes t* alone. `merge_tokens` as in `fold_prior`. This model
-        stays as it is, so both are in memory until it is released; a folded model that was saved loads alone.
+        Adapters are part of its weights, and its prior takes t* alone; that of an adaptive model a grid of timesteps
+        (`fold.grid`), t* among them. `merge_tokens` as in `fold_prior`. This model stays as it is, so both are in
+        memory until it is released; a folded model that was saved loads alone.
         """
-        prior = fold_prior(self.prior, self.timestep, merge_tokens=merge_tokens)
+        if self.adaptive:
+            timesteps = [self.timestep, *even_timesteps(self.prior.schedule)]
+            prior = FoldedGrid(self.prior, timesteps, merge_tokens=merge_tokens)
+        else:
+            prior = fold_prior(self.prior, self.timestep, merge_tokens=merge_tokens)
         folded = copy.deepcopy(self, {id(self.prior): prior})
         merge_lora(folded.lq_vae.encoder)
         folded.ranks = None
@@ -245,8 +256,14 @@ class OMGSR(nn.Module):
     def save_pretrained(self, folder):
         """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly.
 
-        Of a folded model the prior and the LQ encoder are written as they are, adapters included.
+        Of a folded model the prior and the LQ encoder are written as they are, adapters included. Raises `ValueError`
+        for one folded on a grid.
         """
+        if isinstance(self.prior, FoldedGrid):
+            raise ValueError(
+                f"An adaptive model is saved unfolded: this one is folded at {len(self.prior.timesteps)} timesteps. "
+                "Save the model that was folded; folding again takes seconds."
+            )
         with atomic_folder(folder) as part:
             save_model(self.vae, part / "vae")
             if self.estimator is not None:
@@ -264,7 +281,8 @@ class OMGSR(nn.Module):
         """Load a model by name, or from a folder that `save_pretrained` wrote.
 
         Args:
-            name: "mini-s" or "mini-f" (they ship with the package), "omgsr-{s,f}-{512,1024}", or a folder.
+            name: "mini-s", "mini-f", "mini-s-adaptive" or "mini-f-adaptive" (they ship with the package),
+                "omgsr-{s,f}-{512,1024}", or a folder.
             base: folder or hub id in diffusers layout, instead of the preset's.
             adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
                 the un-tuned prior is returned.
@@ -284,8 +302,6 @@ class OMGSR(nn.Module):
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
             if (folder / "estimator").is_dir():
-                from .estimator import load_estimator
-
                 model.estimator = load_estimator(folder / "estimator")
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
@@ -296,6 +312,7 @@ class OMGSR(nn.Module):
         model = cls.from_recipe(recipe, base=base, **options)
         if base is None and recipe.base in presets.PACKAGED_PRIORS:
             adapter = adapter or WEIGHTS / name
+            model.estimator = load_estimator(WEIGHTS / "mini-estimator") if recipe.adaptive else None
         return model.load_adapter(adapter) if adapter else model
 
     @classmethod

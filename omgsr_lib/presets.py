@@ -118,6 +118,8 @@ FAMILIES = {"s": "ddpm", "f": "flow"}
 MODELS = {
     "mini-s": ("mini", "s"),
     "mini-f": ("mini", "f"),
+    "mini-s-adaptive": ("mini", "s-adaptive"),
+    "mini-f-adaptive": ("mini", "f-adaptive"),
     "omgsr-s-512": ("release", "s-512"),
     "omgsr-s-1024": ("paper", "s-1024"),
     "omgsr-f-512": ("paper", "f-512"),

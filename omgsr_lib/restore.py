@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from .adaptive import predict_adaptive, shifted_timesteps
 from .colour import fix_colour
 from .data.pictures import Picture
 from .memory import free_memory, out_of_memory
@@ -41,6 +42,7 @@ def restore(
     *,
     scale=4,
     timestep=None,
+    strength=0.0,
     tile=None,
     overlap=None,
     window="gaussian",
@@ -58,7 +60,8 @@ def restore(
         model: `OMGSR`.
         progress: show a progress bar, in a terminal or notebook.
         batch_size: how many pictures of equal padded size go through the model at once.
-        scale, timestep, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode: see `Restorer`.
+        scale, timestep, strength, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode: see
+            `Restorer`.
 
     Pictures are turned upright by their EXIF orientation. Grey ones come back as L (I;16 as I;16), transparent ones
     with their alpha enlarged, all others as RGB; profile and EXIF data stand in `info` (see `Picture`). A wrong
@@ -67,7 +70,9 @@ def restore(
     images = [images] if isinstance(images, Image.Image) else list(images)
     if not images:
         raise ValueError("restore() needs at least one picture: got an empty list.")
-    restorer = Restorer(model, scale, timestep, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode)
+    tiling = dict(tile=tile, overlap=overlap, window=window, planner=planner, tile_batch=tile_batch, vae_mode=vae_mode)
+    options = dict(scale=scale, timestep=timestep, strength=strength, colour_fix=colour_fix, seed=seed)
+    restorer = Restorer(model, **options, **tiling)
     pictures = enumerate(Picture.from_image(image) for image in images)
     restored, seconds = [None] * len(images), dict.fromkeys(STAGES, 0.0)
     with _progress(len(images), progress) as bar:
@@ -89,7 +94,10 @@ class Restorer:
     Args:
         model: `OMGSR`.
         scale: output side / input side, at least 1.
-        timestep: instead of the model's t*; an int for all pictures.
+        timestep: an int for all pictures, instead of the model's t*. "auto", the default of an adaptive model, is that
+            of each picture, or of each tile, as the model's estimator finds it.
+        strength: of "auto": moves the timesteps around the estimate (see `adaptive.shifted_timesteps`). Below 0 the
+            result keeps to the photograph, above 0 the prior adds more.
         tile, overlap: in pixels of the output, multiples of `model.multiple`; `tile=None` restores in one pass. The
             latents are predicted in tiles whose outputs are blended with `window` ("gaussian", "released", "cosine",
             "ramp"). With an `overlap` the tiles lie as published, without one there are as few as possible, as small
@@ -107,7 +115,8 @@ class Restorer:
 
     model: object
     scale: float = 4
-    timestep: int | None = None
+    timestep: int | str | None = None
+    strength: float = 0.0
     tile: int | str | None = None
     overlap: int | None = None
     window: str = "gaussian"
@@ -129,8 +138,30 @@ class Restorer:
         planner = self.planner or ("smallest" if planned is None else "published")
         plan_tiles(side, side, side, planned, planner=planner, multiple=latent_multiple).weights(self.window)
         fix_colour(*torch.zeros(2, 1, 3, 2, 2), method=self.colour_fix)
-        if self.timestep is not None:
+        self._check_timestep()
+
+    def _check_timestep(self):
+        if self.timestep == "auto" and self.model.estimator is None:
+            raise ValueError(
+                'timestep="auto" needs an adaptive model with an estimator: this one has t* = '
+                f"{self.model.timestep}. Take mini-s-adaptive or mini-f-adaptive, or an integer."
+            )
+        if isinstance(self.timestep, str) and self.timestep != "auto":
+            raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength must be a finite number: got {self.strength}.")
+        if self.strength and not self.estimates:
+            raise ValueError(
+                f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
+                f"{self.timestep}. Choose the timestep itself, or an adaptive model."
+            )
+        if self.timestep not in (None, "auto"):
             self.model.prior.schedule.expand(self.timestep, 1)
+
+    @property
+    def estimates(self):
+        """Whether the model's estimator chooses the timesteps."""
+        return self.timestep == "auto" or (self.timestep is None and self.model.estimator is not None)
 
     def _in_latents(self, name):
         pixels = getattr(self, name)
@@ -199,9 +230,14 @@ class Restorer:
         clock = [_now(device)]
         if settings.vae_mode is not None and generators:
             (generators,) = generators
-        latents = model.at_timestep(model.encode(padded, generator=generators, **settings.vae), self.timestep)
+        latents = model.encode(padded, generator=generators, **settings.vae)
+        difference = model.difference(padded, **settings.vae) if self.estimates else None
         clock.append(_now(device))
-        clean = model.predict_clean(latents, self.timestep, tile=settings.tile, overlap=settings.overlap, **tiling)
+        tiling |= dict(tile=settings.tile, overlap=settings.overlap)
+        if self.estimates:
+            clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
+        else:
+            clean = model.predict_clean(model.at_timestep(latents, self.timestep), self.timestep, **tiling)
         clock.append(_now(device))
         decoded = model.decode(clean, **settings.vae)
         clock.append(_now(device))
@@ -211,6 +247,19 @@ class Restorer:
             restored.append(fix_colour(pixels, target, method=self.colour_fix)[0])
         clock.append(_now(device))
         return restored, {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
+
+
+@torch.inference_mode()
+def estimated_timestep(model, image, *, scale=4, strength=0.0):
+    """The timestep that `restore(model, image, scale=scale, timestep="auto", strength=strength)` takes in one pass.
+
+    `image`: a PIL image. Raises `ValueError` as `Restorer` does.
+    """
+    restorer = Restorer(model, scale, timestep="auto", strength=strength)
+    weight = next(model.parameters())
+    pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
+    difference = model.difference(_pad(pixels, model.multiple))
+    return int(model.taken_timesteps(shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
 
 
 def batches(items, key, size):

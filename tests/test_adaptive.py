@@ -2,16 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import norm
 
 from omgsr_lib import OMGSR, restore
 from omgsr_lib.adaptive import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
+from omgsr_lib.cli import main
 from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from omgsr_lib.midstep import snr_mid_timestep
 from omgsr_lib.priors.latents import encode_latents
+from omgsr_lib.restore import estimated_timestep
+from omgsr_lib.speed import prepare
 
 
 FAMILIES = {"ddpm": 273, "flow": 244}
@@ -119,7 +124,7 @@ def test_equal_estimates_everywhere_give_the_prediction_at_that_timestep(model, 
 def test_restoring_at_a_timestep_carries_the_latents_over(model):
     """The same picture as the model itself makes at that timestep."""
     image = to_image(pixels(3, 64, 64))
-    for timestep in (100, None):
+    for timestep in (100, model.timestep):
         expected = model(to_pixels(image)[None], timestep).images[0]
         got = restore(model, image, scale=1, timestep=timestep, colour_fix=None, progress=False).images[0]
         assert (to_pixels(got) - expected.clamp(-1, 1)).abs().max() <= 1.01 / 255
@@ -174,3 +179,86 @@ def test_statistics_know_noise_and_sharpness():
 
 def test_the_estimator_is_small():
     assert sum(p.numel() for p in DifferenceEstimator(24).parameters()) < 1_000_000
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strength", [0.0, -1.0])
+def test_restoring_takes_the_estimated_timestep_of_each_picture(model, strength):
+    images = [to_image(pixels(3, 64, 64)), to_image(pixels(3, 48, 80, seed=1) * 0.2)]
+    options = dict(scale=1, colour_fix=None, progress=False)
+    got = restore(model, images, timestep="auto", strength=strength, **options).images
+    timesteps = [estimated_timestep(model, image, scale=1, strength=strength) for image in images]
+    assert timesteps[0] != timesteps[1]
+    for image, mine, timestep in zip(images, got, timesteps, strict=True):
+        assert mine == restore(model, image, timestep=timestep, **options).images[0]
+
+
+def test_an_adaptive_model_estimates_by_itself(model):
+    image = to_image(pixels(3, 40, 56))
+    automatic, by_default, fixed = (
+        restore(model, image, scale=2, progress=False, **options).images[0]
+        for options in (dict(timestep="auto"), {}, dict(timestep=model.timestep))
+    )
+    assert automatic == by_default != fixed
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 61), (300, 16)])
+@pytest.mark.parametrize("mode", [dict(), dict(vae_mode="flat", tile=64), dict(tile="auto")])
+def test_any_size_is_restored_the_same_twice(model, size, mode):
+    image = to_image(pixels(3, size[1], size[0])).convert("L")
+    one, other = (restore(model, image, scale=1.5, timestep="auto", progress=False, **mode).images[0] for _ in "12")
+    assert one.size == tuple(round(1.5 * side) for side in size) and one == other
+
+
+def test_strength_runs_through_the_timesteps(model):
+    image = to_image(pixels(3, 64, 64))
+    found = [estimated_timestep(model, image, scale=1, strength=strength) for strength in (-40, -1, 0, 1, 40)]
+    assert found == sorted(found) and found[0] <= 1 and found[-1] == len(model.prior.schedule.alphas) - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(timestep=100, strength=0.5), "strength moves the timestep"),
+        (dict(strength=float("nan")), "must be a finite number"),
+        (dict(timestep=1000), "must lie in 0"),
+        (dict(timestep="automatic"), "A timestep is"),
+    ],
+)
+def test_wrong_timesteps_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        restore(model, to_image(pixels(3, 16, 16)), progress=False, **options)
+
+
+def test_a_fixed_model_has_no_automatic_timestep(model):
+    model.estimator = None
+    for options, message in ((dict(timestep="auto"), "mini-s-adaptive"), (dict(strength=1.0), "an adaptive model")):
+        with pytest.raises(ValueError, match=message):
+            restore(model, to_image(pixels(3, 16, 16)), progress=False, **options)
+
+
+@torch.no_grad()
+def test_folded_it_takes_the_nearest_timestep_of_the_grid(model):
+    folded = model.fold()
+    image = to_image(pixels(3, 64, 64))
+    timestep = estimated_timestep(folded, image, scale=1)
+    assert timestep in folded.prior.timesteps and model.timestep in folded.prior.timesteps
+    options = dict(scale=1, colour_fix=None, progress=False)
+    got = to_pixels(restore(folded, image, **options).images[0])
+    assert (got - to_pixels(restore(model, image, timestep=timestep, **options).images[0])).abs().max() <= 2.01 / 255
+    with pytest.raises(ValueError, match="saved unfolded"):
+        folded.save_pretrained("nowhere")
+    prepare(folded, fold=True)
+
+
+@torch.no_grad()
+def test_the_command_line_estimates(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    to_image(pixels(3, 24, 32)).save(tmp_path / "a.png")
+    for name, options in (("auto", ["--timestep", "auto", "--strength", "-0.5"]), ("fixed", ["--timestep", "200"])):
+        arguments = ["restore", tmp_path / "a.png", "--out", tmp_path / name, "--model", tmp_path / "model", *options]
+        assert main([*map(str, arguments), "--scale", "2", "--tile", "0", "--precision", "no"]) == 0
+    auto, fixed = (Image.open(tmp_path / name / "a.png") for name in ("auto", "fixed"))
+    expected = restore(OMGSR.from_pretrained(tmp_path / "model").merge(), Image.open(tmp_path / "a.png"), scale=2,
+                       strength=-0.5, progress=False).images[0]  # fmt: skip
+    assert abs(np.asarray(auto, dtype=int) - np.asarray(expected)).max() <= 1 and auto.tobytes() != fixed.tobytes()

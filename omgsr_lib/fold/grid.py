@@ -8,6 +8,16 @@ from . import FOLDED, folded_prompt
 from .flux import FoldedFlux
 
 
+GRID = 24  # timesteps: neighbours are 3.6 degrees of atan(sigma_t / alpha_t) apart
+
+
+def even_timesteps(schedule, count=GRID):
+    """At most `count` timesteps of a `NoiseSchedule`, evenly spaced in the angle `atan(sigma_t / alpha_t)`."""
+    angles = torch.atan2(schedule.sigmas, schedule.alphas)
+    wanted = torch.linspace(float(angles[0]), float(angles[-1]), count + 2, dtype=angles.dtype)[1:-1]
+    return (angles[:, None] - wanted).abs().argmin(0).unique().tolist()
+
+
 class FoldedGrid(nn.Module):
     """A prior folded at each of `timesteps`, for inference with adaptive models; exact there, closed elsewhere.
 
