@@ -58,6 +58,18 @@ def build_parser():
         jobs=count | dict(default=2, help="processes side by side, one thread each"),
     )
     command(
+        commands.run_adaptive,
+        "the numbers of notebook 08, a timestep for each picture; half an hour or so",
+        results=dict(default="results/mini/adaptive", help="output folder"),
+        photos=dict(help="folder with evaluation photographs; without it those of the dependencies"),
+        controls=dict(help="folder with the adapters mini-s-dial and mini-f-dial, the control"),
+        statistics=dict(help="statistics.pt of the estimator's training, the baselines of its errors"),
+        realsr=dict(help="folder of the benchmark RealSR"),
+        weights=dict(help="folder with LPIPS-SqueezeNet, which adds that metric"),
+        taef2=dict(help="folder with the tiny FLUX.2 autoencoder (taef2_encoder.pth), a second latent space"),
+        jobs=count | dict(default=2, help="processes side by side, one thread each"),
+    )
+    command(
         commands.run_restore,
         "restore a picture or a folder",
         source=dict(positional="source", help="picture or folder"),

@@ -28,6 +28,17 @@ def run_study(options):
     study(options.results, data, mids, jobs=options.jobs)
 
 
+def run_adaptive(options):
+    from .adaptive_study import adaptive_study
+    from .data.photos import find_photos, packaged_photos
+
+    adaptive_study(
+        options.results,
+        find_photos(options.photos) if options.photos else packaged_photos("eval"),
+        **{name: getattr(options, name) for name in ("controls", "statistics", "realsr", "weights", "taef2", "jobs")},
+    )
+
+
 def run_restore(options):
     from .data.folders import find_pictures
     from .restore_files import restore_folder

@@ -1,9 +1,7 @@
 """The closed form of the SNR rule against the scan over all timesteps, its statistics, and the older rules."""
 
-import runpy
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from omgsr_lib.data.degradation import degrade
 from omgsr_lib.data.photos import find_photos, open_photo, to_pixels
 from omgsr_lib.midstep import SNRStatistics, historic_mid_timestep, snr_mid_timestep
+from omgsr_lib.priors.taef2 import load_encoder
 from omgsr_lib.schedules import NoiseSchedule
 
 
@@ -231,7 +230,6 @@ def test_wrong_latents_are_refused(schedule):
 @torch.no_grad()
 def test_flux_latents_of_photographs_give_the_published_noise_level(reference):
     """sigma* with the tiny FLUX.2 autoencoder lies about that of the published t* = 244, sigma = 0.505."""
-    load_encoder = runpy.run_path(str(Path(__file__).with_name("taef2.py")))["load_encoder"]
     encoder = load_encoder(reference / "weights" / "taesd").to(memory_format=torch.channels_last)
     latents = []
     for index, path in enumerate(find_photos(reference / "data" / "eval")[::2]):

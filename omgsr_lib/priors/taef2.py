@@ -1,4 +1,4 @@
-"""Loader of the tiny FLUX.2 autoencoder (madebyollin/taesd, MIT), which is no diffusers class: for tests only.
+"""Loader of the tiny FLUX.2 autoencoder (madebyollin/taesd, MIT), no diffusers class: a latent space to study.
 
 Pictures in [0, 1] to 32 channels at an eighth of the size and back. A block is three 3x3 convolutions and a skip;
 the blocks beside the latent first add a 1x1 branch of four times the width with group normalisation.
