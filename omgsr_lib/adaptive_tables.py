@@ -46,6 +46,14 @@ def read_scores(file):
     return long.assign(lower_better=long["metric"].map({name: SPECS[name].lower_better for name in metrics}))
 
 
+def read_table(file, column):
+    """A CSV of `omgsr adaptive`; `ValueError` if it lacks `column`, that is, if another version wrote it."""
+    frame = pd.read_csv(file)
+    if column not in frame:
+        raise ValueError(f"'{file}' lacks the column {column}: another version wrote it. Run omgsr adaptive.")
+    return frame
+
+
 def gain_table(scores, contrasts=CONTRASTS):
     """Paired differences of `contrasts`, intervals over photographs: contrast, variant, dataset, metric, mean, lo, hi,
     n, better ("first", "second" or empty). Contrasts of a model that is not there are left out.

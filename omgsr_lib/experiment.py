@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from . import presets
 from .analysis import preset_recipe, ships, training_dataset
 from .costs import restoration_costs
 from .data.pairs import evaluation_pairs
 from .data.photos import find_photos, packaged_photos, to_image
+from .estimator import DifferenceEstimator
 from .model import OMGSR
 from .presets import MODELS
 from .provenance import sha256
@@ -66,6 +68,16 @@ def preset_model(preset, variant):
     if preset == "mini":
         return OMGSR.from_pretrained(names[preset, variant])
     return untuned_model(preset_recipe(preset, variant))
+
+
+def adaptive_model(preset, variant):
+    """The shipped adaptive model of `mini`, merged; elsewhere the un-tuned prior with a random estimator."""
+    if preset == "mini":
+        return OMGSR.from_pretrained(f"mini-{variant}-adaptive").merge()
+    model = untuned_model(preset_recipe(preset, variant))
+    torch.manual_seed(0)
+    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels).eval()
+    return model
 
 
 def mid_timestep_of(file, variant):

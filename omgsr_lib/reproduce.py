@@ -13,8 +13,8 @@ from .report import write_report
 from .runner import NotebookFailed, check_type, declared_parameters, run_notebook
 
 
-# Each step and those whose files it reads, in the order of running; `study` and `benchmarks` are what `make study` and
-# `omgsr benchmark` left, if they were run.
+# Each step and those whose files it reads, in the order of running; `study`, `adaptive` and `benchmarks` are what
+# `make study`, `omgsr adaptive` and `omgsr benchmark` left, if they were run.
 STEPS = {
     "00_start_here": (),
     "01_latent_gap": (),
@@ -32,6 +32,7 @@ STEPS = {
         "benchmarks/RealSR",
         "benchmarks/RealSet65",
     ),
+    "08_adaptive_timestep": ("adaptive",),
     "explore_timestep_injection": (),
 }
 
