@@ -71,12 +71,20 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
             them depends on the timestep.
     """
 
-    def predict(parts):
-        latents, part = parts[:, :-1], parts[:, -1:]
-        timesteps = model.taken_timesteps(shifted_timesteps(part.mean((1, 2, 3)), model.prior.schedule, strength))
-        return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
-
+    predict = tile_predictor(model, strength)
     joined = torch.cat([lq_latents, difference.to(lq_latents)], dim=1)
     if tile is None:
         return predict(joined)
     return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)
+
+
+def tile_predictor(model, strength=0.0):
+    """The function of `(n, C + 1, h, w)`, LQ latents and behind them their D, that `predict_adaptive` tiles."""
+
+    def predict(parts):
+        latents, difference = parts[:, :-1], parts[:, -1:]
+        timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
+        timesteps = model.taken_timesteps(timesteps)
+        return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
+
+    return predict

@@ -60,6 +60,22 @@ def prior_card(folder, vae, samples, latents, errors, log, facts):
     _write(folder, f"Prior of the mini preset: {Path(folder).name}", about, facts, measured, log, ["samples.png"])
 
 
+@torch.no_grad()
+def estimator_card(folder, estimator, lq_latents, log_difference, log, facts):
+    """Write `README.md` and `losses.png` beside the estimator in `folder`, measured on held-out pairs."""
+    mean, deviation = estimator(lq_latents)
+    error = log_difference - mean
+    measured = {
+        "root mean square error of log D": f"{float(error.square().mean().sqrt()):.3f}",
+        "standard deviation of log D": f"{float(log_difference.std()):.3f}",
+        "true log D inside the 95 % interval": f"{float((error.abs() <= 1.96 * deviation).float().mean()):.1%}",
+        "held-out pairs": f"{len(error)}, of photographs that were left out, with which the intervals were scaled",
+    }
+    about = f"""Estimates D = E[(z_L - z_H)^2], which decides a picture's mid-timestep, from the LQ latents of the
+mini autoencoder: a mean and a standard deviation of log D. {_millions(estimator)} M parameters."""
+    _write(folder, "Estimator of the mini preset", about, facts, measured, log, [])
+
+
 def adapter_card(folder, model, pairs, restored, scores, log, facts):
     """Write `README.md` and `losses.png` beside the adapters in `folder`, and `restored.png` if there are `pairs`.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .adaptive import difference_map, tile_predictor
 from .colour import REACH, adain_gain, wavelet
 from .memory import release_memory
 from .moments import Moments
@@ -30,6 +31,7 @@ def restore_array(
     *,
     scale=4,
     timestep=None,
+    strength=0.0,
     tile=512,
     overlap=None,
     window="gaussian",
@@ -50,7 +52,8 @@ def restore_array(
             `scale` times those of the picture, rounded.
         tile, overlap, window, planner, tile_batch: of the prediction, sides in pixels of the output (see `tiled`).
         vae_tile: tile of encoder and decoder in pixels of the output.
-        timestep, colour_fix, seed: as in `restore`. With a seed the noise of all latents is in memory at once.
+        timestep, strength, colour_fix, seed: as in `restore`. With a seed the noise of all latents is in memory at
+            once, and with timesteps that are estimated the map of D, a number per latent.
         scratch: folder for the files between the stages, by default the system's for temporary files. They take about
             15 bytes per output pixel and 8 per latent, and are removed at the end.
         progress: `progress(stage, done, total)` is called after each tile.
@@ -75,8 +78,13 @@ def restore_array(
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         stages = _Stages(model, Path(folder), after_tile, vae_tile // factor)
         reference = stages.enlarge(picture, size, padded)
-        latents = stages.encode(reference, seed, timestep)
-        clean = stages.predict(latents, timestep, dict(tiling, tile_batch=tile_batch))
+        tiling["tile_batch"] = tile_batch
+        if model.estimates(timestep):
+            latents = stages.encode(model.lq_vae, reference, "latents", seed)
+            clean = stages.predict_adaptive(latents, stages.estimate(reference), strength, tiling)
+        else:
+            latents = stages.encode(model.lq_vae, reference, "latents", seed, timestep)
+            clean = stages.predict(latents, timestep, tiling)
         if colour_fix is None:
             for rows, columns, pixels in stages.decode(clean, size):
                 output[rows, columns] = _to_bytes(pixels)
@@ -115,9 +123,8 @@ class _Stages:
         _pad(file, size)
         return file
 
-    def encode(self, reference, seed, timestep):
-        """LQ latents for the prediction at `timestep`: a file `(1, C, h, w)`."""
-        vae = self.model.lq_vae
+    def encode(self, vae, reference, name, seed=None, timestep=None):
+        """Latents of `vae` for the prediction at `timestep`: a file `(1, C, h, w)`."""
         flat = FlatPass(
             encoder_layers(vae),
             lambda rows, columns: _to_pixels(reference[:, rows, columns]).to(self.weight),
@@ -129,7 +136,7 @@ class _Stages:
         for done, (rows, columns, encoded) in enumerate(flat.tiles(), start=1):
             if latents is None:
                 channels = posterior_latents(vae, encoded).shape[1]
-                latents = TensorFile(self.folder / "latents", (1, channels, *flat.latents))
+                latents = TensorFile(self.folder / name, (1, channels, *flat.latents))
                 if generator is not None:
                     noise = randn(latents.shape, generator, self.weight)
             drawn = None if noise is None else noise[..., rows, columns].to(self.weight)
@@ -137,6 +144,29 @@ class _Stages:
             latents[..., rows, columns] = self.model.at_timestep(part, timestep)
             self.progress("encode", done, flat.count)
         return latents
+
+    def estimate(self, reference):
+        """Estimated D of each neighbourhood, `(1, 1, h, w)`."""
+        return difference_map(self.model.estimator, self.encode(self.model.vae, reference, "plain"))
+
+    def predict_adaptive(self, latents, difference, strength, tiling):
+        """Clean latents, each tile at a timestep of its own: a file like `latents`."""
+        channels, size = latents.shape[1], latents.shape[2:]
+        joined = TensorFile(self.folder / "joined", (1, channels + 1, *size))
+        clean = TensorFile(self.folder / "clean", latents.shape)
+        joined[:, channels:] = difference
+        for rows, columns in _blocks(size):
+            joined[:, :channels, rows, columns] = latents[..., rows, columns]
+        predict = tile_predictor(self.model, strength)
+        tiled(
+            lambda parts: predict(parts.to(self.weight)).cpu(),
+            joined,
+            multiple=self.model.prior.latent_multiple,
+            out=clean,
+            progress=lambda done, total: self.progress("predict", done, total),
+            **tiling,
+        )
+        return clean
 
     def predict(self, latents, timestep, tiling):
         """Clean latents: a file like `latents`."""

@@ -112,6 +112,10 @@ class OMGSR(nn.Module):
         gain = alphas[self.prior.schedule.expand(timestep, len(lq_latents)).cpu()] / alphas[self.timestep]
         return lq_latents * to_device(gain.to(lq_latents.dtype), lq_latents.device)[:, None, None, None]
 
+    def estimates(self, timestep):
+        """Whether the estimator chooses where `timestep` is asked for: always for "auto", for None if there is one."""
+        return timestep == "auto" or (timestep is None and self.estimator is not None)
+
     def taken_timesteps(self, timesteps):
         """`timesteps`, or the nearest ones of the grid that the prior is folded on."""
         return self.prior.nearest(timesteps) if isinstance(self.prior, FoldedGrid) else timesteps

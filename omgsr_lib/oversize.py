@@ -61,6 +61,7 @@ def restore_oversize(restorer, picture, folder):
             output,
             scale=restorer.scale,
             timestep=restorer.timestep,
+            strength=restorer.strength,
             tile=(settings.tile or max(height, width) // factor) * factor,
             overlap=restorer.overlap,
             window=restorer.window,

@@ -150,18 +150,13 @@ class Restorer:
             raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
         if not math.isfinite(self.strength):
             raise ValueError(f"strength must be a finite number: got {self.strength}.")
-        if self.strength and not self.estimates:
+        if self.strength and not self.model.estimates(self.timestep):
             raise ValueError(
                 f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
                 f"{self.timestep}. Choose the timestep itself, or an adaptive model."
             )
         if self.timestep not in (None, "auto"):
             self.model.prior.schedule.expand(self.timestep, 1)
-
-    @property
-    def estimates(self):
-        """Whether the model's estimator chooses the timesteps."""
-        return self.timestep == "auto" or (self.timestep is None and self.model.estimator is not None)
 
     def _in_latents(self, name):
         pixels = getattr(self, name)
@@ -231,10 +226,11 @@ class Restorer:
         if settings.vae_mode is not None and generators:
             (generators,) = generators
         latents = model.encode(padded, generator=generators, **settings.vae)
-        difference = model.difference(padded, **settings.vae) if self.estimates else None
+        estimates = model.estimates(self.timestep)
+        difference = model.difference(padded, **settings.vae) if estimates else None
         clock.append(_now(device))
         tiling |= dict(tile=settings.tile, overlap=settings.overlap)
-        if self.estimates:
+        if estimates:
             clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
         else:
             clean = model.predict_clean(model.at_timestep(latents, self.timestep), self.timestep, **tiling)

@@ -35,7 +35,8 @@ class TensorFile:
 
     def __setitem__(self, index, value):
         shape, offsets, length = self._runs(index)
-        values = torch.as_tensor(value).to("cpu", self.dtype).expand(shape).reshape(len(offsets), length).numpy()
+        values = torch.as_tensor(value).to("cpu", self.dtype).expand(shape).reshape(len(offsets), length)
+        values = values.contiguous().numpy()
         with open(self.path, "r+b") as file:
             for run, offset in zip(values, offsets, strict=True):
                 file.seek(offset)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from omgsr_lib.estimator import DifferenceEstimator
 from omgsr_lib.large import BLOCK, restore_array
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import restore
@@ -47,6 +48,21 @@ def test_autoencoders_with_statistics_and_a_posterior(family, seed):
     if seed is not None:
         options["seed"] = 6
         assert difference(restore_array(model, picture, **options), np.asarray(expected)) > 1
+
+
+@pytest.mark.parametrize("family", ["ddpm", "flow"])
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_timesteps_that_are_estimated(family, strength):
+    """Each tile at a timestep of its own, with a fixed one far off; in one pass too."""
+    model, picture = OMGSR.from_base("tiny", family, 250), lq_picture(21, 60)
+    torch.manual_seed(0)
+    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels, width=8).eval()
+    for tile in (96, 512):
+        options = dict(tile=tile, strength=strength, timestep="auto")
+        expected = restore(model, Image.fromarray(picture), vae_mode="flat", progress=False, **options).images[0]
+        got = restore_array(model, picture, **options)
+        assert difference(got, np.asarray(expected)) <= 1
+        assert difference(restore_array(model, picture, tile=tile, timestep=900), got) > 1
 
 
 def test_files_in_and_out(tmp_path):
