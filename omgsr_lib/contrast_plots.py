@@ -147,7 +147,7 @@ def plot_costs(costs):
         for stage in stages:
             ax.barh(range(len(methods)), values[stage], left=left, color=colours[stage], height=0.6, label=stage)
             left += values[stage].to_numpy()
-        ax.set(title=quantity, ylim=(len(methods) - 0.5, -0.5))
+        ax.set(title=quantity[0].upper() + quantity[1:], ylim=(len(methods) - 0.5, -0.5))
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.grid(axis="y", visible=False)
         ax.tick_params(left=False)
@@ -248,7 +248,9 @@ def joint_boxes(picture, tiles, side, count=2):
     boxes = []
     for y in _joints(tiles["top"], tiles["bottom"]):
         for x in _joints(tiles["left"], tiles["right"]):
-            left, top = (min(max(at - side // 2, 0), end - side) for at, end in ((x, grey.shape[1]), (y, grey.shape[0])))
+            left, top = (
+                min(max(at - side // 2, 0), end - side) for at, end in ((x, grey.shape[1]), (y, grey.shape[0]))
+            )
             part = grey[top : top + side, left : left + side]
             detail = np.abs(np.diff(part, axis=0)).mean() + np.abs(np.diff(part, axis=1)).mean()
             boxes.append((detail, (left, top, left + side, top + side)))
