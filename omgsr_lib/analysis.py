@@ -150,6 +150,19 @@ def compare_tilings(model, image, tile, *, scale=4):
     return pd.DataFrame(rows).assign(checkerboard=grids), pictures
 
 
+def prediction_tiles(model, height, width, tile):
+    """The tiles in which `restore_array` predicts a picture of `height` x `width` pixels, of at most `tile` pixels.
+
+    A data frame with a row per tile: left, top, right, bottom in pixels, cut at the picture's edge.
+    """
+    factor, multiple = compression(model.vae), model.prior.latent_multiple
+    padded = [-(-side // model.multiple) * model.multiple // factor for side in (height, width)]
+    plan = plan_tiles(*padded, tile // factor, multiple=multiple)
+    rows = [(x.start, y.start, x.stop, y.stop) for y, x in plan.slices()]
+    frame = pd.DataFrame(rows, columns=["left", "top", "right", "bottom"]) * factor
+    return frame.assign(right=frame["right"].clip(upper=width), bottom=frame["bottom"].clip(upper=height))
+
+
 def score_pairs(restored, pairs, *, method, metrics, weights=None):
     """Long data frame (method, image, metric, value, ...) of restored pictures against the photographs."""
     frame = evaluate_images(

@@ -147,7 +147,7 @@ def plot_costs(costs):
         for stage in stages:
             ax.barh(range(len(methods)), values[stage], left=left, color=colours[stage], height=0.6, label=stage)
             left += values[stage].to_numpy()
-        ax.set(title=quantity, ylim=(len(methods) - 0.5, -0.5))
+        ax.set(title=quantity[0].upper() + quantity[1:], ylim=(len(methods) - 0.5, -0.5))
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.grid(axis="y", visible=False)
         ax.tick_params(left=False)
@@ -213,31 +213,58 @@ def plot_boxed_crops(rows, labels, boxes, scores=None):
 
 
 @figure
-def plot_tiles(picture, reference, starts, tile, boxes):
-    """A large picture with the outlines of its tiles, and boxes at the joints beside the same of `reference`.
+def plot_tiles(pictures, tiles, boxes):
+    """A large picture: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
 
     Args:
-        picture, reference: restored in tiles, and without them (or enlarged only), of one size.
-        starts: (rows, columns): top and left edges of the tiles in pixels.
-        tile: their side in pixels.
-        boxes: (left, top, right, bottom) of the details.
+        pictures: `{method: PIL picture or (H, W, 3) array}` of one size, the first restored in tiles.
+        tiles: data frame with a row per tile: left, top, right, bottom in pixels.
+        boxes: (left, top, right, bottom) of the details, squares.
     """
-    shape = np.asarray(picture).shape
-    fig = plt.figure(figsize=(PAGE, PAGE * 0.5 * shape[0] / shape[1] + 0.25))
-    whole, details = fig.subfigures(1, 2)
-    ax = whole.subplots()
-    show_picture(ax, np.asarray(picture))
-    for top in starts[0]:
-        for left in starts[1]:
-            ax.add_patch(Rectangle((left, top), tile, tile, fill=False, ec="white", lw=0.5, alpha=0.8))
-    axes = details.subplots(2, len(boxes), squeeze=False)
-    for column, box in enumerate(boxes):
-        ax.add_patch(_frame(box, 1.2))
-        for row, shown in enumerate((picture, reference)):
-            show_picture(axes[row, column], cut(shown, box))
-    for row, label in enumerate(("Tiles", "One pass")):
-        axes[row, 0].set_ylabel(label, fontsize=7)
+    height, width = np.asarray(next(iter(pictures.values()))).shape[:2]
+    ratios = [width / height] + [1] * len(boxes)
+    side = (PAGE - 0.15) / sum(ratios)
+    fig, axes = panels(len(pictures), len(ratios), (PAGE, len(pictures) * (side + 0.02)), width_ratios=ratios)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for line, (method, picture) in zip(axes, pictures.items(), strict=True):
+        for ax, box in zip(line, [None, *boxes], strict=True):
+            show_picture(ax, cut(picture, box))
+        line[0].set_ylabel(METHOD_LABELS.get(method, method), fontsize=7, labelpad=2)
+    whole = axes[0, 0]
+    for tile in tiles.itertuples():
+        corner, sides = (tile.left, tile.top), (tile.right - tile.left, tile.bottom - tile.top)
+        whole.add_patch(Rectangle(corner, *sides, fill=False, ec="white", lw=0.4, alpha=0.8))
+    for box in boxes:
+        whole.add_patch(_frame(box, 1.2))
     return fig
+
+
+def joint_boxes(picture, tiles, side, count=2):
+    """`count` boxes of `side` pixels around places where four tiles overlap, apart, those with the most detail.
+
+    `tiles` as in `plot_tiles`. Detail is the mean absolute difference of neighbouring pixels.
+    """
+    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    boxes = []
+    for y in _joints(tiles["top"], tiles["bottom"]):
+        for x in _joints(tiles["left"], tiles["right"]):
+            left, top = (
+                min(max(at - side // 2, 0), end - side) for at, end in ((x, grey.shape[1]), (y, grey.shape[0]))
+            )
+            part = grey[top : top + side, left : left + side]
+            detail = np.abs(np.diff(part, axis=0)).mean() + np.abs(np.diff(part, axis=1)).mean()
+            boxes.append((detail, (left, top, left + side, top + side)))
+    chosen = []
+    for _, box in sorted(boxes, reverse=True):
+        if len(chosen) < count and all(abs(box[0] - o[0]) >= side or abs(box[1] - o[1]) >= side for o in chosen):
+            chosen.append(box)
+    return chosen
+
+
+def _joints(starts, ends):
+    """Middles of the overlaps along an axis."""
+    starts, ends = sorted(set(starts)), sorted(set(ends))
+    return [int(start + end) // 2 for start, end in zip(starts[1:], ends, strict=False)]
 
 
 def detail_box(picture, side):

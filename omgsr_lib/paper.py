@@ -26,6 +26,7 @@ CONTRACT = {
     "ranks.csv": {"method", "metric", "rank", "probability"},
     "spread.csv": {"method", "metric", "runs", "mean", "sd", "sd_image", "posterior_mean", "difference", "lo", "hi"},
     "costs.csv": {"method", "stage"},
+    "large_tiles.csv": {"left", "top", "right", "bottom"},
     "sweep.csv": {"variant", "protocol", "timestep", "metric", "mean", "lo", "hi", "n", "lower_better", "mid"},
     "contrasts.csv": {"contrast", "variant", "protocol", "trainings", "metric", "mean", "lo", "hi", "n", "better"},
     "published.csv": {"dataset", "method", "metric", "mean", "source"},

@@ -208,7 +208,7 @@ def plot_losses(log_frame):
         smooth = series[name].rolling(len(series) // 20 + 1, center=True, min_periods=1).mean()
         ax.plot(series["step"], series[name], color=METHOD_COLOURS["omgsr-s"], alpha=0.25, lw=0.6)
         ax.plot(series["step"], smooth, color=METHOD_COLOURS["omgsr-s"])
-        ax.set_title(name.replace("_", " "))
+        ax.set_title(name.replace("_", " ").capitalize())
         if series[name].min() > 0 and series[name].max() > 20 * series[name].min():
             _log_scale(ax.yaxis, ax.set_yscale)
         else:

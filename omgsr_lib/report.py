@@ -14,13 +14,26 @@ import pandas as pd
 from .metrics.specs import SPECS
 from .metrics.statistics import mean_interval, paired_difference
 from .paper import VARIANTS, benchmark_results, read_results
-from .plots import DISTANCE_LABELS
+from .plots import DISTANCE_LABELS, METHOD_LABELS
 from .provenance import atomic_write
 
 
 SHOWN, NOT_SHOWN, NOT_TESTABLE = "shown", "not shown", "not testable here"
 FIGURES = "07_tables_and_figures/figures"
 TABLES = "07_tables_and_figures/tables"
+FIGURE_TITLES = {
+    "contrasts": "Paired contrasts of the ablation",
+    "costs": "Costs by stage",
+    "gap": "Distance between LQ latents and noisy latents",
+    "large": "A large picture in tiles",
+    "losses": "Training losses",
+    "per_image": "Mid-timestep of each picture",
+    "published": "Beside published numbers",
+    "ranks": "Ranks and how sure they are",
+    "snr_match": "SNR match",
+    "sweep": "Timestep of injection",
+    "tradeoff": "Distortion against perception",
+}
 DISTRIBUTIONS = ("sliced_wasserstein", "frechet", "power_spectrum")  # distances between sets of latents
 MARGIN = 0.01  # share by which a least distance lies below both ends
 OWN = ("checkerboard",)  # measures of this project, which only claims about such patterns are judged by
@@ -107,7 +120,7 @@ def _gap(folder):
             for distance, t, share in zip(part["distance"], part["timestep"], below, strict=True)
         ]
         verdict = SHOWN if (below > MARGIN).all() else NOT_SHOWN
-        measured = "; ".join(texts) + f" (asked: {MARGIN:.0%}; no interval)"
+        measured = "; ".join(texts) + f" (asked: {MARGIN:.0%}, no interval)"
         yield Finding(claim, measured, verdict, f"{FIGURES}/gap_{variant}.png", "01_latent_gap")
 
 
@@ -158,7 +171,8 @@ def _ablation(folder):
                 yield Finding(text, measured, NOT_TESTABLE, "", "06_evaluate")
                 continue
             measured, verdict = judge(rows, own=own)
-            measured += f" ({int(rows['trainings'].iloc[0])} training(s) a side, {int(rows['n'].iloc[0])} pictures)"
+            trainings, count = int(rows["trainings"].iloc[0]), int(rows["n"].iloc[0])
+            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} pictures)"
             yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06_evaluate")
 
 
@@ -189,7 +203,13 @@ def _families(folder):
             yield _missing(claim, "06_evaluate")
             continue
         measured, verdict = judge(paired_difference(scores, tuned[0], f"prior-{variant}"))
-        yield Finding(claim, f"{tuned[0]} minus prior: {measured}", verdict, f"{FIGURES}/tradeoff.png", "06_evaluate")
+        yield Finding(
+            claim,
+            f"{METHOD_LABELS[tuned[0]]} minus prior: {measured}",
+            verdict,
+            f"{FIGURES}/tradeoff.png",
+            "06_evaluate",
+        )
 
 
 def _operations(folder):
@@ -282,14 +302,16 @@ def _markdown(preset, rows, absent, figures, tables):
         links = [f"[figure]({row.figure})"] if row.figure else []
         links += [f"[notebook](notebooks/{row.notebook}.ipynb)"]
         lines.append(f"| {row.claim} | {row.measured} | **{row.verdict}** | {' '.join(links)} |")
-    lines += ["", "Tables: " + ", ".join(f"[{Path(path).stem}]({Path(path).with_suffix('.md')})" for path in tables)]
-    lines += ["", "Figures: " + ", ".join(f"[{Path(path).stem}]({path})" for path in figures)]
+    lines += ["", "Tables: " + ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)]
+    lines += ["", "Figures: " + ", ".join(f"[{_name(path)}]({path})" for path in figures)]
     return "\n".join(lines) + "\n"
 
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
-border-bottom:1px solid #ddd}img{max-width:100%}td:nth-child(3){white-space:nowrap;font-weight:600}"""
+border-bottom:1px solid #ddd}img{max-width:100%}
+figure{margin:2em 0}figcaption{font-weight:600}td:first-child{width:32%}
+td:nth-child(3){white-space:nowrap;font-weight:600}"""
 
 
 def _html(preset, rows, absent, figures, tables):
@@ -303,14 +325,25 @@ def _html(preset, rows, absent, figures, tables):
     for row in rows:
         links = [_link(row.figure, "figure")] if row.figure else []
         links += [_link(f"notebooks/{row.notebook}.ipynb", "notebook")]
-        cells = [escape(row.claim), escape(row.measured), escape(row.verdict), " ".join(links)]
+        cells = [escape(row.claim), escape(row.measured).replace("; ", "<br>"), escape(row.verdict), " ".join(links)]
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    lines += ["</table>", "<h2>Tables</h2>", f"<p>{', '.join(_link(path, Path(path).stem) for path in tables)}</p>"]
+    lines += ["</table>", "<h2>Tables</h2>", f"<p>{', '.join(_link(path, _name(path)) for path in tables)}</p>"]
     lines += ["<h2>Figures</h2>"]
     for path in figures:
-        name = escape(Path(path).stem.replace("_", " "))
-        lines.append(f'<figure><img src="{escape(path)}" alt="{name}"><figcaption>{name}</figcaption></figure>')
+        name, source = escape(_name(path)), escape(path)
+        image = f'<img src="{source}" srcset="{source} 1.25x" alt="{name}">'
+        lines.append(f"<figure><figcaption>{name}</figcaption>{image}</figure>")
     return "\n".join([*lines, "</body></html>"]) + "\n"
+
+
+def _name(path):
+    """What a figure or a table is called, then the variant or the test set that its file names."""
+    stem = Path(path).stem
+    start = next((start for start in FIGURE_TITLES if f"{stem}_".startswith(f"{start}_")), None)
+    if start is None or Path(path).suffix != ".png":
+        return stem.replace("_", " ")
+    rest = stem[len(start) + 1 :]
+    return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")
 
 
 def _link(path, text):

@@ -28,6 +28,7 @@ STEPS = {
         "02_mid_timestep",
         "03_train_omgsr_s",
         "04_train_omgsr_f",
+        "05_restore",
         "06_evaluate",
         "benchmarks/RealSR",
         "benchmarks/RealSet65",

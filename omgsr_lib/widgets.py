@@ -1,7 +1,7 @@
 """Interactive views of pictures that were computed before: the slider reads a cache, it runs no model.
 
-A static picture is always shown first, as PNG, so that a notebook reads well where no kernel runs. The controls only
-exchange the bytes of a `widgets.Image`; no `Output` widget is used, so nothing piles up, saved notebooks stay small.
+A static picture is always shown first, as PNG, so that a notebook reads well where no kernel runs. The controls choose
+among pictures or exchange their bytes; no `Output` widget is used, so nothing piles up, saved notebooks stay small.
 `ipywidgets` is imported where it is needed.
 """
 
@@ -12,6 +12,7 @@ from functools import partial
 from PIL import Image, ImageDraw, ImageFont
 
 from .curves import curves_svg
+from .flipbook import STYLE, Flipbook
 from .panels import WIDTH, contact_sheet, explorer_picture, to_png, variants_of, views_of, wiper_picture
 
 
@@ -69,10 +70,11 @@ class PictureView:
 class ExplorerView:
     """The explorer: a static sheet and, if interactive, controls over a `FrameCache` that a thread fills.
 
-    The thread computes and draws frames from the slider's position outwards; a move of the slider shows a drawn one.
+    The thread computes and draws frames from the slider's position outwards and sends them to the browser, where the
+    slider flips through them. Until a frame is there, a picture that says so stands in its place.
 
     Attributes: `sheet` (PNG bytes), the widgets `photo`, `upload`, `strength`, `view`, `timestep`, `number`, `border`,
-    `image`, `curves`, `progress`, `status`, `error`, and `box` around them (None without a kernel or once closed).
+    `progress`, `status`, `error`, the `Flipbook` `book`, and `box` around them (None without a kernel or once closed).
     """
 
     def __init__(self, explorer, cache, sheet, interactive=True):
@@ -82,9 +84,8 @@ class ExplorerView:
             return
         self._explorer, self._cache = explorer, cache
         self._wanted = None  # (photograph, strength) that was chosen and is not open yet
-        self._frames = {}  # PNG of drawn frames of this cache and view, by timestep
         self._build(explorer, cache)
-        self._refresh()
+        self._begin()
         self._observe()
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -95,6 +96,7 @@ class ExplorerView:
                 return
             box, self.box = self.box, None
             self._wake.set()
+        self.book.close()
         for row in box.children:
             for widget in getattr(row, "children", ()):
                 widget.close()
@@ -113,7 +115,6 @@ class ExplorerView:
         label = {"description_width": "84px"}
         narrow = {"style": {"button_width": "auto"}, "layout": {"width": "auto"}}
         beside = {"width": "84px", "margin": "2px 8px 2px 2px", "display": "flex", "justify_content": "flex-end"}
-        picture = {"width": f"{WIDTH}px", "max_width": "none"}
         self.photo = w.Dropdown(options=explorer.photos, value=cache.about["photo"], description="Photograph",
                                 style=label)  # fmt: skip
         self.upload = w.FileUpload(accept="image/*", description="Your own", layout={"width": "130px"})
@@ -125,21 +126,19 @@ class ExplorerView:
                                        tooltip="Timestep: the nearest computed one is taken")  # fmt: skip
         self.border = w.IntSlider(value=50, min=0, max=100, description="Border (%)", style=label,
                                   layout={"width": "660px", "display": "none"})  # fmt: skip
-        self.image = w.Image(format="png", layout=picture)
-        self.curves = w.Image(format="svg+xml", layout=picture)
+        self.book = Flipbook(self.timestep, width=WIDTH)
         self.progress = w.IntProgress(max=len(cache.timesteps), layout={"width": "120px"})
         self.status, self.error = w.HTML(), w.HTML()
         strength, view = w.Label("Degradation", layout=beside), w.Label("View", layout=beside)
         self.box = w.VBox(
             [
-                w.HBox([self.photo, self.upload, w.HTML(_DROP_ZONE)]),
+                w.HBox([self.photo, self.upload, w.HTML(STYLE + _DROP_ZONE)]),
                 w.HBox([strength, self.strength, view, self.view]),
                 w.HBox([self.timestep, self.number]),
                 self.border,
-                w.HBox([self.progress, self.status]),
+                w.HBox([self.progress, self.book.lines, self.status]),
                 self.error,
-                self.image,
-                self.curves,
+                self.book.pages,
             ]
         ).add_class("omgsr-explorer")
 
@@ -150,21 +149,26 @@ class ExplorerView:
         self.view.observe(self._change_view, names="value")
         self.timestep.observe(self._move, names="value")
         self.number.observe(self._go_to_number, names="value")
-        self.border.observe(self._move, names="value")
+        self.border.observe(self._move_border, names="value")
 
     def _move(self, change):
-        self._refresh()
+        self._show()
         self.number.value = self.timestep.value
 
     def _go_to_number(self, change):
         self.timestep.value = nearest(self._explorer.timesteps, self.number.value)
         self.number.value = self.timestep.value
 
+    def _move_border(self, change):
+        with self._lock:
+            self.book.drawn.clear()
+            self._show()
+        self._wake.set()
+
     def _change_view(self, change):
         with self._lock:
-            self._frames = {}
             self.border.layout.display = None if self.view.value == "wiper" else "none"
-            self._refresh()
+            self._begin()
         self._wake.set()
 
     def _choose(self, change):
@@ -186,35 +190,42 @@ class ExplorerView:
                 self.photo.value = name
         self.upload.value = ()
 
-    def _refresh(self):
-        """Show what the controls say."""
+    def _begin(self):
+        """Start the book anew for the cache and the view."""
         with self._lock:
             if self.box is None or self._cache is None:
                 return
-            cache, timestep, view = self._cache, self.timestep.value, self.view.value
-            variants, about = variants_of(cache, view), cache.about
-            self.image.value = self._frame(self._frames, cache, view, timestep)
-            self.curves.value = curves_svg(cache, variants, timestep).encode()
-            mids = [f" = t* of OMGSR-{v.upper()}" for v in variants if about["variants"][v]["timestep"] == timestep]
-            done, planned = len(cache.timesteps) - len(cache.missing), len(cache.timesteps)
+            cache, variants = self._cache, variants_of(self._cache, self.view.value)
+            blank = _picture(*self._edition(), None)
+            plots = [curves_svg(cache, variants, timestep) for timestep in cache.timesteps]
+            self.book.begin(blank, [_line(cache, variants, timestep) for timestep in cache.timesteps], plots)
+            self._show()
+            self._report()
+
+    def _edition(self):
+        """What a picture depends on besides its timestep."""
+        return self._cache, self.view.value, self.border.value
+
+    def _show(self):
+        """Draw the picture at the slider, if it can be and is not drawn yet."""
+        with self._lock:
+            if self.box is None or self._cache is None or self.timestep.index in self.book.drawn:
+                return
+            if self._cache.has(self.timestep.value):
+                self.book.draw(self.timestep.index, _picture(*self._edition(), self.timestep.value))
+
+    def _report(self):
+        """Say how many timesteps are computed, until all are."""
+        with self._lock:
+            if self.box is None or self._cache is None:
+                return
+            done, planned = len(self._cache.timesteps) - len(self._cache.missing), len(self._cache.timesteps)
             self.progress.value = done
             self.progress.layout.display = "none" if done == planned else None
-            ready = "" if done == planned else f"; {done} of {planned} timesteps computed"
-            place = f"t = {timestep}{''.join(mids)}"
-            self.status.value = _status(f"{about['photo']}, {about['strength']} degradation: {place}{ready}")
+            self.status.value = "" if done == planned else _status(f"({done} of {planned} timesteps computed)")
 
     def _complain(self, err):
         self.error.value = f'<span role="alert" style="color: #B00020">{html.escape(str(err))}</span>'
-
-    def _frame(self, frames, cache, view, timestep):
-        if view == "wiper":
-            return wiper_picture(cache, timestep, self.border.value)
-        if timestep in frames:
-            return frames[timestep]
-        png = explorer_picture(cache, view, timestep)
-        if cache.has(timestep):
-            frames[timestep] = png
-        return png
 
     # ---- the thread that fills the cache ----
 
@@ -239,24 +250,43 @@ class ExplorerView:
                 return partial(self._open, *self._wanted)
             if self._cache is None:
                 return None
-            cache, frames, view = self._cache, self._frames, self.view.value
+            cache = self._cache
             for timestep in sorted(cache.timesteps, key=lambda t: abs(t - self.timestep.value)):
                 if not cache.has(timestep):
                     return partial(self._compute, cache, timestep)
-                if view != "wiper" and timestep not in frames:
-                    return partial(self._frame, frames, cache, view, timestep)
+                if cache.timesteps.index(timestep) not in self.book.drawn:
+                    return partial(self._draw, self._edition(), timestep)
             return None
 
     def _open(self, photo, strength):
         cache = self._explorer.open(photo, strength)
         with self._lock:
             if self._wanted == (photo, strength):
-                self._wanted, self._cache, self._frames = None, cache, {}
-        self._refresh()
+                self._wanted, self._cache = None, cache
+                self._begin()
 
     def _compute(self, cache, timestep):
         self._explorer.compute(cache, timestep)
-        self._refresh()
+        self._report()
+
+    def _draw(self, edition, timestep):
+        """Draw a picture, and leave it out where the controls have moved on meanwhile."""
+        png = _picture(*edition, timestep)
+        with self._lock:
+            if self.box is not None and edition == self._edition():
+                self.book.draw(edition[0].timesteps.index(timestep), png)
+
+
+def _picture(cache, view, border, timestep):
+    """PNG bytes; at timestep None what stands in the place of a picture until it is there."""
+    return wiper_picture(cache, timestep, border) if view == "wiper" else explorer_picture(cache, view, timestep)
+
+
+def _line(cache, variants, timestep):
+    """HTML: what is seen at a timestep."""
+    mids = [f" = t* of OMGSR-{v.upper()}" for v in variants if cache.about["variants"][v]["timestep"] == timestep]
+    about = cache.about
+    return _status(f"{about['photo']}, {about['strength']} degradation: t = {timestep}{''.join(mids)}")
 
 
 def timestep_explorer(explorer, *, photo=None, strength="medium", static=(0, 100, 500, 700, 999), interactive=True):

@@ -1,5 +1,6 @@
 """Pairs through a latent space or a model."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from omgsr_lib.analysis import (
     encode_pairs,
     latent_space,
     load_schedule,
+    prediction_tiles,
     restored_pairs,
 )
 from omgsr_lib.data.pairs import EvaluationPair
@@ -20,6 +22,7 @@ from omgsr_lib.experiment import (
     preset_model,
     study_photos,
 )
+from omgsr_lib.large import restore_array
 from omgsr_lib.metrics.measures import checkerboard, psnr_rgb, seam_energy
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import decode_latents, encode_latents
@@ -76,6 +79,17 @@ def test_tilings_are_compared_with_one_pass(family):
     assert frame.seam["published"] == pytest.approx(seam_energy(tiles, *borders).item())
     assert frame.seam_one_pass["published"] == pytest.approx(seam_energy(whole, *borders).item())
     assert frame.checkerboard["published"] == pytest.approx(checkerboard(tiles).item())
+
+
+@pytest.mark.parametrize("variant", ["s", "f"])
+def test_prediction_tiles_are_those_of_large_pictures(variant):
+    model, tiles = preset_model("smoke", variant).merge(), []
+    picture = np.zeros((37, 61, 3), np.uint8)
+    restore_array(model, picture, scale=4, tile=64, progress=lambda stage, done, total: tiles.append((stage, total)))
+    frame = prediction_tiles(model, 148, 244, 64)
+    assert ("predict", len(frame)) in tiles
+    assert frame[["left", "top"]].min().tolist() == [0, 0] and frame[["right", "bottom"]].max().tolist() == [244, 148]
+    assert (frame.right - frame.left).max() <= 64 and (frame.bottom - frame.top).max() <= 64
 
 
 def test_schedules_need_no_download_and_unknown_families_are_refused():

@@ -60,6 +60,16 @@ def pictures():
     return [photo // 2, photo]
 
 
+def tiles():
+    """2 x 3 tiles of 40 pixels."""
+    corners = [(x, y) for y in (0, 20) for x in (0, 30, 50)]
+    return pd.DataFrame([(x, y, x + 40, y + 40) for x, y in corners], columns=["left", "top", "right", "bottom"])
+
+
+def large():
+    return dict(zip(("omgsr-f", "bicubic"), pictures(), strict=True))
+
+
 def drawings(contrasts, stability, costs, summary, published):
     return {
         "contrasts": contrast_plots.plot_contrasts(contrasts),
@@ -69,7 +79,7 @@ def drawings(contrasts, stability, costs, summary, published):
         "boxed": contrast_plots.plot_boxed_crops(
             [pictures()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
         ),
-        "tiles": contrast_plots.plot_tiles(*pictures(), ([0, 20], [0, 30, 50]), 40, [(40, 20, 60, 40)]),
+        "tiles": contrast_plots.plot_tiles(large(), tiles(), [(40, 20, 60, 40), (20, 0, 40, 20)]),
     }
 
 
@@ -143,10 +153,26 @@ def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
         contrast_plots.plot_boxed_crops([[photo]], ["a", "b"], [box])
 
 
-def test_tiles_are_outlined():
-    fig = contrast_plots.plot_tiles(*pictures(), ([0, 20], [0, 30, 50]), 40, [(40, 20, 60, 40)])
-    outlines = [(patch.get_x(), patch.get_y()) for patch in fig.axes[0].patches[:6]]
-    assert outlines == [(x, y) for y in (0, 20) for x in (0, 30, 50)]
+def test_tiles_are_outlined_and_boxes_are_cut_from_each_picture():
+    box = (40, 20, 60, 40)
+    fig = contrast_plots.plot_tiles(large(), tiles(), [box])
+    first, detail, second, same_detail = fig.axes
+    *outlines, frame = first.patches
+    assert [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in outlines] == [
+        (x, y, 40, 40) for y in (0, 20) for x in (0, 30, 50)
+    ]
+    assert (frame.get_x(), frame.get_y()) == (39.5, 19.5) and not second.patches
+    assert [ax.get_ylabel() for ax in (first, second)] == ["OMGSR-F", "Bicubic"]
+    half, photo = pictures()
+    assert np.array_equal(detail.images[0].get_array(), half[20:40, 40:60])
+    assert np.array_equal(same_detail.images[0].get_array(), photo[20:40, 40:60])
+
+
+def test_boxes_lie_at_the_joints_with_the_most_detail_and_apart():
+    _, photo = pictures()  # detail at rows 20 to 40, columns 50 to 70; joints at row 30, columns 35 and 60
+    assert contrast_plots.joint_boxes(photo, tiles(), 20) == [(50, 20, 70, 40), (25, 20, 45, 40)]
+    assert contrast_plots.joint_boxes(photo, tiles(), 40) == [(40, 10, 80, 50)]  # the other one would overlap it
+    assert contrast_plots.joint_boxes(photo, tiles().head(1), 20) == []
 
 
 # Dichromats by projection in cone space (Vienot et al., 1999, protanopia and deuteranopia; the same for tritanopia).

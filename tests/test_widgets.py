@@ -43,12 +43,26 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
+def seen(view):
+    """What the browser shows, at the slider's index: line of text, picture, plot."""
+    return view.book.at(view.timestep.index)
+
+
 def says(view):
-    return re.sub("<.*?>", "", view.status.value)
+    """The line of text, and what is said beside it."""
+    return " ".join(filter(None, (re.sub("<.*?>", "", text) for text in (seen(view)[0], view.status.value))))
+
+
+def picture(view):
+    return bytes(seen(view)[1])
+
+
+def plot(view):
+    return bytes(seen(view)[2])
 
 
 def finished(view):
-    return not view._cache.missing and set(view._frames) == set(TIMESTEPS)
+    return not view._cache.missing and view.book.drawn == set(range(len(TIMESTEPS)))
 
 
 # ---- explorer ----
@@ -72,14 +86,46 @@ def test_slider_flips_through_the_frames(explorer, shown):
     cache = explorer.open("square", "medium")
     for timestep in TIMESTEPS:
         view.timestep.value = timestep
-        assert view.image.value == explorer_picture(cache, "s", timestep)
+        assert picture(view) == explorer_picture(cache, "s", timestep)
         assert view.number.value == timestep and f"t = {timestep}" in says(view)
     view.timestep.value = 325
     assert says(view) == "square, medium degradation: t = 325 = t* of OMGSR-S"
-    curves = bytes(view.curves.value)
+    curves = plot(view)
     view.timestep.value = 500
-    assert curves.startswith(b"<svg") and view.curves.value != curves
-    assert len(view._frames) == len(TIMESTEPS)
+    assert curves.startswith(b"<svg") and plot(view) != curves
+
+
+def test_the_browser_turns_the_pages_and_the_kernel_only_fills_them(explorer, shown, monkeypatch):
+    view = timestep_explorer(explorer)
+    wait_for(lambda: finished(view))
+    for tab in (view.book.lines, view.book.pages):
+        links = [link for link in view.book._widgets if getattr(link, "target", None) == (tab, "selected_index")]
+        assert [link.source for link in links] == [(view.timestep, "index")]
+        assert tab.selected_index == view.timestep.index and len(set(tab.children)) == len(TIMESTEPS)
+    monkeypatch.setattr(widgets, "explorer_picture", lambda *_: pytest.fail("drawn twice"))
+    for timestep in TIMESTEPS:
+        view.timestep.value = timestep
+
+
+def test_a_picture_that_is_not_there_says_so(explorer, shown):
+    explorer.gate = threading.Semaphore(0)
+    view = timestep_explorer(explorer, static=())
+    blank = explorer_picture(explorer.open("square", "medium"), "s", None)
+    view.timestep.value = 999
+    assert picture(view) == blank and "t = 999 (2 of 5 timesteps computed)" in says(view)
+    explorer.gate.release(3)
+    wait_for(lambda: finished(view))
+    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 999)
+
+
+def test_a_picture_of_what_was_shown_before_is_left_out(explorer, shown):
+    view = timestep_explorer(explorer)
+    wait_for(lambda: finished(view))
+    before = view._edition()
+    view.view.value = "f"
+    wait_for(lambda: finished(view))
+    view._draw(before, 325)
+    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "f", 325)
 
 
 def test_a_typed_timestep_goes_to_the_nearest(explorer, shown):
@@ -95,17 +141,18 @@ def test_views_and_the_wiper(explorer, shown):
     cache = explorer.open("square", "medium")
     assert view.border.layout.display == "none"
     view.view.value = "both"
-    assert view.image.value == explorer_picture(cache, "both", 325)
-    assert b"OMGSR-F" in bytes(view.curves.value)
+    assert picture(view) == explorer_picture(cache, "both", 325)
+    assert b"OMGSR-F" in plot(view)
     view.view.value = "wiper"
     assert view.border.layout.display is None
     for border in (0, 70):
         view.border.value = border
-        assert view.image.value == wiper_picture(cache, 325, border)
+        assert picture(view) == wiper_picture(cache, 325, border)
     view.view.value = "f"
-    assert b"OMGSR-S" not in bytes(view.curves.value) and view.border.layout.display == "none"
+    assert b"OMGSR-S" not in plot(view) and view.border.layout.display == "none"
     wait_for(lambda: finished(view))
-    assert view._frames[0] == explorer_picture(cache, "f", 0)
+    view.timestep.value = 0
+    assert picture(view) == explorer_picture(cache, "f", 0)
 
 
 def test_the_thread_starts_at_the_slider_and_follows_it(explorer, shown):
@@ -116,15 +163,15 @@ def test_the_thread_starts_at_the_slider_and_follows_it(explorer, shown):
     explorer.gate.release()
     wait_for(lambda: "1 of 5" in says(view))
     assert explorer.order == [("square", 325)]
-    assert view.image.value == explorer_picture(explorer.open("square", "medium"), "s", 325)
-    wait_for(lambda: view._frames)
+    wait_for(lambda: view.book.drawn)
+    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 325)
     time.sleep(0.1)  # the thread waits for leave to compute 223, the second nearest
     view.timestep.value = 999
     explorer.gate.release(4)
     wait_for(lambda: finished(view))
     assert [timestep for _, timestep in explorer.order] == [325, 223, 999, 500, 0]
     assert view.progress.value == 5 and view.progress.layout.display == "none"
-    assert view.image.value == explorer_picture(explorer.open("square", "medium"), "s", 999)
+    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 999)
 
 
 def test_another_photograph_and_strength_are_opened_by_the_thread(explorer, shown):
@@ -133,7 +180,7 @@ def test_another_photograph_and_strength_are_opened_by_the_thread(explorer, show
     view.strength.value = "extreme"
     wait_for(lambda: "other, extreme" in says(view) and finished(view))
     assert explorer.open("other", "extreme").missing == []
-    assert view.image.value == explorer_picture(explorer.open("other", "extreme"), "s", 325)
+    assert picture(view) == explorer_picture(explorer.open("other", "extreme"), "s", 325)
 
 
 def test_own_pictures_are_added_and_others_refused(explorer, shown):
@@ -170,7 +217,7 @@ def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path
     first = timestep_explorer(explorer)
     elsewhere = timestep_explorer(FakeExplorer(tmp_path_factory.mktemp("other")))
     second = timestep_explorer(explorer)
-    assert first.box is None and first.image.comm is None and first.timestep.comm is None
+    assert first.box is None and first.book.pages.comm is None and first.timestep.comm is None
     assert second.box is not None and elsewhere.box is not None
     for view in (second, elsewhere):
         view.close()
@@ -182,7 +229,7 @@ def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path
 def test_one_variant_has_no_view_of_both(tmp_path, shown):
     view = timestep_explorer(FakeExplorer(tmp_path, variants=("f",)))
     assert [value for _, value in view.view.options] == ["f", "wiper"] and view.timestep.value == 223
-    assert (colours(view.image.value)[36 + 70, 20 + 150 + 70] == colour("f", "noisy", 223)).all()
+    assert (colours(picture(view))[36 + 70, 20 + 150 + 70] == colour("f", "noisy", 223)).all()
 
 
 def test_messages_are_escaped(explorer, shown):

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import nbformat
@@ -156,15 +156,29 @@ class Lab:
             if session["path"] == f"{name}.ipynb":
                 self.request(f"/api/sessions/{session['id']}", method="DELETE")
 
+    def kernels(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
     def kernel_memory(self):
         """Resident memory of all running kernels in MiB."""
-        kernels = psutil.Process(self.process.pid).children(recursive=True)
-        return sum(kernel.memory_info().rss for kernel in kernels) / 2**20
+        return sum(kernel.memory_info().rss for kernel in self.kernels()) / 2**20
+
+    @contextmanager
+    def kernels_asleep(self):
+        """No kernel answers."""
+        kernels = self.kernels()
+        for kernel in kernels:
+            kernel.suspend()
+        try:
+            yield
+        finally:
+            for kernel in kernels:
+                kernel.resume()
 
     def processor_seconds(self):
         """Processor time that the server and its kernels have taken."""
         server = psutil.Process(self.process.pid)
-        return sum(sum(process.cpu_times()[:2]) for process in (server, *server.children(recursive=True)))
+        return sum(sum(process.cpu_times()[:2]) for process in (server, *self.kernels()))
 
     def stop(self):
         self.process.terminate()

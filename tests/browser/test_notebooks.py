@@ -18,7 +18,7 @@ def test_first_run(lab, page, artefacts, name):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs and not [output for output in outputs if output.output_type == "error"]
     if name in INTERACTIVE:
-        live = page.locator("img.widget-image").first
+        live = page.locator("img.widget-image:visible").first
         live.scroll_into_view_if_needed()
         page.wait_for_function("image => image.naturalWidth > 100", arg=live.element_handle())
         assert page.get_by_text("Click to show javascript error").count() == 0
