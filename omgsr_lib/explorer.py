@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 import torch
 
+from .adaptive import shifted_timesteps
 from .analysis import decoded_noisy_latents, encode_pairs, preset_recipe, restored_pairs, score_pairs
 from .data.degradation import STRENGTHS, Degradation
 from .data.pairs import evaluation_pairs
@@ -30,7 +31,8 @@ CURVE_STEP = 20  # timesteps between two points of a curve
 def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
     """`{variant: (prior, tuned model)}` of names and folders that `OMGSR.from_pretrained` takes, "s" before "f".
 
-    `base` and `adapter` as there. Raises `ValueError` for two models of one family, or one without adapters.
+    With adaptive models the slider is their dial, and t* is each photograph's own. `base` and `adapter` as there.
+    Raises `ValueError` for two models of one family, or one without adapters.
     """
     models = {}
     for name in names:
@@ -43,18 +45,18 @@ def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
         prior = copy.deepcopy(model)
         for part in (prior.lq_vae.encoder, prior.prior.denoiser):
             remove_lora(part)
-        prior.ranks = None
+        prior.ranks, prior.adaptive, prior.estimator = None, False, None
         models[variant] = prior, model.merge()
     return {variant: models[variant] for variant in FAMILIES if variant in models}
 
 
-def preset_models(preset):
-    """`explorer_models` of preset "mini", or for "smoke" random ones without adapters, prior and tuned model alike.
+def preset_models(preset, names=None):
+    """`explorer_models` of preset "mini" (of `names`), or for "smoke" random ones, prior and tuned model alike.
 
     Raises `ValueError` for another preset, as no adapters of it ship.
     """
     if preset == "mini":
-        return explorer_models()
+        return explorer_models(names or ("mini-s", "mini-f"))
     if preset != "smoke":
         raise ValueError(
             f"The explorer's notebook is for a preset whose adapters ship, mini or smoke: got {preset!r}."
@@ -166,6 +168,14 @@ class Explorer:
         self._paths[name] = path
         return name
 
+    @torch.no_grad()
+    def _own(self, model, pair):
+        """The mid-timestep of a model; of an adaptive one the timestep of the slider nearest to the estimated one."""
+        if model.estimator is None:
+            return model.timestep
+        estimated = shifted_timesteps(model.difference(pair.lq[None]).mean(), model.prior.schedule)
+        return min(self.timesteps, key=lambda timestep: abs(timestep - int(estimated)))
+
     def _case(self, photo, strength, pair, latents):
         """What `FrameCache.create` takes: facts, pictures and curves of a pair."""
         if torch.equal(pair.lq, pair.hq):
@@ -175,7 +185,7 @@ class Explorer:
         for variant, (prior, tuned) in self.models.items():
             schedule = prior.prior.schedule
             power, difference = (float(value) for value in pair_power(*latents[variant]))
-            variants[variant] = {"timestep": tuned.timestep, "snr": 10 * math.log10(power / difference)}
+            variants[variant] = {"timestep": self._own(tuned, pair), "snr": 10 * math.log10(power / difference)}
             frame = latent_gap(*latents[variant], schedule, points, distances=("sliced_wasserstein",))
             snr = 10 * torch.log10(power * schedule.snr()[points])
             curves.append(frame.assign(variant=variant, snr=snr.numpy(), gap=frame["value"]))

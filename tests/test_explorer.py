@@ -16,6 +16,7 @@ from omgsr_lib.explorer import Explorer, explorer_models, preset_models, write_e
 from omgsr_lib.frames import FrameCache
 from omgsr_lib.midstep import snr_mid_timestep
 from omgsr_lib.model import OMGSR
+from omgsr_lib.priors.latents import encode_latents
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,20 @@ def test_models_by_name_are_the_prior_and_the_tuned_model():
         state = expected.state_dict()
         assert model.timestep == expected.timestep and model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_with_adaptive_models_the_mid_timestep_is_that_of_the_photograph(photos, tmp_path):
+    """The nearest one of the slider to the estimate; the prior beside it is the un-tuned one at any timestep."""
+    models = explorer_models(("mini-s-adaptive",))
+    prior, tuned = models["s"]
+    assert tuned.adaptive and not prior.adaptive and prior.estimator is None
+    explorer = Explorer(models, photos, tmp_path, size=32, steps=12)
+    name = explorer.photos[0]
+    found = [explorer.open(name, strength).about["variants"]["s"]["timestep"] for strength in ("mild", "extreme")]
+    assert set(found) <= set(explorer.timesteps) and found[0] < found[1]
+    pair = pair_of(photos, name, "mild")
+    estimated = int(tuned.estimator.timesteps(encode_latents(tuned.vae, pair.lq[None]), tuned.prior.schedule))
+    assert abs(found[0] - estimated) == min(abs(t - estimated) for t in explorer.timesteps)
 
 
 def test_models_from_folders(saved, tmp_path):
