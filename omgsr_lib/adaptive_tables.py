@@ -1,12 +1,13 @@
 """Tables of notebook 08, from the CSV files that `omgsr adaptive` wrote."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .metrics.specs import SPECS
-from .metrics.statistics import paired_difference, summarise
+from .metrics.statistics import mean_interval, paired_difference, summarise
 from .plots import METHOD_LABELS
 
 
@@ -92,6 +93,35 @@ def dial_table(scores):
                 rows.append((variant, dataset, shift, metric, moved, value, *ends))
     columns = ["variant", "dataset", "shift", "metric", "moved", "value", "mean", "lo", "hi"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def matched_table(scores, against="control, fixed", by="psnr_y"):
+    """The dial where it is as faithful as `against`: there the mean of `by` is that of `against`, and each metric is
+    compared: variant, dataset, shift, metric, mean, lo, hi, better ("first": adaptive, "second" or empty).
+
+    Between two shifts the values of each picture are interpolated. Sets that the dial does not reach are left out.
+    """
+    rows = []
+    for (variant, dataset), part in scores.groupby(["variant", "dataset"], sort=False):
+        fixed = part[part["method"] == against].pivot(index="image", columns="metric", values="value")
+        moved = part[part["method"] == "adaptive, estimated"]
+        shifts = {s: p.pivot(index="image", columns="metric", values="value") for s, p in moved.groupby("shift")}
+        means = {shift: table[by].mean() for shift, table in shifts.items()}
+        photos = part.drop_duplicates("image").set_index("image")["photo"].loc[fixed.index]
+        lower = part.drop_duplicates("metric").set_index("metric")["lower_better"]
+        for low, high in pairwise(sorted(shifts)) if len(fixed) else ():
+            target = fixed[by].mean()
+            if not min(means[low], means[high]) <= target < max(means[low], means[high]):
+                continue
+            share = (target - means[low]) / (means[high] - means[low])
+            values = (1 - share) * shifts[low].loc[fixed.index] + share * shifts[high].loc[fixed.index]
+            for metric in fixed.columns:
+                mean, lo, hi = mean_interval(values[metric] - fixed[metric], clusters=photos)
+                decided = metric != by and (lo > 0 or hi < 0)
+                better = ("first" if (hi < 0) == lower[metric] else "second") if decided else ""
+                rows.append((variant, dataset, low + share * (high - low), metric, mean, lo, hi, better))
+            break
+    return pd.DataFrame(rows, columns=["variant", "dataset", "shift", "metric", "mean", "lo", "hi", "better"])
 
 
 def tolerance_table(dial, scores):

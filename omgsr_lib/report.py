@@ -61,6 +61,7 @@ def findings(folder):
         *_families(folder),
         *_operations(folder),
         *_test_sets(folder),
+        *_own_timestep(folder),
         *_beyond(),
     ]
 
@@ -247,6 +248,20 @@ def _test_sets(folder):
             rows = rows[[SPECS[metric].full_reference for metric in rows["metric"]]]
         measured, verdict = judge(rows)
         yield Finding(claim, measured, verdict, f"{FIGURES}/published_RealSR.png", "07_tables_and_figures")
+
+
+def _own_timestep(folder):
+    """The limit that the authors name: one timestep for all pictures."""
+    gains = _read(folder / "08_adaptive_timestep" / "gains.csv")
+    for name in ("mild", "extreme"):
+        for variant, model in VARIANTS.items():
+            claim = f"A timestep of its own for each picture helps where degradation is {name} ({model})"
+            if gains is None or "own timestep" not in set(gains["contrast"]):
+                yield _missing(claim, "08_adaptive_timestep", "`omgsr adaptive`")
+                continue
+            own = gains[gains["contrast"] == "own timestep"]
+            measured, verdict = judge(own[(own["dataset"] == name) & (own["variant"] == variant)])
+            yield Finding(claim, measured, verdict, "08_adaptive_timestep/gains.png", "08_adaptive_timestep")
 
 
 def _beyond():

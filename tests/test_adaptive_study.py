@@ -148,6 +148,20 @@ def test_the_dial_is_measured_against_its_middle(scores):
     assert tolerance.loc[("s", "gmsd"), ["from", "to"]].tolist() == [-50, 0]
 
 
+def test_at_equal_fidelity_only_the_other_metrics_differ(scores):
+    """The dial falls by 1 a step from 0.65 above the control at 0, so it meets the control at 0.65."""
+    matched = adaptive_tables.matched_table(scores).set_index(["variant", "metric"])
+    row = matched.loc[("s", "psnr_y")]
+    assert row["shift"] == pytest.approx(0.65) and row["mean"] == pytest.approx(0, abs=1e-9) and row["better"] == ""
+    assert matched.loc[("s", "gmsd"), "mean"] == pytest.approx(0, abs=1e-9)
+    far = scores.copy()
+    far.loc[far["method"] == "control, fixed", "value"] += 100
+    assert adaptive_tables.matched_table(far).empty
+    scores.loc[(scores["metric"] == "gmsd") & (scores["method"] == "adaptive, estimated"), "value"] -= 0.5
+    lower = adaptive_tables.matched_table(scores).set_index(["variant", "metric"]).loc[("s", "gmsd")]
+    assert lower["mean"] == pytest.approx(-0.5) and lower["better"] == "first"
+
+
 def test_errors_in_timesteps_and_coverage(errors):
     table = adaptive_tables.estimator_table(errors, SCHEDULES).set_index("variant")
     for variant, schedule in SCHEDULES.items():
