@@ -11,6 +11,7 @@ flat    Tile by tile through all layers, with a halo. What the normalisations an
 import math
 from itertools import pairwise
 
+from .memory import release_memory
 from .moments import Moments
 from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
@@ -78,6 +79,7 @@ class FlatPass:
         self.tile, self.halo, self.patches, self.core, self.margin = tile, halo, patches, core, margin
         covered = all(side <= patches * core for side in self.latents)
         self.passes = 0 if covered else passes
+        self.largest = max((k for k, layer in enumerate(layers) if layer.scale > 1), default=None)
         self.estimates = None
 
     @property
@@ -94,7 +96,7 @@ class FlatPass:
             self.estimates = self.estimate()
         for part in self._tiles(distinct):
             for layer, estimate in zip(self.layers, self.estimates, strict=True):
-                part.step(layer, estimate)
+                self._step(part, layer, estimate)
             rows, columns = part.spans()
             yield slice(*rows.held), slice(*columns.held), part.x
 
@@ -145,8 +147,13 @@ class FlatPass:
                     pooled.update(part.shown())
                 if layer.attention is not None:
                     keys.append(KeySample.of(part, layer, estimate, stride))
-                part.step(layer, estimate)
+                self._step(part, layer, estimate)
         return moments, [KeySample.join(keys) if keys else None for keys in samples]
+
+    def _step(self, part, layer, estimate):
+        if part.k == self.largest:  # what the layers before have freed does not fit the tensors from here on
+            release_memory()
+        part.step(layer, estimate)
 
     def _tiles(self, distinct=False):
         """A `Part` for each tile, made when its turn comes."""

@@ -11,6 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 
+# Rows of a strip in which a residual block of `AutoencoderDC` is normalised: it stays in the processor's cache, and no
+# further tensor as large as the block's output is made. A multiple of 64 positions is summed as in one piece, bit by bit.
+ROWS = 64
+
+
 @dataclass(frozen=True)
 class Layer:
     """`run` maps `(B, C, H, W)` to `(B, C', H s, W s)`.
@@ -80,7 +85,7 @@ def decoder_layers(vae):
         case "AutoencoderDC":
             layers = [Layer(lambda x: _dc_decoder_input(decoder, x), reach=1)]
             layers += [_dc_layer(module) for block in reversed(decoder.up_blocks) for module in block]
-            layers += [Layer(lambda x: decoder.conv_act(decoder.norm_out(x.movedim(1, -1)).movedim(-1, 1)))]
+            layers += [Layer(lambda x: decoder.conv_act(_normed(decoder.norm_out, x)))]
             return [*layers, _dc_layer(decoder.conv_out)]
         case "AutoencoderTiny":
             first, last = Layer(lambda x: F.tanh(x / 3) * 3), Layer(lambda x: x.mul(2).sub(1))
@@ -121,12 +126,26 @@ def _dc_layer(module):
         case "Conv2d":
             return Layer(module, reach=1)
         case "ResBlock":
-            return Layer(module, reach=2)
+            return Layer(lambda x: _dc_residual(module, x), reach=2)
         case "DCDownBlock2d":
             return Layer(module, reach=1, scale=0.5)
         case "DCUpBlock2d":
             return Layer(module, reach=1, scale=2)
     raise _unsupported(f"AutoencoderDC with {type(module).__name__}")
+
+
+def _dc_residual(block, x):
+    y = _activated(block.nonlinearity, block.conv2)(block.conv1(x))
+    if block.norm_type != "rms_norm":
+        return block.norm(y).add_(x)
+    for top in range(0, y.shape[2], ROWS):
+        rows = slice(top, top + ROWS)
+        y[:, :, rows] = _normed(block.norm, y[:, :, rows]) + x[:, :, rows]
+    return y
+
+
+def _normed(norm, x):
+    return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def _dc_encoder_output(encoder, x):
