@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 # Rows of a strip in which a residual block of `AutoencoderDC` is normalised: it stays in the processor's cache, and no
-# further tensor as large as the block's output is made. A multiple of 64 positions is summed as in one piece, bit by bit.
+# further tensor as large as the block's output is made. Multiples of 64 positions are summed as in one piece.
 ROWS = 64
 
 

@@ -1,14 +1,18 @@
 """tiled_vae.py: both modes against the autoencoder in one piece."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from omgsr_lib import tiled_vae
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
+from omgsr_lib.memory import LiveMemory
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
-from omgsr_lib.tiled_vae import decode_tiled, encode_tiled
-from omgsr_lib.vae_layers import encoder_layers
+from omgsr_lib.tiled_vae import FlatPass, decode_tiled, encode_tiled
+from omgsr_lib.vae_layers import decoder_layers, encoder_layers
 
 
 def stable_diffusion_layout(latent_channels=4, layers=2):
@@ -155,6 +159,32 @@ def test_flat_mode_of_the_shipped_autoencoder_on_a_photograph():
     options = dict(mode="flat", tile=16)
     assert psnr(encode_tiled(vae, pixels, **options), latents, span=latents.max() - latents.min()) > 100
     assert psnr(decode_tiled(vae, latents, **options), decode_latents(vae, latents)) > 100
+
+
+@torch.inference_mode()
+def test_a_residual_block_in_strips_is_the_same_in_two_tensors_of_its_size():
+    vae = residual_autoencoder()
+    block, layer = vae.decoder.up_blocks[0][-1], decoder_layers(vae)[-3]
+    x = torch.randn(1, 12, 301, 213)
+    with LiveMemory() as memory:
+        y = layer.run(x)
+    assert torch.equal(y, block(x))
+    assert memory.peak < 2.5 * y.nbytes
+
+
+@torch.inference_mode()
+def test_memory_is_given_back_before_the_largest_layers(monkeypatch):
+    """Once per tile, when the layers that follow the last enlargement of a decoder are still to come."""
+    seen, given_back = [], []
+    monkeypatch.setattr(tiled_vae, "release_memory", lambda: given_back.append(len(seen)))
+    vae = residual_autoencoder()
+    layers = decoder_layers(vae)
+    watched = [replace(layer, run=lambda x, run=layer.run: seen.append(x.shape[-1]) or run(x)) for layer in layers]
+    latents = torch.randn(1, 8, 8, 16)
+    flat = FlatPass(watched, lambda rows, columns: latents[..., rows, columns], 8, 16, tile=8)
+    assert len(list(flat.tiles())) == len(given_back) == flat.count == 2
+    last = max(k for k, layer in enumerate(layers) if layer.scale == 2)
+    assert given_back == [last, len(layers) + last]
 
 
 def test_what_cannot_be_tiled_is_refused():
