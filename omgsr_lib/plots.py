@@ -3,6 +3,7 @@
 Widths are those of a paper's column and page; one method has one colour in all figures.
 """
 
+import io
 from functools import wraps
 from itertools import cycle
 from pathlib import Path
@@ -84,8 +85,8 @@ def figure(function):
     return drawn
 
 
-def save_figure(fig, path, *, note=None):
-    """Write `fig` to `path`, whole or not at all: `.png` at 200 dpi, or `.pdf` and beside it the PNG of the same name.
+def save_figure(fig, path, *, dpi=200, note=None):
+    """Write `fig` to `path`, whole or not at all: `.png` at `dpi`, or `.pdf` and beside it the PNG of the same name.
 
     The metadata is fixed (`note`, for instance the commit, becomes comment and subject), so equal figures give equal
     bytes. Returns the list of paths written; raises `ValueError` for another suffix.
@@ -99,10 +100,20 @@ def save_figure(fig, path, *, note=None):
         if note is not None and target.suffix == ".png":
             metadata["Comment"] = note
         with atomic_write(target) as part, plt.style.context(STYLE):
-            fig.savefig(part, format=target.suffix[1:], metadata=metadata)
+            fig.savefig(part, format=target.suffix[1:], dpi=dpi, metadata=metadata)
         fig.set_layout_engine("none")  # the second file has the places of the first, which take long to find
     plt.close(fig)
     return paths
+
+
+def preview(fig):
+    """A figure of photographs for a notebook: an IPython image, JPEG at 110 dpi, an eighth of the PNG."""
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    with plt.style.context(STYLE):
+        fig.savefig(buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 90})
+    return Image(data=buffer.getvalue(), format="jpeg")
 
 
 @figure

@@ -1,4 +1,5 @@
 import hashlib
+import io
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
+from skimage.data import astronaut
 
 from omgsr_lib import plots
 
@@ -139,6 +141,16 @@ def test_figures_are_written_whole_or_not_at_all(summary, tmp_path, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         plots.save_figure(fig, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_photographs_are_saved_smaller_and_shown_as_jpeg(tmp_path):
+    photo = astronaut()
+    fig = plots.compare_crops([[photo, photo]], ["a", "b"])
+    (path,) = plots.save_figure(fig, tmp_path / "a.png", dpi=140)
+    shown = plots.preview(fig)
+    assert Image.open(path).width == round(140 * plots.PAGE)
+    assert Image.open(io.BytesIO(shown.data)).size[0] == int(110 * plots.PAGE) and shown.format == "jpeg"
+    assert len(shown.data) < path.stat().st_size / 2
 
 
 def test_losses_need_a_step():

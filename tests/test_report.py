@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omgsr_lib import paper
+from omgsr_lib import paper, report
 from omgsr_lib.ablation import CONTRASTS, contrast_table, sweep_table
 from omgsr_lib.cli import main
 from omgsr_lib.metrics.comparisons import compare_methods
@@ -220,3 +220,11 @@ def test_tables_are_written_in_three_formats_byte_for_byte(results, tmp_path):
         assert to_markdown(table) and "\\toprule" in to_latex(table) and "<table>" in to_html(table)
     assert set(paper.ABLATIONS["ablation_losses"]) <= {contrast for contrast, *_ in CONTRASTS}
     assert sorted(sum(paper.ABLATIONS.values(), ())) == sorted(contrast for contrast, *_ in CONTRASTS)
+
+
+def test_figures_are_called_by_what_they_show():
+    names = {"gap_s": "Distance between LQ latents and noisy latents, OMGSR-S", "ranks": "Ranks and how sure they are"}
+    names |= {"per_image": "Mid-timestep of each picture", "ranks_RealSR": "Ranks and how sure they are, RealSR"}
+    for stem, name in names.items():
+        assert report._name(f"figures/{stem}.png") == name
+    assert report._name("tables/ablation_ldr.html") == "ablation ldr" and report._name("tables/costs.html") == "costs"
