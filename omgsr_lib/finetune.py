@@ -77,6 +77,12 @@ def finetune(
         "perceptual loss": recipe.perceptual_loss,
         "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
     }
+    if recipe.start:
+        facts["start"] = f"adapters {recipe.start}"
+    if recipe.dial:
+        facts["degradations"] = "from mild to extreme"
+    if recipe.adaptive:
+        facts["timesteps"] = "each picture's own; measured below at the mid-timestep"
     restored, scores = _measure(model.eval(), held_out, weights)
     folder = model.save_adapter(Path(out) / name)
     adapter_card(folder, model, held_out, restored, scores, result.log, facts)
