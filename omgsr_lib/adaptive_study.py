@@ -63,7 +63,10 @@ def adaptive_study(folder, photos, *, controls=None, statistics=None, realsr=Non
             frames.setdefault(name, []).append(task.result())
     for name, parts in frames.items():
         with atomic_write(record.path(f"{name}.csv")) as part:
-            pd.concat(parts, ignore_index=True).to_csv(part, index=False, float_format="%.5g")
+            frame = pd.concat(parts, ignore_index=True)
+            if "timestep" in frame:
+                frame["timestep"] = frame["timestep"].astype("Int64")
+            frame.round(4).to_csv(part, index=False)
     record.finish()
 
 

@@ -89,6 +89,7 @@ def save_adapter(module, folder):
         save_file(state, part / WEIGHTS["peft"], metadata={"format": "pt"})
         config = copy.copy(module.peft_config["default"])
         config.inference_mode = True
+        config.target_modules = sorted(config.target_modules)  # peft writes a set, in another order each time
         config.auto_mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
         config.save_pretrained(part)
     return Path(folder)

@@ -29,6 +29,7 @@ CONTRACT = {
     "large_tiles.csv": {"left", "top", "right", "bottom"},
     "sweep.csv": {"variant", "protocol", "timestep", "metric", "mean", "lo", "hi", "n", "lower_better", "mid"},
     "contrasts.csv": {"contrast", "variant", "protocol", "trainings", "metric", "mean", "lo", "hi", "n", "better"},
+    "gains.csv": {"contrast", "variant", "dataset", "metric", "mean", "lo", "hi", "better"},
     "published.csv": {"dataset", "method", "metric", "mean", "source"},
     "published_cost.csv": {"method", "seconds", "GPU", "source"},
     "conventions.csv": {"measure", "colours", "border", "rounding", "mean", "difference", "n"},

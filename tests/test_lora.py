@@ -102,6 +102,7 @@ def test_files_and_round_trip(kind, tmp_path):
         "init_lora_weights": "gaussian", "inference_mode": True, "base_model_name_or_path": None,
     }  # fmt: skip
     assert {name: config[name] for name in wanted} == wanted
+    assert config["target_modules"] == sorted(config["target_modules"])
     assert set(config["target_modules"]) == set(targets)
     assert config["auto_mapping"]["base_model_class"] == type(module).__name__
 
