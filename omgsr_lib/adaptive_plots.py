@@ -79,7 +79,7 @@ def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
 @figure
 def plot_shift(dial, metrics):
     """Change of each metric along the dial against its middle, with paired intervals: a row per metric, a column per
-    set, over the timesteps moved.
+    set, over the timesteps moved from the estimate (mean over pictures).
     """
     sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
     colours = palette([f"omgsr-{variant}" for variant in variants])
@@ -98,7 +98,8 @@ def plot_shift(dial, metrics):
         row[0].set_ylabel(metric_label(metric))
     for ax, name in zip(axes[0], sets, strict=True):
         ax.set_title(name)
-    fig.supxlabel("Timesteps moved from the estimate (mean)", fontsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("Timesteps moved")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
     return fig
 
