@@ -17,14 +17,6 @@ KINDS = {
 }
 
 
-def random_kind(index, *, seed):
-    """A kind and a level between its ends in `KINDS`, both uniform; they depend on `(seed, index)` alone."""
-    rng = np.random.default_rng([seed, index, 13])
-    kind = list(KINDS)[rng.integers(len(KINDS))]
-    gentle, *_, strong = KINDS[kind]
-    return kind, gentle + rng.random() * (strong - gentle)
-
-
 def degrade_by(hq, kind, level, *, seed=0):
     """`hq` `(3, H, W)` in `[-1, 1]` with one degradation, on the 8-bit grid.
 

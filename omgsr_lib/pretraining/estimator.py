@@ -1,4 +1,4 @@
-"""Train the estimator of the mini preset on pairs that have lost hardly anything up to nearly everything."""
+"""Train the estimator of the mini preset on pairs from mild to extreme degradations."""
 
 import random
 from functools import partial
@@ -9,51 +9,28 @@ import torch
 from ..checkpoint import load_state, save_state
 from ..data.degradation import random_dial
 from ..data.pairs import Pairs
-from ..data.single import degrade_by, random_kind
 from ..estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
 from .loop import cosine_with_warmup, run_steps
 
 
-PAIRS = 16_000
+PAIRS = 6000
 HELD_OUT = 0.1  # of the photographs, for the calibration
-LEAST = 1e-3  # D below which a picture counts as clean
-BATCH = 16  # pairs that are encoded at once
-
-
-class MixedPairs(torch.utils.data.Dataset):
-    """Random crops, by turns degraded by the chain at a random strength (`random_dial`) and by one kind alone.
-
-    What `random_kind` draws reaches down to pictures that have hardly lost anything, which the chain never leaves.
-    Items as those of `Pairs`; they depend on `(seed, index)` alone.
-    """
-
-    def __init__(self, paths, size, *, seed, length):
-        self.seed, self.length = seed, length
-        self.chain = Pairs(paths, size, seed=seed, settings=partial(random_dial, seed=seed), length=length)
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        if index % 2 == 0:
-            return self.chain[index]
-        hq = self.chain.crops.batch(index, 1)[0]
-        return {"lq": degrade_by(hq, *random_kind(index, seed=self.seed), seed=index), "hq": hq}
 
 
 @torch.no_grad()
-def difference_data(vae, paths, count, *, seed, size=128, workers=2):
-    """`{"latents", "log_difference", "statistics"}` of `count` pairs of `MixedPairs`; `workers` make the pictures."""
-    pairs = MixedPairs(paths, size, seed=seed, length=count)
+def difference_data(vae, paths, count, *, seed, size=128):
+    """`{"latents", "log_difference", "statistics"}` of `count` pairs of random crops and random strengths."""
+    pairs = Pairs(paths, size, seed=seed, settings=partial(random_dial, seed=seed), length=count)
     latents, differences, statistics = [], [], []
-    for batch in torch.utils.data.DataLoader(pairs, batch_size=BATCH, num_workers=workers):
-        lq_latents = encode_latents(vae, batch["lq"])
+    for first in range(0, count, 16):
+        items = [pairs[i] for i in range(first, min(first + 16, count))]
+        lq, hq = (torch.stack([item[name] for item in items]) for name in ("lq", "hq"))
+        lq_latents = encode_latents(vae, lq)
         latents.append(lq_latents.half())
-        difference = pair_power(lq_latents, encode_latents(vae, batch["hq"]))[1]
-        differences.append(difference.clamp(min=LEAST).log().float())
-        statistics.append(pixel_statistics(batch["lq"]))
+        differences.append(pair_power(lq_latents, encode_latents(vae, hq))[1].log().float())
+        statistics.append(pixel_statistics(lq))
     names = ("latents", "log_difference", "statistics")
     return {name: torch.cat(parts) for name, parts in zip(names, (latents, differences, statistics), strict=True)}
 
