@@ -14,7 +14,6 @@ from torch.nn.attention import sdpa_kernel
 from . import presets
 from .adaptive import difference_map
 from .device import to_device
-from .estimator import load_estimator
 from .files import atomic_folder, verify_hashes
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .fold.grid import FoldedGrid, even_timesteps
@@ -306,7 +305,7 @@ class OMGSR(nn.Module):
                 return cls._from_folded(folder, about["timestep"], dtype)
             model = cls.from_base(base or folder, about["family"], about["timestep"], **options)
             if (folder / "estimator").is_dir():
-                model.estimator = load_estimator(folder / "estimator")
+                model.estimator = _load_estimator(folder / "estimator")
             return model.load_adapter(adapter or folder)
         if name not in presets.MODELS:
             raise ValueError(
@@ -316,7 +315,7 @@ class OMGSR(nn.Module):
         model = cls.from_recipe(recipe, base=base, **options)
         if base is None and recipe.base in presets.PACKAGED_PRIORS:
             adapter = adapter or WEIGHTS / name
-            model.estimator = load_estimator(WEIGHTS / "mini-estimator") if recipe.adaptive else None
+            model.estimator = _load_estimator(WEIGHTS / "mini-estimator") if recipe.adaptive else None
         return model.load_adapter(adapter) if adapter else model
 
     @classmethod
@@ -374,3 +373,9 @@ class OMGSR(nn.Module):
         """
         options = dict(device=device, dtype=dtype, seed=seed)
         return cls(full_size_autoencoder(family, **options), full_size_prior(family, **options), timestep)
+
+
+def _load_estimator(folder):
+    from .estimator import load_estimator  # of a class of diffusers, which takes seconds to import
+
+    return load_estimator(folder)

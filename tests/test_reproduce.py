@@ -289,7 +289,7 @@ def test_photographs_are_opened_before_anything_runs(tmp_path, monkeypatch, cont
 
 
 def test_every_step_follows_those_whose_files_it_reads():
-    names = ["study", "benchmarks/RealSR", "benchmarks/RealSet65", *STEPS]
+    names = ["study", "adaptive", "benchmarks/RealSR", "benchmarks/RealSet65", *STEPS]
     assert all(names.index(earlier) < names.index(name) for name in STEPS for earlier in STEPS[name])
 
 
