@@ -120,7 +120,9 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
 
 
 def inference_costs(recipe, *, model=None):
-    """Stages of a restoration at the recipe's resolution: data frame with stage, parameters, flops.
+    """Stages of a restoration at the recipe's resolution: data frame with stage, parameters, flops and activations.
+
+    Activations are bytes, the most at one time, what goes in not counted (`LiveMemory`).
 
     `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one picture.
     """
@@ -131,17 +133,21 @@ def inference_costs(recipe, *, model=None):
         "denoiser": (model.prior.denoiser, lambda: model.predict_clean(latents)),
         "decode": (model.vae.decoder, lambda: model.decode(latents)),
     }
-    return pd.DataFrame(
-        {"stage": stage, "parameters": _parameters(module), "flops": count(function, [model]).flops}
-        for stage, (module, function) in stages.items()
-    )
+    rows = []
+    for stage, (module, function) in stages.items():
+        flops = count(function, [model]).flops
+        with torch.inference_mode(), LiveMemory() as memory:
+            function()
+        rows.append({"stage": stage, "parameters": _parameters(module), "flops": flops, "activations": memory.peak})
+    return pd.DataFrame(rows)
 
 
 def restoration_costs(method, recipe, *, model=None, repeats=2):
     """Costs of restoring one picture at the recipe's resolution, by stage, as a table prints them.
 
-    Columns: method, stage, parameters (M), GMAC, weights (MiB), and seconds, the least of `repeats` runs of `model`.
-    Without one nothing is run: the recipe's full-size base is counted with 16-bit weights on the meta device.
+    Columns: method, stage, parameters (M), GMAC, weights (MiB), activations (MiB, the peak as counted), and seconds,
+    the least of `repeats` runs of `model`. Without one nothing is run: the recipe's full-size base is counted with
+    16-bit weights on the meta device.
     """
     counted = inference_costs(recipe, model=None if model is None else copy.deepcopy(model).to("meta"))
     weight = torch.bfloat16 if model is None else next(model.parameters()).dtype
@@ -149,6 +155,7 @@ def restoration_costs(method, recipe, *, model=None, repeats=2):
     table["parameters (M)"] = counted["parameters"] / 1e6
     table["GMAC"] = counted["flops"] / 2e9
     table["weights (MiB)"] = counted["parameters"] * weight.itemsize / 2**20
+    table["activations (MiB)"] = counted["activations"] / 2**20
     table["seconds"] = float("nan") if model is None else _stage_seconds(model, recipe.resolution, repeats)
     return table
 

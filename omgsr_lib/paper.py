@@ -127,12 +127,19 @@ def spread_table(spread):
     return frame_table(pd.DataFrame(rows, columns=columns), left=2, notes=notes)
 
 
+PEAK = "activations (MiB)"  # of one stage at a time
+
+
 def cost_table(costs):
-    """Parameters, operations, seconds and memory by stage with the sum of each method; from `costs.csv`."""
+    """Parameters, operations, seconds and memory by stage with the sum of each method, of activations the most; from
+    `costs.csv`.
+    """
     numbers = [name for name in costs.columns if name not in ("method", "stage")]
     parts = []
     for method, part in costs.groupby("method", sort=False):
         total = part[numbers].sum(min_count=len(part))
+        if PEAK in numbers:
+            total[PEAK] = part[PEAK].max()
         parts += [part, pd.DataFrame([{"method": method, "stage": "all", **total}])]
     table = pd.concat(parts, ignore_index=True).rename(columns=lambda name: name[0].upper() + name[1:])
     return frame_table(

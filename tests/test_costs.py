@@ -200,4 +200,5 @@ def test_costs_of_a_restoration_are_counts_and_measured_seconds():
     assert table["GMAC"].tolist() == (counted["flops"] / 2e9).tolist()
     assert table["parameters (M)"].sum() * 1e6 == pytest.approx(counted["parameters"].sum())
     assert table["weights (MiB)"].tolist() == (counted["parameters"] * 4 / 2**20).tolist()
+    assert table["activations (MiB)"].tolist() == (counted["activations"] / 2**20).tolist()
     assert (table["seconds"] > 0).all() and next(model.parameters()).device.type == "cpu"
