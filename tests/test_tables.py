@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from omgsr_lib import paper
 from omgsr_lib.metrics.comparisons import compare_methods
 from omgsr_lib.metrics.statistics import summarise
 from omgsr_lib.published import PROTOCOL, read_published, read_published_cost
@@ -187,3 +188,11 @@ def test_equal_scores_give_equal_bytes(scores, tmp_path):
             write_table(table, tmp_path / f"{run}{suffix}")
     for suffix in (".md", ".tex", ".html"):
         assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
+
+
+def test_costs_add_up_but_for_activations_which_are_not_alive_at_once():
+    costs = pd.DataFrame({
+        "method": "a", "stage": ["encode", "denoiser", "decode"], "GMAC": [1.0, 2.0, 3.0],
+        "activations (MiB)": [5.0, 7.0, 6.0], "seconds": [1.0, np.nan, 1.0],
+    })  # fmt: skip
+    assert paper.cost_table(costs).rows[-1] == ("a", "all", "6", "7", "–")
