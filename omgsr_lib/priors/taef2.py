@@ -1,7 +1,7 @@
-"""Loader of the tiny FLUX.2 autoencoder (madebyollin/taesd, MIT), no diffusers class: a latent space to study.
+"""Encoder of the tiny FLUX.2 autoencoder (madebyollin/taesd, MIT), no diffusers class: a latent space to study.
 
-Pictures in [0, 1] to 32 channels at an eighth of the size and back. A block is three 3x3 convolutions and a skip;
-the blocks beside the latent first add a 1x1 branch of four times the width with group normalisation.
+A block is three 3x3 convolutions and a skip; the blocks beside the latent first add a 1x1 branch of four times the
+width with group normalisation.
 """
 
 import torch
@@ -31,11 +31,6 @@ class Block(nn.Module):
         return torch.relu(self.conv(x) + x)
 
 
-class Clamp(nn.Module):
-    def forward(self, latents):
-        return 3 * torch.tanh(latents / 3)
-
-
 def load_encoder(folder):
     """Encoder `(B, 3, H, W)` in [0, 1] -> `(B, 32, H/8, W/8)` with the weights in `folder`; all keys must match."""
     layers = [nn.Conv2d(3, WIDTH, 3, padding=1), Block()]
@@ -43,20 +38,7 @@ def load_encoder(folder):
         layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1, stride=2, bias=False)]
         layers += [Block(branch=level == 2) for _ in range(3)]
     layers += [nn.Conv2d(WIDTH, LATENT_CHANNELS, 3, padding=1)]
-    return _load(nn.Sequential(*layers), folder / "taef2_encoder.pth")
-
-
-def load_decoder(folder):
-    """Decoder, the inverse of `load_encoder`."""
-    layers = [Clamp(), nn.Conv2d(LATENT_CHANNELS, WIDTH, 3, padding=1), nn.ReLU()]
-    for level in range(3):
-        layers += [Block(branch=level == 0) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
-    layers += [Block(), nn.Conv2d(WIDTH, 3, 3, padding=1)]
-    return _load(nn.Sequential(*layers), folder / "taef2_decoder.pth")
-
-
-def _load(model, path):
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict({name: value.float() for name, value in state.items()})
-    return model.eval().requires_grad_(False)
+    encoder = nn.Sequential(*layers)
+    state = torch.load(folder / "taef2_encoder.pth", map_location="cpu", weights_only=True)
+    encoder.load_state_dict({name: value.float() for name, value in state.items()})
+    return encoder.eval().requires_grad_(False)
