@@ -90,6 +90,7 @@ class Lab:
         }
         own |= {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
         environment = os.environ | {name: str(folder / place) for name, place in own.items()}
+        environment.pop("MPLBACKEND", None)  # of the tests: a user's notebook draws figures inline
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
         command += [f"--port={port}", "--IdentityProvider.token=T", f"--ServerApp.root_dir={self.notebooks}"]

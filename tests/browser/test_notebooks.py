@@ -17,6 +17,8 @@ def test_first_run(lab, page, artefacts, name):
     notebook = lab.saved(page, name)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs and not [output for output in outputs if output.output_type == "error"]
+    figures = [output.data for output in outputs if "Figure size" in output.get("data", {}).get("text/plain", "")]
+    assert all("image/png" in data for data in figures)
     if name in INTERACTIVE:
         live = page.locator("img.widget-image:visible").first
         live.scroll_into_view_if_needed()
