@@ -59,6 +59,8 @@ METHOD_LABELS = {
     "frozen-encoder-random": "Encoder frozen, random prior",
     "mini-s": "OMGSR-S (mini)",
     "mini-f": "OMGSR-F (mini)",
+    "mini-s-adaptive": "S, own timesteps (mini)",
+    "mini-f-adaptive": "F, own timesteps (mini)",
     "photograph": "Photograph",
 }
 DISTANCE_LABELS = {
