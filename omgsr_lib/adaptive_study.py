@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from PIL import Image
 
 from .adaptive import difference_map, shifted_timesteps
-from .analysis import score_pairs
+from .analysis import restored_pairs, score_pairs
 from .checkpoint import load_state
 from .data.benchmarks import open_benchmark
 from .data.degradation import Degradation
@@ -83,8 +84,6 @@ def dial_pairs(photos):
 
 def real_pairs(folder):
     """The centres of RealSR's 100 pairs, the low-quality one enlarged (bicubic)."""
-    from PIL import Image
-
     pairs = []
     for name, (lq, hq) in open_benchmark("RealSR", folder).items():
         small, large = open_photo(lq), open_photo(hq)
@@ -120,7 +119,7 @@ def variant_scores(variant, photos, controls=None, realsr=None, weights=None):
         plans += [("adaptive", "estimated", s, shifted_timesteps(estimated, schedule, s)) for s in SHIFTS]
         about = dict(variant=variant, set=name, strength=strength)
         for model, choice, shift, timesteps in plans:
-            scores = scores_at(models[model], pairs, timesteps, weights)
+            scores = _wide(restored_pairs(models[model], pairs, timestep=timesteps), pairs, weights)
             rows.append(scores.assign(**about, model=model, choice=choice, shift=shift, timestep=timesteps.tolist()))
         bicubic = _wide([pair.lq for pair in pairs], pairs, weights)
         rows.append(bicubic.assign(**about, model="bicubic", choice="none", shift=0.0))
@@ -135,15 +134,6 @@ def pair_differences(model, pairs):
         lq, hq = (encode_latents(model.vae, pixels[None]) for pixels in (pair.lq, pair.hq))
         found.append((float(pair_power(lq, hq)[1]), float(difference_map(model.estimator, lq).mean())))
     return torch.tensor(found, dtype=torch.float64).unbind(1)
-
-
-@torch.inference_mode()
-def scores_at(model, pairs, timesteps, weights=None, batch_size=4):
-    """Metrics of the pictures that `model` makes of `pairs` at `timesteps` `(n,)`, a row per picture."""
-    lq = torch.stack([pair.lq for pair in pairs])
-    parts = zip(lq.split(batch_size), timesteps.split(batch_size), strict=True)
-    images = torch.cat([model(part, steps).images.clamp(-1, 1) for part, steps in parts])
-    return _wide(list(((images + 1) * 127.5).round() / 127.5 - 1), pairs, weights)
 
 
 def _wide(images, pairs, weights):
