@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from .data.folders import find_pictures, output_names, refuse_inputs
-from .data.pictures import FORMATS, Picture
+from .data.pictures import FORMATS, LOSSY, Picture
 from .journal import Journal
 from .memory import out_of_memory
 from .oversize import check_oversize, fits_memory, restore_oversize
@@ -24,7 +24,6 @@ JOURNAL, SCRATCH = ".omgsr.jsonl", ".omgsr-scratch"
 MIN_SIDE = 16  # pixels of an input
 WRITERS = 3  # threads; packing a PNG file of 4096x4096 takes longer than a GPU takes to restore it
 EVERY = 30  # seconds between two lines of progress where there is no terminal
-LOSSY = ("jpeg", "webp")
 
 
 @dataclass
@@ -200,10 +199,8 @@ class _Run:
                     raise
                 self.fail(job.source, error)
                 continue
-            for note in job.picture.notes:
+            for note in (*job.picture.notes, *job.picture.losses(self.format).values()):
                 self.progress.say(f"'{job.source}': {note}.")
-            if job.picture.levels > 255 and self.format in LOSSY:
-                self.progress.say(f"'{job.source}': its 16 bits are written as 8; png and tiff keep them.")
             self.report.restored.append(job.output)
             self.progress.advance()
 

@@ -138,6 +138,8 @@ TABLE = [
     ("16-rgb-deflate.tif", tiff(deep(3), photometric="rgb", compression="zlib", predictor=True), ("RGB;16", (16, 16))),
     ("16-rgb-tiles.tif", tiff(deep(3, 40, 40), photometric="rgb", tile=(16, 16)), ("RGB;16", (40, 40))),
     ("16-rgba.tif", tiff(deep(4), photometric="rgb", extrasamples=["unassalpha"]), ("RGBA;16", (16, 16))),
+    ("16-grey.pgm", b"P5 16 16 65535\n" + deep(1).astype(">u2").tobytes(), ("L;16", (16, 16))),
+    ("16-signed.tif", tiff(deep(1)[..., 0].astype(np.int16)), "integer samples must lie in 0 .. 65535"),
     ("16-planes.tif", tiff(deep(16, 3), photometric="rgb", planarconfig="separate"), "one after the other"),
     ("big.tif", tiff(deep(3), photometric="rgb", bigtiff=True), ("RGB;16", (16, 16))),
     ("32-integer.tif", tiff(deep(1)[..., 0].astype(np.int32) * 9), "integer samples must lie in 0 .. 65535"),

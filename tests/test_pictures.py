@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from omgsr_lib.data.photos import to_image, to_pixels
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.data.pictures import FORMATS, Picture
 
 
 def samples(height, width, channels, dtype=np.uint8, seed=0):
@@ -138,6 +138,20 @@ def test_16_bit_grey(mode):
     picture = Picture.from_image(source)
     assert np.array_equal(picture.colour[..., 0], array) and picture.image().mode == "I;16"
     assert np.array_equal(np.asarray(picture.image()), array)
+
+
+def test_16_bit_grey_that_counts_down_from_white(tmp_path):
+    array = samples(7, 5, 1, np.uint16)[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", 65535 - array, photometric="miniswhite")
+    assert np.array_equal(Picture.open(tmp_path / "a.tif").colour[..., 0], array)
+
+
+def test_12_bit_grey_reaches_white(tmp_path):
+    fields = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 1, 279: 3}
+    ifd = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(fields)) + ifd + bytes(4)
+    (tmp_path / "a.tif").write_bytes(header + bytes.fromhex("fff800"))  # two samples of 12 bits: 0xfff and 0x800
+    assert Picture.open(tmp_path / "a.tif").colour[0, :, 0].tolist() == [65535, 32776]
 
 
 @pytest.mark.parametrize(
@@ -426,6 +440,18 @@ def test_a_profile_is_kept_where_it_fits():
         source.info["icc_profile"] = rgb
         picture = Picture.from_image(source)
         assert (picture.icc == rgb) is kept and len(picture.notes) == (not kept)
+
+
+def test_what_a_format_does_not_hold_is_left_out_and_said(tmp_path):
+    picture = Picture(
+        np.zeros((9, 9, 1), np.uint8), icc=bytes(16) + b"GRAY" + bytes(200), exif=b"Exif\0\0" + bytes(70000)
+    )
+    lost = {name: list(picture.losses(name)) for name in FORMATS}
+    assert lost == dict(png=[], jpeg=["exif"], webp=["icc"], tiff=[])
+    for name, (icc, exif) in dict(png=(True, True), jpeg=(True, False), webp=(False, True)).items():
+        picture.save(tmp_path / "a", name)
+        with Image.open(tmp_path / "a") as found:
+            assert ("icc_profile" in found.info, "exif" in found.info) == (icc, exif), name
 
 
 def cmyk_profile(lab):

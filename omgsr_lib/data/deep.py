@@ -24,7 +24,7 @@ def is_deep(image):
     """
     bits = image.tag_v2.get(BITS, ()) if image.format == "TIFF" else ()
     deep = any(_rawmode(tile).endswith((";16B", ";16L", ";16N")) for tile in image.tile) or 16 in bits
-    if not deep or image.mode.startswith("I;16"):
+    if not deep or image.mode.startswith("I"):
         return False
     if image.mode == "CMYK" or (bits and image.tag_v2.get(PLANAR) == 2):
         raise ValueError("16-bit CMYK, or 16-bit channels one after the other; save it as interleaved 16-bit RGB")

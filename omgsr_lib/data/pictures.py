@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from .deep import is_deep, read_deep, write_png, write_tiff
+from .deep import BITS, is_deep, read_deep, write_png, write_tiff
 from .photos import SUFFIXES as PHOTO_SUFFIXES
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
 SUFFIXES = (*PHOTO_SUFFIXES, ".jfif", ".mpo", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
+LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
+JPEG_EXIF = 65533  # bytes of a segment of a JPEG file
+PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
 DESCRIPTIVE = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)  # EXIF: what was taken, with what, by whom
 STALE = (40962, 40963, 40965)  # EXIF: size in pixels, a pointer
@@ -62,10 +65,11 @@ class Picture:
         0 .. 1; both become 16 bits. Raises `ValueError` for other values.
         """
         image.load()
+        tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
         image, exif, notes = _upright(image)
         icc = image.info.get("icc_profile")
         if image.mode.startswith("I") or image.mode == "F":
-            samples = _grey16(image)
+            samples = _grey16(image, tags)
         else:
             if image.mode == "LAB":
                 lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -187,10 +191,21 @@ class Picture:
                 f"{width}x{height}. Choose png or tiff."
             )
 
+    def losses(self, format):
+        """What a file of `format` does not keep, in words: of "samples", "icc" and "exif"."""
+        lost = {}
+        if format in LOSSY and self.levels > 255:
+            lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
+        if format == "webp" and self.is_grey and self.icc:
+            lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
+        if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
+            lost["exif"] = f"its EXIF data takes more than the {JPEG_EXIF} bytes of a JPEG file: left out"
+        return lost
+
     def save(self, file, format="png", *, quality=95):
         """Write to the path `file` as "png", "jpeg", "webp" or "tiff"; the last two but one with 8 bits, lossy.
 
-        `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour.
+        `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour. See `losses`.
         """
         if format == "tiff" or (format == "png" and self.levels == 65535):
             write = {"png": write_png, "tiff": write_tiff}[format]
@@ -198,7 +213,9 @@ class Picture:
             return
         options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
         image = self.to_8_bits().image()
-        image.save(file, format=format.upper(), icc_profile=self.icc, exif=self.exif or b"", **options)
+        lost = self.losses(format)
+        icc, exif = (None if name in lost else getattr(self, name) for name in ("icc", "exif"))
+        image.save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
 
     def _samples(self):
         samples = self.colour if self.alpha is None else np.concatenate([self.colour, self.alpha], axis=2)
@@ -255,7 +272,7 @@ def _kept_exif(source):
     return kept.tobytes() if len(kept) else None
 
 
-def _grey16(image):
+def _grey16(image, tags):
     samples = np.asarray(image)
     if image.mode == "F":
         if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
@@ -263,6 +280,10 @@ def _grey16(image):
         samples = (samples * 65535).round()
     elif samples.min() < 0 or samples.max() > 65535:
         raise ValueError(f"integer samples must lie in 0 .. 65535: got {samples.min()} .. {samples.max()}")
+    if tags.get(BITS) == (12,):
+        samples = (samples * (65535 / 4095)).round()
+    if tags.get(PHOTOMETRIC) == 0:
+        samples = 65535 - samples
     samples = samples.astype(np.uint16)[..., None]
     key = image.info.get("transparency")
     if key is None:
