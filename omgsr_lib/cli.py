@@ -12,7 +12,7 @@ def main(arguments=None):
     """Run a command; returns the exit code.
 
     Bad input: 2 and one line on stderr; a failing notebook: 1 and one; pictures that could not be restored: 1 and one
-    for each.
+    for each; interrupted from the keyboard: 130 and one.
     """
     options = build_parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
@@ -21,6 +21,9 @@ def main(arguments=None):
     except (OSError, ValueError, ImportError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
+    except KeyboardInterrupt:
+        print(f"omgsr {options.command}: interrupted.", file=sys.stderr)
+        return 130
 
 
 def build_parser():

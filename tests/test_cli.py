@@ -186,7 +186,7 @@ def test_wrong_names(photos, tiny, tmp_path, capsys):
     line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--base", tmp_path / "none")
     assert "A base must be a folder or a hub id 'owner/name'" in line
     line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--scale", "0.5")
-    assert "scale must be at least 1" in line
+    assert "scale must be a number, at least 1 and finite" in line
     line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--tile", "20")
     assert "tile must be a multiple of 8 pixels" in line
     line = refused(capsys, "restore", photos, "--out", photos.parent / "photos", "--model", tiny)
@@ -208,6 +208,15 @@ def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", fail)
     assert main(["reproduce"]) == 1
     assert capsys.readouterr().err == "omgsr reproduce: 01_latent_gap failed at In [3]: NameError: x. See file\n"
+
+
+def test_an_interruption_is_one_line_and_code_130(photos, tiny, tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omgsr_lib.restore_files.Restorer.__call__", interrupt)
+    code = main(["restore", str(photos), "--model", str(tiny), "--out", str(tmp_path / "out"), "--scale", "1"])
+    assert (code, capsys.readouterr().err) == (130, "omgsr restore: interrupted.\n")
 
 
 def test_an_output_that_cannot_be_written(photos, tiny, tmp_path, capsys):
