@@ -50,7 +50,7 @@ def adain_gain(restored, reference):
     """`(gain, offset)`, each `(B, 3, 1, 1)`, of `adain` from the `Moments` of both: `gain * x + offset`."""
 
     def deviation(moments):
-        return (moments.variance * (moments.count / (moments.count - 1)) + 4e-5).sqrt()
+        return (moments.variance * (moments.count / max(moments.count - 1, 1)) + 4e-5).sqrt()
 
     gain = deviation(reference) / deviation(restored)
     return gain[..., None, None], (reference.mean - gain * restored.mean)[..., None, None]

@@ -5,6 +5,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral, Real
 
 import torch
 from PIL import Image
@@ -70,6 +71,13 @@ def restore(
     images = [images] if isinstance(images, Image.Image) else list(images)
     if not images:
         raise ValueError("restore() needs at least one picture: got an empty list.")
+    for image in images:
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"restore() takes PIL images: got {type(image).__name__}. Open files with PIL.Image.open, turn arrays "
+                "into images with PIL.Image.fromarray."
+            )
+    check_count("batch_size", batch_size)
     tiling = dict(tile=tile, overlap=overlap, window=window, planner=planner, tile_batch=tile_batch, vae_mode=vae_mode)
     options = dict(scale=scale, timestep=timestep, strength=strength, colour_fix=colour_fix, seed=seed)
     restorer = Restorer(model, **options, **tiling)
@@ -127,11 +135,16 @@ class Restorer:
     vae_mode: str | None = None
 
     def __post_init__(self):
-        if not 1 <= self.scale < math.inf:
-            raise ValueError(f"scale must be at least 1 and finite: got {self.scale}.")
+        if not (isinstance(self.scale, Real) and 1 <= self.scale < math.inf):
+            raise ValueError(f"scale must be a number, at least 1 and finite: got {self.scale!r}.")
+        if self.seed is not None and not (isinstance(self.seed, Integral) and -(2**63) <= self.seed < 2**64):
+            raise ValueError(f"seed must be an integer of at most 64 bits or None: got {self.seed!r}.")
+        check_count("tile_batch", self.tile_batch)
         if self.vae_mode not in (None, *MODES):
             raise ValueError(f"vae_mode must be one of {', '.join(MODES)} or None: got {self.vae_mode!r}.")
         tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+        if self.tile not in (None, "auto") and overlap is not None and overlap >= tile:
+            raise ValueError(f"overlap must be less than the tile: got overlap={self.overlap} and tile={self.tile}.")
         latent_multiple = self.model.prior.latent_multiple
         side = 2 * latent_multiple if tile in (None, "auto") else tile
         planned = None if tile in (None, "auto") else overlap
@@ -148,8 +161,8 @@ class Restorer:
             )
         if isinstance(self.timestep, str) and self.timestep != "auto":
             raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
-        if not math.isfinite(self.strength):
-            raise ValueError(f"strength must be a finite number: got {self.strength}.")
+        if not (isinstance(self.strength, Real) and math.isfinite(self.strength)):
+            raise ValueError(f"strength must be a finite number: got {self.strength!r}.")
         if self.strength and not self.model.estimates(self.timestep):
             raise ValueError(
                 f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
@@ -159,11 +172,12 @@ class Restorer:
             self.model.prior.schedule.expand(self.timestep, 1)
 
     def _in_latents(self, name):
-        pixels = getattr(self, name)
-        if pixels in (None, "auto"):
+        pixels, multiple = getattr(self, name), self.model.multiple
+        if pixels is None or (name, pixels) == ("tile", "auto"):
             return pixels
-        if pixels % self.model.multiple:
-            raise ValueError(f"{name} must be a multiple of {self.model.multiple} pixels: got {pixels}.")
+        least = multiple if name == "tile" else 0
+        if not isinstance(pixels, Integral) or pixels < least or pixels % multiple:
+            raise ValueError(f"{name} must be a multiple of {multiple} pixels, at least {least}: got {pixels!r}.")
         return pixels // compression(self.model.vae)
 
     def size(self, size):
@@ -219,7 +233,7 @@ class Restorer:
         tiling = dict(window=self.window, planner=self.planner, tile_batch=self.tile_batch)
         generators = None
         if self.seed is not None:
-            generators = [torch.Generator().manual_seed(self.seed) for _ in enlarged]
+            generators = [torch.Generator().manual_seed(int(self.seed)) for _ in enlarged]
         reference = [pixels.to(device)[None] for pixels in enlarged]
         padded = torch.cat([_pad(pixels, model.multiple) for pixels in reference]).to(weight.dtype)
         clock = [_now(device)]
@@ -256,6 +270,12 @@ def estimated_timestep(model, image, *, scale=4, strength=0.0):
     pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
     difference = model.difference(_pad(pixels, model.multiple))
     return int(model.taken_timesteps(shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
+
+
+def check_count(name, value):
+    """Raise `ValueError` unless `value`, of the argument `name`, is an integer of at least 1."""
+    if not (isinstance(value, Integral) and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1: got {value!r}.")
 
 
 def batches(items, key, size):

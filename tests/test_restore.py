@@ -197,12 +197,22 @@ def test_half_precision_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(scale=0.5), "scale must be at least 1 and finite: got 0.5"),
+        (dict(scale=0.5), "scale must be a number, at least 1 and finite: got 0.5"),
         (dict(scale=float("nan")), "at least 1 and finite: got nan"),
+        (dict(scale="4"), "at least 1 and finite: got '4'"),
         (dict(scale=float("inf")), "at least 1 and finite: got inf"),
-        (dict(tile=20), "tile must be a multiple of 8 pixels: got 20"),
-        (dict(tile=16, overlap=3), "overlap must be a multiple of 8 pixels: got 3"),
-        (dict(tile=16, overlap=16), "0 <= overlap < tile"),
+        (dict(tile=20), "tile must be a multiple of 8 pixels, at least 8: got 20"),
+        (dict(tile=16, overlap=3), "overlap must be a multiple of 8 pixels, at least 0: got 3"),
+        (dict(tile=-16), "tile must be a multiple of 8 pixels, at least 8: got -16"),
+        (dict(tile="16"), "at least 8: got '16'"),
+        (dict(tile=16, overlap=-8), "overlap must be a multiple of 8 pixels, at least 0: got -8"),
+        (dict(tile="auto", overlap="auto"), "overlap must be a multiple of 8 pixels, at least 0: got 'auto'"),
+        (dict(tile=16, overlap=16), "overlap must be less than the tile: got overlap=16 and tile=16"),
+        (dict(tile_batch=0), "tile_batch must be an integer of at least 1: got 0"),
+        (dict(batch_size="2"), "batch_size must be an integer of at least 1: got '2'"),
+        (dict(seed=2**64), "seed must be an integer of at most 64 bits or None: got 18446744073709551616"),
+        (dict(seed="0"), "seed must be an integer of at most 64 bits or None: got '0'"),
+        (dict(strength="1"), "strength must be a finite number: got '1'"),
         (dict(tile=16, window="box"), "window must be one of gaussian, released, cosine"),
         (dict(timestep=1000), "must lie in 0 .. 999: got 1000"),
         (dict(colour_fix="sepia"), 'must be "adain", "wavelet" or None'),
@@ -211,6 +221,16 @@ def test_half_precision_model():
 def test_wrong_arguments(ddpm, options, message):
     with pytest.raises(ValueError, match=message):
         restore(ddpm, picture(16, 16), progress=False, **options)
+
+
+@pytest.mark.parametrize("images", ["a.png", [np.zeros((16, 16, 3), np.uint8)], [picture(16, 16), None]])
+def test_what_is_no_pil_image_is_refused(ddpm, images):
+    with pytest.raises(ValueError, match="takes PIL images: got (str|ndarray|NoneType). Open files with PIL"):
+        restore(ddpm, images)
+
+
+def test_a_single_pixel(ddpm):
+    assert restore(ddpm, Image.new("RGB", (1, 1), "red"), scale=1, progress=False).images[0].getpixel((0, 0))[0] > 250
 
 
 def test_an_empty_list_is_refused(ddpm):
