@@ -2,8 +2,40 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 from .provenance import sha256, writing
+
+
+@contextmanager
+def alone(file):
+    """Holds `file`, made if it is missing, until the block ends or the process dies, however it does.
+
+    Raises `OSError` if another block holds it, or if it cannot be written. Windows and some file systems have no such
+    locks: there nothing is held.
+    """
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = open(file, "ab")
+    with held:
+        if not _locked(held):
+            raise OSError(
+                f"One run at a time writes into a folder: another one does into '{file.parent}'. Wait for its end, or "
+                "choose another folder."
+            )
+        yield
+
+
+def _locked(file):
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # without locks
+        pass
+    return True
 
 
 class Journal:
@@ -33,7 +65,7 @@ class Journal:
     def add(self, entry):
         """Write a line, onto the disk."""
         with open(self.file, "ab") as lines:
-            lines.write(json.dumps(entry).encode() + b"\n")
+            lines.write(json.dumps(entry, default=lambda number: number.item()).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
         self._remember(entry)

@@ -71,9 +71,9 @@ def remove_parts(path):
 
 def _short(name):
     """A file's name, or of a long one a hash and its end: a file system's 255 bytes must leave room for a prefix."""
-    if len(name.encode()) <= 200:
+    if len(os.fsencode(name)) <= 200:
         return name
-    return hashlib.sha256(name.encode()).hexdigest()[:16] + name[-16:]
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + name[-16:]
 
 
 @contextmanager

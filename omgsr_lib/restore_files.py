@@ -13,11 +13,11 @@ from pathlib import Path
 
 from .data.folders import find_pictures, output_names, refuse_inputs
 from .data.pictures import FORMATS, LOSSY, Picture
-from .journal import Journal
+from .journal import Journal, alone
 from .memory import out_of_memory
 from .oversize import check_oversize, fits_memory, restore_oversize
 from .provenance import atomic_write, remove_parts, sha256
-from .restore import Restorer, batches
+from .restore import Restorer, batches, check_count
 
 
 JOURNAL, SCRATCH = ".omgsr.jsonl", ".omgsr-scratch"
@@ -70,12 +70,13 @@ def restore_folder(
     input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. With `tile="auto"`
     a picture whose restoration does not fit into the memory is restored in files (see `oversize`). Raises `ValueError`
     for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
-    `OSError` if `target` cannot be written or the disk is full.
+    `OSError` if `target` cannot be written, the disk is full, or another run writes into `target`.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must lie in 1 .. 100: got {quality}.")
+    check_count("batch_size", batch_size)
     restorer = Restorer(model, **options)
     source, target = Path(source), Path(target)
     unreadable = []
@@ -84,10 +85,11 @@ def restore_folder(
     names = output_names([path.relative_to(root) for path in sources], FORMATS[format])
     outputs = dict(zip(sources, (target / name for name in names), strict=True))
     refuse_inputs(sources, target, outputs.values())
-    run = _Run(restorer, target, outputs, Progress(len(sources), progress, say), format, quality, force, max_pixels)
-    for error in unreadable:
-        run.fail(error.filename, error)
-    with run.progress, _Threads(1) as reader, _Threads(WRITERS) as writers:
+    bar = Progress(len(sources) + len(unreadable), progress, say)
+    with alone(target / JOURNAL), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
+        run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels)
+        for error in unreadable:
+            run.fail(error.filename, error)
         jobs = run.read_jobs(reader.ahead(run.read, sources))
         groups = batches(
             jobs, lambda job: (job.oversize and job.output, restorer.padded(job.picture.size)), batch_size
@@ -200,18 +202,22 @@ class _Run:
                 self.fail(job.source, error)
                 continue
             for note in (*job.picture.notes, *job.picture.losses(self.format).values()):
-                self.progress.say(f"'{job.source}': {note}.")
+                self.progress.say(_line(f"'{job.source}': {note}."))
             self.report.restored.append(job.output)
             self.progress.advance()
 
     def fail(self, path, error):
         """Record and say that an input failed."""
-        reason = " ".join(str(error).split())
+        reason = _line(str(error))
         if isinstance(error, OSError) and error.filename:
-            reason = f"{error.strerror}: '{error.filename}'. Check the path and its permissions."
+            reason = _line(f"{error.strerror}: '{error.filename}'. Check the path and its permissions.")
         self.report.failed.append((Path(path), reason))
         self.progress.say(reason)
         self.progress.advance()
+
+
+def _line(text):
+    return " ".join(text.split())
 
 
 class _Threads(ThreadPoolExecutor):

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from omgsr_lib import oversize, restore_files
 from omgsr_lib.data.folders import output_names
 from omgsr_lib.data.pictures import Picture
+from omgsr_lib.journal import alone
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import Restorer, batches, restore
 from omgsr_lib.restore_files import JOURNAL, fingerprint, restore_folder
@@ -164,6 +165,28 @@ def test_16_bits_through_the_model(model, tmp_path):
 def test_names_never_meet(names, expected):
     found = [name.as_posix() for name in output_names([Path(name) for name in names], ".png")]
     assert found == expected and len({name.casefold() for name in found}) == len(names)
+
+
+def test_names_that_are_no_text_or_too_long_or_of_two_lines(model, tmp_path):
+    source, out, lines = tmp_path / "in", tmp_path / "out", []
+    source.mkdir()
+    for name in (b"caf\xe9.png", b"n" * 251 + b".png", b"two\nlines.gif"):
+        frames = dict(save_all=True, append_images=[picture(seed=1)]) if name.endswith(b".gif") else {}
+        picture().save(source / os.fsdecode(name), **frames)
+    options = dict(scale=1, format="webp", progress=False, say=lines.append)
+    for expected in ("2 restored, 1 failed", "2 skipped, 1 failed"):
+        report = restore_folder(model, source, out, **options)
+        assert str(report).endswith(expected) and "File name too long" in report.failed[0][1]
+    assert sorted(os.listdir(os.fsencode(out)))[1:] == [b"caf\xe9.webp", b"two\nlines.webp"]
+    assert sum("only the first of its 2 frames" in line for line in lines) == 1
+    assert not any("\n" in line for line in lines)
+
+
+def test_one_run_at_a_time_writes_into_a_folder(model, folder, tmp_path):
+    out = tmp_path / "out"
+    with alone(out / JOURNAL), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
+        quiet(model, folder, out, scale=1)
+    assert str(quiet(model, folder, out, scale=1)) == "6 restored"
 
 
 def test_inputs_are_never_replaced(model, tmp_path):
@@ -384,6 +407,20 @@ def test_a_file_without_permission(model, folder, tmp_path):
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_folder_that_can_be_listed_only(model, folder, tmp_path):
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    (folder / "deep" / "er").chmod(0o744)
+    os.seteuid(65534)
+    try:
+        report = quiet(model, folder, tmp_path / "out", scale=1)
+    finally:
+        os.seteuid(0)
+    assert str(report) == "5 restored, 1 failed" and "Permission denied: " in report.failed[0][1]
+
+
 def test_a_folder_that_cannot_be_read_is_a_line(model, folder, tmp_path, monkeypatch):
     def walk(top, onerror):
         onerror(PermissionError(errno.EACCES, "Permission denied", str(folder / "deep")))
@@ -399,9 +436,10 @@ def test_a_folder_that_cannot_be_read_is_a_line(model, folder, tmp_path, monkeyp
     [
         (dict(format="gif"), "format must be one of png, jpeg, webp, tiff: got 'gif'"),
         (dict(quality=0), r"quality must lie in 1 .. 100: got 0"),
-        (dict(scale=0.9), "scale must be at least 1 and finite: got 0.9"),
-        (dict(tile=20), "tile must be a multiple of 8 pixels: got 20"),
-        (dict(tile=16, overlap=16), "0 <= overlap < tile"),
+        (dict(scale=0.9), "scale must be a number, at least 1 and finite: got 0.9"),
+        (dict(tile=20), "tile must be a multiple of 8 pixels, at least 8: got 20"),
+        (dict(tile=16, overlap=16), "overlap must be less than the tile: got overlap=16 and tile=16"),
+        (dict(batch_size=0), "batch_size must be an integer of at least 1: got 0"),
         (dict(window="box"), "window must be one of gaussian"),
         (dict(planner="best"), "planner must be one of smallest, published"),
         (dict(vae_mode="half"), "vae_mode must be one of exact, flat or None: got 'half'"),

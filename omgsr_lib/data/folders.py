@@ -59,10 +59,13 @@ def output_names(names, suffix):
 
 
 def refuse_inputs(sources, target, outputs):
-    """Raise `ValueError` if a file of `outputs`, in the folder `target`, is one of the files `sources`."""
-    inputs = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in sources if path.exists())}
+    """Raise `ValueError` if a file of `outputs`, in the folder `target`, is one of the files `sources`.
+
+    Those that cannot be looked up, for a permission or too long a name, pass: they fail later, alone.
+    """
+    inputs = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in sources if os.path.exists(path))}
     for output in outputs:
-        if output.exists() and (output.stat().st_dev, output.stat().st_ino) in inputs:
+        if os.path.exists(output) and (output.stat().st_dev, output.stat().st_ino) in inputs:
             raise ValueError(
                 f"A restored picture must not replace a picture to restore: '{target}' holds {output.name}. "
                 "Choose another folder for the output."
