@@ -318,6 +318,22 @@ def test_16_bit_tiff_is_written_exactly(tmp_path, channels, height, monkeypatch)
         assert [int(x) for x in page.extrasamples] == ([2] if alpha is not None else [])
 
 
+@pytest.mark.parametrize("height", [1, 40])
+def test_a_tiff_beyond_4_gib_is_a_bigtiff(tmp_path, height, monkeypatch):
+    monkeypatch.setattr("omgsr_lib.data.deep.CLASSIC", 0)
+    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    exif = Image.Exif()
+    exif[271] = "maker"
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.ISOSpeedRatings: 400}
+    array = samples(height, 50, 3, np.uint16)
+    Picture(array, exif=exif.tobytes()).save(tmp_path / "a.tif", "tiff")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff and np.array_equal(file.asarray().reshape(array.shape), array)
+        assert file.pages[0].tags[34665].value["ISOSpeedRatings"] == 400
+    found = Picture.open(tmp_path / "a.tif")
+    assert np.array_equal(found.colour, array) and found.exif
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_8_bit_files(tmp_path, mode, format):

@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BITS, PLANAR = 258, 284  # TIFF tags
 STRIP = 2**20  # bytes of a block of rows that is written at once
+CLASSIC = 2**32 - 2**28  # bytes of pixels in a TIFF with offsets of 32 bits; its tags need the rest
 
 
 def is_deep(image):
@@ -114,14 +115,18 @@ def _filtered(rows, above, pixel):
 
 
 def write_tiff(file, samples, *, icc=None, exif=None):
-    """Write `samples` to the path `file` as TIFF, deflated in strips with horizontal differences."""
+    """Write `samples` to the path `file` as TIFF, deflated in strips with horizontal differences.
+
+    What 32-bit offsets do not reach becomes a BigTIFF.
+    """
     height, width, channels = samples.shape
     strips = []
     for rows in _blocks(samples):
         differences = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1]))
         strips.append(zlib.compress(differences.astype(rows.dtype.newbyteorder("<")).tobytes()))
     sizes = [len(strip) for strip in strips]
-    ifd = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    big = sum(sizes) > CLASSIC
+    ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0\x08\0\0\0" + bytes(8) if big else b"II*\0" + bytes(4))
     described = Image.Exif()
     described.load(exif or b"")
     for tag in described:
@@ -130,7 +135,7 @@ def write_tiff(file, samples, *, icc=None, exif=None):
     ifd[259], ifd[317] = 8, 2  # deflate, horizontal differences
     ifd[262], ifd[277] = (1 if channels < 3 else 2), channels
     ifd[273], ifd[278], ifd[279] = tuple(np.cumsum([0, *sizes[:-1]]).tolist()), _rows(samples), tuple(sizes)
-    ifd.tagtype[273] = ifd.tagtype[279] = 4  # LONG
+    ifd.tagtype[273] = ifd.tagtype[279] = 16 if big else 4  # LONG8, LONG
     if channels in (2, 4):
         ifd[338] = 2  # alpha, not multiplied into the colours
     if icc:
