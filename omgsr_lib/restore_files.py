@@ -9,6 +9,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 
 from .data.folders import find_pictures, output_names, refuse_inputs
@@ -74,9 +75,11 @@ def restore_folder(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality must lie in 1 .. 100: got {quality}.")
+    if not (isinstance(quality, Integral) and 1 <= quality <= 100):
+        raise ValueError(f"quality must be an integer in 1 .. 100: got {quality!r}.")
     check_count("batch_size", batch_size)
+    if max_pixels is not None:
+        check_count("max_pixels", max_pixels)
     restorer = Restorer(model, **options)
     source, target = Path(source), Path(target)
     unreadable = []

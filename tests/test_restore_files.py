@@ -435,7 +435,9 @@ def test_a_folder_that_cannot_be_read_is_a_line(model, folder, tmp_path, monkeyp
     ("options", "message"),
     [
         (dict(format="gif"), "format must be one of png, jpeg, webp, tiff: got 'gif'"),
-        (dict(quality=0), r"quality must lie in 1 .. 100: got 0"),
+        (dict(quality=0), r"quality must be an integer in 1 .. 100: got 0"),
+        (dict(quality=95.5), r"quality must be an integer in 1 .. 100: got 95.5"),
+        (dict(max_pixels="1e6"), "max_pixels must be an integer of at least 1: got '1e6'"),
         (dict(scale=0.9), "scale must be a number, at least 1 and finite: got 0.9"),
         (dict(tile=20), "tile must be a multiple of 8 pixels, at least 8: got 20"),
         (dict(tile=16, overlap=16), "overlap must be less than the tile: got overlap=16 and tile=16"),
