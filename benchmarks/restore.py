@@ -3,19 +3,21 @@
 overhead    restore() against the bare sum of the forward passes of encoder, denoiser and decoder on the same tiles;
             enlarging, padding, colours and conversion to 8 bits are counted apart
 prepared    each stage of a model with adapters against merged, folded and channels-last
-end to end  a picture file to a PNG file: restore() with a prepared model against the published pipeline with
-            the same weights, written out below: tiles of half overlap one by one, their Gaussian weights made position
-            by position for each picture, the colour fix as two decompositions
+end to end  a picture file to a PNG file: restore() with a prepared model, as it is and compiled, against the published
+            pipeline with the same weights, written out below: tiles of half overlap one by one, their Gaussian weights
+            made position by position for each picture, the colour fix as two decompositions
 
 Both sides run in turns in seconds of the processor, so that other work on the machine matters less, the best of the
 repeats counts (for the overhead the median of the ratios of neighbouring runs), and results are compared.
 
-    python benchmarks/restore.py [--repeats 9] [--out results/benchmarks]
+    python benchmarks/restore.py [--repeats 21] [--out results/benchmarks]
 """
 
 import argparse
 import copy
 import math
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -205,20 +207,25 @@ def end_to_end(name, side, repeats):
             return open_photo(target)
 
         sides = {"published": lambda: published(plain, source, theirs), "library": lambda: library(ours)}
+        if shutil.which(os.environ.get("CXX", "g++")):  # what torch compiles with
+            compiled = prepare(OMGSR.from_pretrained(name), fold=True, compile=True)
+            library(compiled)
+            sides["compiled"] = lambda: library(compiled)
         seconds, restored = best_in_turns(sides, repeats)
         expected = open_photo(theirs)
         return {
             "pixels": SCALE * side,
             "seconds": seconds,
-            "speed": seconds["published"] / seconds["library"],
+            "speed": {side: seconds["published"] / seconds[side] for side in sides if side != "published"},
             "psnr_to_published": psnr(restored["library"], expected),
+            "compiled_levels_apart": levels(restored.get("compiled", restored["library"]), restored["library"]),
             "levels_apart_on_the_same_tiles": levels(library(plain, overlap=TILE // 2), expected),
         }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--side", type=int, default=96, help="of the picture that is restored end to end")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -245,18 +252,18 @@ def main():
         for key, row in rows.items():
             print(f"{name}, {key:22s}" + "".join(f"  {column} {value:.4g}" for column, value in row.items()))
     for name in MODELS:
-        results[f"{name} end to end"] = result = end_to_end(name, args.side, min(args.repeats, 3))
-        seconds = result["seconds"]
+        results[f"{name} end to end"] = result = end_to_end(name, args.side, args.repeats)
+        ratios = ", ".join(f"{side} {speed:.2f}x" for side, speed in result["speed"].items())
         print(
-            f"{name}, {result['pixels']} pixels: published {seconds['published']:.2f} s, library "
-            f"{seconds['library']:.2f} s, {result['speed']:.2f}x (goal {END_TO_END}x); on the published tiles "
-            f"{result['levels_apart_on_the_same_tiles']} of 255 levels apart, on its own "
-            f"{result['psnr_to_published']:.1f} dB"
+            f"{name}, {result['pixels']} pixels: published {result['seconds']['published']:.2f} s, {ratios} faster "
+            f"(goal {END_TO_END}x); on the published tiles {result['levels_apart_on_the_same_tiles']} of 255 levels "
+            f"apart, on its own {result['psnr_to_published']:.1f} dB, compiled {result['compiled_levels_apart']} of "
+            f"255 levels from those"
         )
-        if result["speed"] < END_TO_END:
+        if max(result["speed"].values()) < END_TO_END:
             missed.append(f"end to end of {name}")
-        if result["levels_apart_on_the_same_tiles"] > 1:
-            sys.exit("The library must equal the published pipeline on the same tiles.")
+        if max(result["levels_apart_on_the_same_tiles"], result["compiled_levels_apart"]) > 1:
+            sys.exit("The library must equal the published pipeline on the same tiles, compiled or not.")
     goals = {"overhead": OVERHEAD, "end_to_end": END_TO_END}
     write_record(args.out, "restore", {"repeats": args.repeats, "goals": goals, "cases": results})
     if missed:
