@@ -154,6 +154,16 @@ def test_12_bit_grey_reaches_white(tmp_path):
     assert Picture.open(tmp_path / "a.tif").colour[0, :, 0].tolist() == [65535, 32776]
 
 
+@pytest.mark.parametrize(("maxval", "factor"), [(65535, 1), (1023, 65535 / 1023)])
+def test_16_bit_ppm(tmp_path, maxval, factor):
+    array = samples(7, 5, 3, np.uint16) // (65536 // (maxval + 1))
+    array.flat[0] = maxval
+    (tmp_path / "a.ppm").write_bytes(b"P6 # a comment\n5 7 %d\n" % maxval + array.astype(">u2").tobytes())
+    found = Picture.open(tmp_path / "a.ppm")
+    assert found.levels == 65535 and found.colour.max() == 65535
+    assert np.abs(found.colour - array * factor).max() <= 0.5
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [

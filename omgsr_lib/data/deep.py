@@ -1,4 +1,4 @@
-"""16-bit colour in PNG and TIFF files: Pillow reads it with 8 bits and does not write it.
+"""16-bit colour in PNG, TIFF and PPM files: Pillow reads it with 8 bits and does not write it.
 
 Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
 alpha).
@@ -23,6 +23,8 @@ def is_deep(image):
     Raises `ValueError` for CMYK and for TIFF files that store their channels one after the other: of these no low
     bytes can be had.
     """
+    if image.format == "PPM":
+        return image.mode == "RGB" and _maxval(image) > 255
     bits = image.tag_v2.get(BITS, ()) if image.format == "TIFF" else ()
     deep = any(_rawmode(tile).endswith((";16B", ";16L", ";16N")) for tile in image.tile) or 16 in bits
     if not deep or image.mode.startswith("I"):
@@ -35,10 +37,12 @@ def is_deep(image):
 def read_deep(open_image, turn):
     """Samples of a file for which `is_deep`; `open_image()` opens it from its start, `turn(image)` turns it upright.
 
-    The file is decoded twice, for the high and for the low bytes. Alpha that a TIFF has multiplied into the colours is
-    divided out again; a PNG's transparent colour becomes alpha.
+    PNG and TIFF are decoded twice, for the high and for the low bytes. Alpha that a TIFF has multiplied into the
+    colours is divided out again; a PNG's transparent colour becomes alpha.
     """
     first = open_image()
+    if first.format == "PPM":
+        return _read_ppm(first)
     rawmode = _rawmode(first.tile[0])
     if rawmode == "LA;16B":  # as many bytes per pixel as 8-bit RGBA
         quadruples = _decode(first, turn, lambda mode: "RGBA")
@@ -56,6 +60,23 @@ def read_deep(open_image, turn):
         alpha = (samples != np.array(key, np.uint16)).any(-1, keepdims=True) * np.uint16(65535)
         samples = np.concatenate([samples, alpha], axis=2)
     return samples
+
+
+def _read_ppm(image):
+    """Samples of a colour PPM file of two bytes each, scaled to 16 bits. Raises `ValueError` if it ends too early."""
+    (width, height), maxval = image.size, _maxval(image)
+    image.fp.seek(image.tile[0].offset)
+    content, needed = image.fp.read(6 * width * height), 6 * width * height
+    if len(content) < needed:
+        raise ValueError(f"its pixels take {needed} bytes, it has {len(content)}")
+    samples = np.frombuffer(content, ">u2").reshape(height, width, 3)
+    return (samples * (65535 / maxval)).round().clip(0, 65535).astype(np.uint16)
+
+
+def _maxval(image):
+    """The sample of white in a PPM file of bytes; 255 also in one of text."""
+    (tile,) = image.tile
+    return tile.args[1] if tile.codec_name == "ppm" else 255
 
 
 def _rawmode(tile):

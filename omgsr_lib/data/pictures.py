@@ -13,7 +13,11 @@ from .photos import SUFFIXES as PHOTO_SUFFIXES
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
-SUFFIXES = (*PHOTO_SUFFIXES, ".jfif", ".mpo", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
+# Of the files of a folder; HEIC is not read, so that each one is a line instead of missing without a word.
+SUFFIXES = (
+    *(*PHOTO_SUFFIXES, ".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".j2k"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+)
 LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
@@ -84,7 +88,7 @@ class Picture:
 
     @classmethod
     def open(cls, path, *, max_pixels=None):
-        """The picture in a file, PNG and TIFF with their 16 bits; of an animation or several pages the first.
+        """The picture in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
 
         Raises `ValueError` if it is not a picture, is damaged, or has more than `max_pixels` (by default twice
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
