@@ -12,12 +12,12 @@ channels in both layouts.
     python benchmarks/gpu_restore.py [--size full|mini] [--only CASE ...] [--variants NAME ...] [--out FOLDER]
 
 `full` needs a GPU with 80 GB and takes the better part of an hour, most of it to compile. `mini` runs the same code on
-a CPU with the small models in float32, compiled without code generation.
+a CPU with the small models in float32, compiled without code generation. The record is written after each row; that of
+some cases or variants has their names in its own, so that parts of a run do not replace each other.
 """
 
 import argparse
 import gc
-import signal
 import sys
 import time
 import traceback
@@ -353,17 +353,27 @@ def missed_goals(rows, goals=GOALS):
     return missed
 
 
+def record_name(size, cases, variants):
+    """Name of the record of these cases and variants (None: all)."""
+    return "_".join(["gpu_restore", size, *(cases or ()), *(variants or ())]).replace(", ", "-").replace(" ", "-")
+
+
 def main():
     device = Device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device.cuda else "mini")
-    parser.add_argument("--only", nargs="+", choices=sorted({*CASES["full"], *CASES["mini"]}), help="names of cases")
+    parser.add_argument("--only", nargs="+", help="names of cases")
     parser.add_argument("--variants", nargs="+", help="names of variants; pictures are held to the first")
     parser.add_argument("--repeats", type=int, default=20 if device.cuda else 2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
     if args.size == "full" and not device.cuda:
         parser.error("--size full needs a CUDA device: run it with --size mini here.")
+    if not set(args.only or ()) <= set(CASES[args.size]):
+        parser.error(f"--size {args.size} has the cases {', '.join(CASES[args.size])}: got {', '.join(args.only)}.")
+    strange = set(args.variants or ()) - {*VARIANTS, *UNET_VARIANTS, *FLUX_VARIANTS}
+    if strange:
+        parser.error(f"Variants are {'; '.join(VARIANTS | UNET_VARIANTS | FLUX_VARIANTS)}: got {'; '.join(strange)}.")
     if not device.cuda:
         torch.set_num_threads(1)
 
@@ -378,15 +388,14 @@ def main():
         print(row)
     print(f"{'':46s}   encode denoiser   decode    total  over limit    peak  difference  host waits")
     problems = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    try:
-        for name in args.only or CASES[args.size]:
-            for row, found in run_case(name, CASES[args.size][name], device, rates, args.repeats, args.variants):
-                print(line(row), flush=True)
-                content["rows"].append(row)
-                problems += found
-    finally:  # an interrupted run keeps what it measured
-        write_record(args.out, f"gpu_restore_{args.size}", content)
+    name = record_name(args.size, args.only, args.variants)
+    for case in args.only or CASES[args.size]:
+        for row, found in run_case(case, CASES[args.size][case], device, rates, args.repeats, args.variants):
+            print(line(row), flush=True)
+            content["rows"].append(row)
+            problems += found
+            write_record(args.out, name, content, quiet=True)
+    write_record(args.out, name, content)
     problems += missed_goals(content["rows"])
     if problems:
         sys.exit("\n".join(problems))
