@@ -12,8 +12,8 @@ channels in both layouts.
     python benchmarks/gpu_restore.py [--size full|mini] [--only CASE ...] [--variants NAME ...] [--out FOLDER]
 
 `full` needs a GPU with 80 GB and takes the better part of an hour, most of it to compile. `mini` runs the same code on
-a CPU with the small models in float32, compiled without code generation. The record is written after each row; that of
-some cases or variants has their names in its own, so that parts of a run do not replace each other.
+a CPU with the small models in float32, compiled without code generation. The record is written after each row; parts
+of a run have the names of their cases and variants in its own.
 """
 
 import argparse
@@ -262,10 +262,6 @@ def measure(model, values, device, repeats):
     return row, picture.float().cpu()
 
 
-def difference(found, expected):
-    return float((found - expected).norm() / expected.norm())
-
-
 def why_not(options, cuda, torchao):
     """Why a variant with these options cannot run; None if it can."""
     if (options.get("offload") or options.get("compile") == "cudagraphs") and not cuda:
@@ -277,7 +273,7 @@ def why_not(options, cuda, torchao):
 
 def judge(row, name, variant, expected, picture, dtype):
     """What is wrong with a row: pictures that should be equal and are not."""
-    row["difference"] = difference(picture, expected)
+    row["difference"] = float((picture - expected).norm() / expected.norm())
     changes = "tokens" in variant or "int8" in variant or "fp8" in variant
     if not changes and not row["difference"] <= EQUAL[dtype]:
         return [f"{name}, {variant}: pictures differ by {row['difference']:.2g}"]
@@ -306,7 +302,8 @@ def run_case(name, case, device, rates, repeats, chosen=None):
             values = inputs(model, side, batch, device)
             if not {"quantise", "offload"} & set(options or {}):
                 counts = counted(model, values)
-                row |= {"TFLOP": _total(counts, 0) / 1e12, "weights_GB": _total(counts, 1) / 1e9}
+                operations, weights = map(sum, zip(*counts.values(), strict=True))
+                row |= {"TFLOP": operations / 1e12, "weights_GB": weights / 1e9}
                 row["limit_ms"] = {name: limit(counts, *pair) for name, pair in rates.items()}
             measured, picture = measure(model, values, device, repeats)
             row |= measured
@@ -324,10 +321,6 @@ def run_case(name, case, device, rates, repeats, chosen=None):
         model = values = None
         row["seconds_in_all"] = time.perf_counter() - start
         yield row, problems
-
-
-def _total(counts, index):
-    return sum(values[index] for values in counts.values())
 
 
 def line(row):
@@ -369,11 +362,9 @@ def main():
     args = parser.parse_args()
     if args.size == "full" and not device.cuda:
         parser.error("--size full needs a CUDA device: run it with --size mini here.")
-    if not set(args.only or ()) <= set(CASES[args.size]):
-        parser.error(f"--size {args.size} has the cases {', '.join(CASES[args.size])}: got {', '.join(args.only)}.")
-    strange = set(args.variants or ()) - {*VARIANTS, *UNET_VARIANTS, *FLUX_VARIANTS}
-    if strange:
-        parser.error(f"Variants are {'; '.join(VARIANTS | UNET_VARIANTS | FLUX_VARIANTS)}: got {'; '.join(strange)}.")
+    for chosen, known in ((args.only, CASES[args.size]), (args.variants, VARIANTS | UNET_VARIANTS | FLUX_VARIANTS)):
+        if not set(chosen or ()) <= set(known):
+            parser.error(f"--size {args.size} knows {'; '.join(known)}: got {'; '.join(chosen)}.")
     if not device.cuda:
         torch.set_num_threads(1)
 
