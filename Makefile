@@ -9,6 +9,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
+# All of the scripts, though one may miss its goals.
+run_all = @failed=; for file in $(1); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks || failed="$$failed $$file"; done; \
+	if [ "$$failed" ]; then echo "A goal was missed by$$failed" >&2; exit 1; fi
+
 .DEFAULT_GOAL := help
 .PHONY: help reproduce study test test-browser lint bench bench-gpu lab clean
 
@@ -36,11 +40,10 @@ lint: $(READY) ## code style and import contract
 	$(BIN)/lint-imports
 
 bench: $(READY) ## side-by-side measurements, one JSON per run
-	@failed=; for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks || failed="$$failed $$file"; done; \
-	if [ "$$failed" ]; then echo "A goal was missed by$$failed" >&2; exit 1; fi
+	$(call run_all,$(BENCHMARKS))
 
 bench-gpu: $(READY) ## full-size models with random weights on a GPU; without one the same at mini scale
-	@set -e; for file in benchmarks/gpu_*.py; do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks; done
+	$(call run_all,$(wildcard benchmarks/gpu_*.py))
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -12,12 +12,12 @@ channels in both layouts.
     python benchmarks/gpu_restore.py [--size full|mini] [--only CASE ...] [--variants NAME ...] [--out FOLDER]
 
 `full` needs a GPU with 80 GB and takes the better part of an hour, most of it to compile. `mini` runs the same code on
-a CPU with the small models in float32, compiled without code generation.
+a CPU with the small models in float32, compiled without code generation. The record is written after each row; parts
+of a run have the names of their cases and variants in its own.
 """
 
 import argparse
 import gc
-import signal
 import sys
 import time
 import traceback
@@ -262,10 +262,6 @@ def measure(model, values, device, repeats):
     return row, picture.float().cpu()
 
 
-def difference(found, expected):
-    return float((found - expected).norm() / expected.norm())
-
-
 def why_not(options, cuda, torchao):
     """Why a variant with these options cannot run; None if it can."""
     if (options.get("offload") or options.get("compile") == "cudagraphs") and not cuda:
@@ -277,7 +273,7 @@ def why_not(options, cuda, torchao):
 
 def judge(row, name, variant, expected, picture, dtype):
     """What is wrong with a row: pictures that should be equal and are not."""
-    row["difference"] = difference(picture, expected)
+    row["difference"] = float((picture - expected).norm() / expected.norm())
     changes = "tokens" in variant or "int8" in variant or "fp8" in variant
     if not changes and not row["difference"] <= EQUAL[dtype]:
         return [f"{name}, {variant}: pictures differ by {row['difference']:.2g}"]
@@ -306,7 +302,8 @@ def run_case(name, case, device, rates, repeats, chosen=None):
             values = inputs(model, side, batch, device)
             if not {"quantise", "offload"} & set(options or {}):
                 counts = counted(model, values)
-                row |= {"TFLOP": _total(counts, 0) / 1e12, "weights_GB": _total(counts, 1) / 1e9}
+                operations, weights = map(sum, zip(*counts.values(), strict=True))
+                row |= {"TFLOP": operations / 1e12, "weights_GB": weights / 1e9}
                 row["limit_ms"] = {name: limit(counts, *pair) for name, pair in rates.items()}
             measured, picture = measure(model, values, device, repeats)
             row |= measured
@@ -324,10 +321,6 @@ def run_case(name, case, device, rates, repeats, chosen=None):
         model = values = None
         row["seconds_in_all"] = time.perf_counter() - start
         yield row, problems
-
-
-def _total(counts, index):
-    return sum(values[index] for values in counts.values())
 
 
 def line(row):
@@ -353,17 +346,25 @@ def missed_goals(rows, goals=GOALS):
     return missed
 
 
+def record_name(size, cases, variants):
+    """Name of the record of these cases and variants (None: all)."""
+    return "_".join(["gpu_restore", size, *(cases or ()), *(variants or ())]).replace(", ", "-").replace(" ", "-")
+
+
 def main():
     device = Device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device.cuda else "mini")
-    parser.add_argument("--only", nargs="+", choices=sorted({*CASES["full"], *CASES["mini"]}), help="names of cases")
+    parser.add_argument("--only", nargs="+", help="names of cases")
     parser.add_argument("--variants", nargs="+", help="names of variants; pictures are held to the first")
     parser.add_argument("--repeats", type=int, default=20 if device.cuda else 2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
     if args.size == "full" and not device.cuda:
         parser.error("--size full needs a CUDA device: run it with --size mini here.")
+    for chosen, known in ((args.only, CASES[args.size]), (args.variants, VARIANTS | UNET_VARIANTS | FLUX_VARIANTS)):
+        if not set(chosen or ()) <= set(known):
+            parser.error(f"--size {args.size} knows {'; '.join(known)}: got {'; '.join(chosen)}.")
     if not device.cuda:
         torch.set_num_threads(1)
 
@@ -378,15 +379,14 @@ def main():
         print(row)
     print(f"{'':46s}   encode denoiser   decode    total  over limit    peak  difference  host waits")
     problems = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    try:
-        for name in args.only or CASES[args.size]:
-            for row, found in run_case(name, CASES[args.size][name], device, rates, args.repeats, args.variants):
-                print(line(row), flush=True)
-                content["rows"].append(row)
-                problems += found
-    finally:  # an interrupted run keeps what it measured
-        write_record(args.out, f"gpu_restore_{args.size}", content)
+    name = record_name(args.size, args.only, args.variants)
+    for case in args.only or CASES[args.size]:
+        for row, found in run_case(case, CASES[args.size][case], device, rates, args.repeats, args.variants):
+            print(line(row), flush=True)
+            content["rows"].append(row)
+            problems += found
+            write_record(args.out, name, content, quiet=True)
+    write_record(args.out, name, content)
     problems += missed_goals(content["rows"])
     if problems:
         sys.exit("\n".join(problems))

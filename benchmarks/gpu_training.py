@@ -6,12 +6,16 @@ the share of the time that the counted operations need at the rate of a large ma
     python benchmarks/gpu_training.py [--size full|mini] [--presets NAME ...] [--steps 6] [--out results/benchmarks]
 
 `full` needs a GPU with 80 GB (OMGSR-F without recomputing may need more: then it is recorded as out of memory).
-`mini` runs the same code on a CPU with the small priors.
+`mini` runs the same code on a CPU with the small priors. The record is written after each row, and a row that fails
+stops no other.
 """
 
 import argparse
+import gc
+import sys
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +54,7 @@ def new_model(size, chosen):
 
 def measure(size, chosen, steps, device):
     """Milliseconds per micro-step and GiB at the peak, or why there are none."""
+    gc.collect()  # the model before, whose parts refer to each other
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -61,6 +66,9 @@ def measure(size, chosen, steps, device):
             train(model, clock, chosen, folder, pretrained=False, **options)
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
+    except Exception as err:
+        traceback.print_exc()
+        return {"failed": repr(err)}
     times = clock.times[:: chosen.batch_size]
     seconds = (times[WARM_UP + steps] - times[WARM_UP]) / steps
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
@@ -85,7 +93,9 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device == "cuda" else "mini")
-    parser.add_argument("--presets", nargs="+", help="presets to run; all by default")
+    parser.add_argument(
+        "--presets", nargs="+", choices=["paper", "release", "mini"], help="presets to run; all by default"
+    )
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -96,6 +106,8 @@ def main():
         torch.set_num_threads(1)
     rate, rows = matmul_rate(device), []
     print(f"matrix product {rate / 1e12:.2f} TFLOP/s")
+    name = "_".join(["gpu_training", args.size, *(args.presets or ())])
+    content = {"steps": args.steps, "matmul_FLOPs": rate, "rows": rows}
     for preset, variant in CASES[args.size]:
         if args.presets is not None and preset not in args.presets:
             continue
@@ -112,8 +124,11 @@ def main():
                     "share_of_limit": flops / rate / (row["ms"] / 1e3) if "ms" in row else None,
                 }
             rows.append(row)
-            print(row)
-    write_record(args.out, f"gpu_training_{args.size}", {"steps": args.steps, "matmul_FLOPs": rate, "rows": rows})
+            print(row, flush=True)
+            write_record(args.out, name, content, quiet=True)
+    write_record(args.out, name, content)
+    if any("failed" in row for row in rows):
+        sys.exit("Some rows failed.")
 
 
 if __name__ == "__main__":

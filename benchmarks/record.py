@@ -45,8 +45,11 @@ def in_a_process(function, *args):
         return executor.submit(function, *args).result()
 
 
-def write_record(folder, name, content):
-    """Write `<folder>/<name>.json`: `content` with date, versions and machine. Without a folder do nothing."""
+def write_record(folder, name, content, quiet=False):
+    """Write `<folder>/<name>.json`: `content` with date, versions and machine. Without a folder do nothing.
+
+    `quiet`: do not say so, as of a record that is written again after each row.
+    """
     if folder is None:
         return
     record = {
@@ -62,4 +65,5 @@ def write_record(folder, name, content):
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(part, path)
-    print(f"written to {path}")
+    if not quiet:
+        print(f"written to {path}")

@@ -32,8 +32,8 @@ def fix_colour(restored, reference, method="adain"):
 def adain(restored, reference):
     """Give each channel the mean and standard deviation of the reference: `(x - m_x) / s_x * s_r + m_r`.
 
-    `s = sqrt(variance + 1e-5)` on pixels in [0, 1] (unbiased variance), which is 4e-5 on [-1, 1]. A constant colour
-    shift is removed exactly.
+    `s = sqrt(variance + 1e-5)` on pixels in [0, 1] (unbiased variance, 0 of one pixel), which is 4e-5 on [-1, 1]. A
+    constant colour shift is removed exactly.
     """
     moments = Moments(3), Moments(3)
     for part, whole in zip(moments, (restored, reference), strict=True):

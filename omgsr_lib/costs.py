@@ -17,7 +17,7 @@ from .model import OMGSR
 from .presets import PACKAGED_PRIORS
 from .priors.full_size import full_size_autoencoder
 from .priors.latents import compression, decode_latents, encode_latents
-from .tiled_vae import FlatPass, run_exact
+from .tiled_vae import flat_peak, run_exact
 from .vae_layers import decoder_layers, encoder_layers
 
 
@@ -197,19 +197,14 @@ def _autoencoder_peak(vae, stage, mode, side):
     layers = encoder_layers(vae) if encodes else decoder_layers(vae)
     channels, length = (3, side) if encodes else (vae.config.latent_channels, side // compression(vae))
 
-    def empty(rows, columns):
-        shape = 1, channels, rows.stop - rows.start, columns.stop - columns.start
-        return torch.empty(shape, dtype=vae.dtype, device=vae.device)
-
-    whole = slice(0, length)
+    whole = torch.empty(1, channels, length, length, dtype=vae.dtype, device=vae.device)
+    if mode == "flat":
+        return flat_peak(layers, whole)
     with LiveMemory() as memory:
-        if mode == "flat":  # passes over the tiles beforehand take time, not memory
-            for _ in FlatPass(layers, empty, length, length, passes=0).tiles(distinct=True):
-                pass
-        elif mode == "exact":
-            run_exact(layers, empty(whole, whole))
+        if mode == "exact":
+            run_exact(layers, whole.clone())
         else:
-            (encode_latents if encodes else decode_latents)(vae, empty(whole, whole))
+            (encode_latents if encodes else decode_latents)(vae, whole.clone())
     return memory.peak
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 from .large import restore_array
 from .memory import free_memory
 from .priors.latents import compression
-from .tile_size import fitting_settings
 
 
 BYTES = 40  # of memory per pixel of the output that a restoration takes at least, whatever its tiles
@@ -49,7 +48,7 @@ def restore_oversize(restorer, picture, folder):
     model, factor = restorer.model, compression(restorer.model.vae)
     width, height = restorer.size(picture.size)
     free = free_memory(next(model.parameters()).device)
-    settings = fitting_settings(model, *restorer.padded((height, width)), free // 2)
+    settings = restorer.fitting_settings(height, width, free // 2)
     picture = picture.with_hidden_filled()
     folder.mkdir(parents=True)
     try:
@@ -66,7 +65,7 @@ def restore_oversize(restorer, picture, folder):
             overlap=restorer.overlap,
             window=restorer.window,
             planner=restorer.planner,
-            tile_batch=restorer.tile_batch,
+            tile_batch=settings.tile_batch,
             vae_tile=settings.vae_tile * factor,
             colour_fix=restorer.colour_fix,
             seed=restorer.seed,

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -16,7 +17,7 @@ from .colour import fix_colour
 from .data.pictures import Picture
 from .memory import free_memory, out_of_memory
 from .priors.latents import compression
-from .tile_size import Settings, fitting_settings, retry_smaller
+from .tile_size import Peaks, Settings, fitting_settings, retry_smaller
 from .tiled_vae import MODES
 from .tiling import plan_tiles
 
@@ -222,15 +223,24 @@ class Restorer:
         return restored, seconds
 
     def _settings(self, height, width, device, count):
-        overlap = self._in_latents("overlap")
         if self.tile != "auto":
-            return Settings(self._in_latents("tile"), overlap, self.vae_mode)
-        return fitting_settings(self.model, *self.padded((height, width)), free_memory(device) // 2 // count, overlap)
+            tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+            return Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch)
+        return self.fitting_settings(height, width, free_memory(device) // 2 // count)
+
+    def fitting_settings(self, height, width, budget):
+        """The `Settings` of tile="auto" for a restored picture of this size and `budget` bytes of memory."""
+        sides, overlap = self.padded((height, width)), self._in_latents("overlap")
+        return fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch)
+
+    @cached_property
+    def _peaks(self):
+        return Peaks(self.model)
 
     def _restore(self, enlarged, settings, device):
         """Restored pixels `(3, H, W)` of each of `enlarged` and the seconds of each stage."""
         model, weight = self.model, next(self.model.parameters())
-        tiling = dict(window=self.window, planner=self.planner, tile_batch=self.tile_batch)
+        tiling = dict(window=self.window, planner=self.planner, tile_batch=settings.tile_batch)
         generators = None
         if self.seed is not None:
             generators = [torch.Generator().manual_seed(int(self.seed)) for _ in enlarged]

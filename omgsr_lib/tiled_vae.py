@@ -11,7 +11,7 @@ flat    Tile by tile through all layers, with a halo. What the normalisations an
 import math
 from itertools import pairwise
 
-from .memory import release_memory
+from .memory import LiveMemory, release_memory
 from .moments import Moments
 from .noise import randn
 from .priors.latents import compression, posterior_latents, unscale_latents
@@ -67,17 +67,19 @@ class FlatPass:
         tile, halo: side of a tile and of the surroundings that it reads, in latents, the coarser side of the layers.
         patches, core, margin: what a tile must know of the whole is estimated from `patches` x `patches` squares of
             `core` latents, with `margin` latents around, spread evenly with the borders in their own right; along a
-            side of at most `patches * core` latents from all of it.
+            side of at most `patches * core` latents from all of it. By default a quarter of `tile`, 8 to 16: smaller
+            tiles take less memory only if the patches do too.
         passes: how often all tiles are run beforehand to correct what the patches missed.
     """
 
-    def __init__(self, layers, crop, height, width, *, tile=64, halo=12, patches=16, core=4, margin=4, passes=1):
+    def __init__(self, layers, crop, height, width, *, tile=64, halo=12, patches=None, core=4, margin=4, passes=1):
         scale = math.prod(layer.scale for layer in layers)
         self.layers, self.crop, self.size = layers, crop, (height, width)
         self.units = max(1, round(1 / scale)), max(1, round(scale))  # input and output positions per latent
         self.latents = tuple(side // self.units[0] for side in self.size)
-        self.tile, self.halo, self.patches, self.core, self.margin = tile, halo, patches, core, margin
-        covered = all(side <= patches * core for side in self.latents)
+        self.tile, self.halo, self.core, self.margin = tile, halo, core, margin
+        self.patches = min(max(tile // 4, 8), 16) if patches is None else patches
+        covered = all(side <= self.patches * core for side in self.latents)
         self.passes = 0 if covered else passes
         self.largest = max((k for k, layer in enumerate(layers) if layer.scale > 1), default=None)
         self.estimates = None
@@ -201,6 +203,18 @@ class FlatPass:
 def _even(side, count):
     edges = [side * k // count for k in range(count + 1)]
     return [(start, stop, 1.0) for start, stop in pairwise(edges)]
+
+
+def flat_peak(layers, x, **options):
+    """Bytes that a `FlatPass` with `options` over `x` `(B, C, H, W)`, on the meta device, takes at the most beside it.
+
+    Of passes over the tiles beforehand there are none: they take time, not memory.
+    """
+    with LiveMemory() as memory:
+        flat = FlatPass(layers, lambda rows, columns: x[..., rows, columns].clone(), *x.shape[2:], passes=0, **options)
+        for _ in flat.tiles(distinct=True):
+            pass
+    return memory.peak
 
 
 def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):

@@ -2,13 +2,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib.colour import adain, fix_colour, low_pass, wavelet
+from omgsr_lib.colour import REACH, ROWS, adain, fix_colour, low_pass, wavelet
+
+
+def random_pair(height, width):
+    generator = torch.Generator().manual_seed(height)
+    return torch.rand(2, 2, 3, height, width, generator=generator, dtype=torch.float64) * 2 - 1
 
 
 @pytest.fixture
 def pair():
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(2, 2, 3, 45, 70, generator=generator, dtype=torch.float64) * 2 - 1
+    return random_pair(45, 70)
 
 
 def five_levels(restored, reference):
@@ -32,6 +36,20 @@ def test_wavelet_equals_the_five_level_definition(pair):
     assert torch.allclose(wavelet(restored, reference), five_levels(restored, reference), atol=1e-12)
     single = wavelet(restored.float(), reference.float())
     assert (single.double() - five_levels(restored, reference)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("height", [1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + REACH + 1])
+@pytest.mark.parametrize("width", [1, 9])
+def test_strips_leave_no_trace(height, width):
+    """Heights around those of a strip, down to a row and a pixel, whose deviation counts as 0."""
+    restored, reference = random_pair(height, width)
+    assert torch.allclose(wavelet(restored, reference), five_levels(restored, reference), atol=1e-12)
+    mean, target = (x.mean((2, 3), keepdim=True) for x in (restored, reference))
+    scale, wanted = (
+        ((x - m).square().sum((2, 3), keepdim=True) / max(height * width - 1, 1) + 4e-5).sqrt()
+        for x, m in ((restored, mean), (reference, target))
+    )
+    assert torch.allclose(adain(restored, reference), (restored - mean) / scale * wanted + target, atol=1e-12)
 
 
 def test_low_pass_of_an_impulse_has_unit_sum_and_the_width_of_five_blurs():

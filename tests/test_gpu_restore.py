@@ -1,24 +1,31 @@
-"""benchmarks/gpu_restore.py: the parts that need no GPU, in closed form, and one case at mini size."""
+"""benchmarks/gpu_*.py: the parts that need no GPU, in closed form, one case at mini size, and what a stop leaves."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from omgsr_lib.memory import meta_twin
 from omgsr_lib.model import OMGSR
 
 
-@pytest.fixture(scope="module")
-def script():
+def load(name):
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
-    spec = importlib.util.spec_from_file_location("gpu_restore", folder / "gpu_restore.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load("gpu_restore")
 
 
 def test_operations_of_a_convolution_and_an_attention(script):
@@ -68,6 +75,44 @@ def test_unequal_pictures_are_a_problem_unless_the_variant_changes_them(script):
     assert script.judge({}, "F", "folded", expected, picture * float("nan"), torch.float32)
 
 
+def test_a_stopped_run_keeps_its_rows(script, monkeypatch, tmp_path):
+    """Under a name of its own, where it is a part."""
+
+    def run_case(name, *_):
+        yield {"case": name, "variant": "folded", "left_out": "needs a GPU"}, []
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "run_case", run_case)
+    options = ["--size", "mini", "--repeats", "1", "--out", str(tmp_path)]
+    for more, name in (([], "mini"), (["--only", "F", "--variants", "folded, compiled"], "mini_F_folded-compiled")):
+        monkeypatch.setattr(sys, "argv", ["gpu_restore.py", *options, *more])
+        with pytest.raises(KeyboardInterrupt):
+            script.main()
+        record = json.loads((tmp_path / f"gpu_restore_{name}.json").read_text())
+        assert len(record["rows"]) == 1 and record["attention"] and record["convolution"]
+    for wrong in (["--only", "S 512"], ["--variants", "quick"]):
+        monkeypatch.setattr(sys, "argv", ["gpu_restore.py", *options, *wrong])
+        with pytest.raises(SystemExit):
+            script.main()
+
+
+def test_a_training_that_fails_stops_no_other(monkeypatch, tmp_path):
+    script, calls = load("gpu_training"), []
+
+    def train(model, clock, *_, steps, **options):
+        calls.append(steps)
+        if len(calls) == 1:
+            raise RuntimeError("no kernel")
+        clock.times = [float(step) for step in range(steps * 99)]
+
+    monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(sys, "argv", ["gpu_training.py", "--size", "mini", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="failed"):
+        script.main()
+    first, *others = json.loads((tmp_path / "gpu_training_mini.json").read_text())["rows"]
+    assert first["failed"] == "RuntimeError('no kernel')" and len(others) == 3 and all("ms" in row for row in others)
+
+
 def test_a_case_on_this_machine(script, monkeypatch):
     monkeypatch.setattr(script, "VARIANTS", {"as it is": None, "folded": dict(fold=True)})
     monkeypatch.setattr(script, "FLUX_VARIANTS", {"folded, offloaded": dict(fold=True, offload=True)})
@@ -90,3 +135,4 @@ def test_no_value_of_the_gpu_is_read(script):
         for model in (OMGSR.from_pretrained(name).merge(), OMGSR.from_pretrained(name).fold()):
             values = [torch.empty(1, c, s, s, device="meta") for c, s in ((3, 64), (24, 8), (24, 8))]
             assert all(found[0] > 0 for found in script.counted(model, values).values())
+            meta_twin(model).predict_clean(values[1], tile=4, tile_batch=2)

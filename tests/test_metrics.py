@@ -124,6 +124,13 @@ def test_seam_energy_takes_each_direction_for_itself():
     assert measures.seam_energy(striped, rows=[50, 120]).item() == pytest.approx(1, abs=0.05)
 
 
+def test_seam_energy_of_one_colour():
+    pixels = torch.zeros(2, 3, 40, 64)
+    pixels[1, ..., 24:] = 0.1
+    blank, stepped = measures.seam_energy(pixels, columns=[24]).tolist()
+    assert blank == 1 and 1e6 < stepped < float("inf")
+
+
 def test_seam_energy_needs_borders_and_a_rest():
     pixels = torch.rand(1, 3, 20, 30)
     for rows, columns in (((), ()), ([7, 14], ())):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from omgsr_lib import tile_size
 from omgsr_lib.memory import LiveMemory
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import restore
-from omgsr_lib.tile_size import STEP, VAE_TILES, Settings, fitting_settings, retry_smaller
+from omgsr_lib.tile_size import STEP, VAE_TILES, Peaks, Settings, fitting_settings, retry_smaller
+from omgsr_lib.tiled_vae import FlatPass
+from omgsr_lib.vae_layers import decoder_layers, encoder_layers
 
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])
@@ -19,51 +22,86 @@ def model(request):
     return OMGSR.from_base("tiny", request.param, 250)
 
 
+@pytest.fixture(scope="module")
+def peaks(model):
+    """Shared, as each tile of an autoencoder takes seconds to count; of these the two smallest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_size, "VAE_TILES", VAE_TILES[-2:])
+        yield Peaks(model)
+
+
 @torch.inference_mode()
 def peak(function, *shape):
     """Bytes that `function` takes on the CPU for zeros of `shape`, its input included."""
     with LiveMemory() as memory:
-        function(torch.zeros(1, *shape))
+        function(torch.zeros(shape if len(shape) == 4 else (1, *shape)))
     return memory.peak
 
 
-def test_everything_fits_in_much_memory(model):
-    assert fitting_settings(model, 512, 256, 1 << 40) == Settings(None, None, None)
-    assert fitting_settings(model, 512, 256, 1 << 40, overlap=4) == Settings(None, 4, None)
+def test_everything_fits_in_much_memory(peaks):
+    assert fitting_settings(peaks, 512, 256, 1 << 40) == Settings(None)
+    assert fitting_settings(peaks, 512, 256, 1 << 40, 4, 3) == Settings(None, 4, tile_batch=3)
 
 
-def test_the_smallest_tiles_where_nothing_fits(model):
-    assert fitting_settings(model, 512, 256, 0) == Settings(STEP, None, "flat", VAE_TILES[-1])
+def test_the_smallest_tiles_where_nothing_fits(peaks):
+    assert fitting_settings(peaks, 512, 256, 0) == Settings(STEP, None, "flat", VAE_TILES[-1])
+    assert fitting_settings(peaks, 512, 256, 0, STEP).tile == 2 * STEP  # tiles advance
+    assert fitting_settings(peaks, 16, 16, 0).tile == STEP
 
 
-def test_the_largest_tile_that_fits(model):
-    """Budgets between the peaks of neighbouring tile sizes of the prior, run for real."""
+def test_the_largest_tile_that_fits(model, peaks):
+    """Budgets between the peaks of neighbouring tile sizes of the prior, run for real, one and three tiles at once."""
 
-    def needed(side):
-        return peak(lambda z: model.prior(z, 250), 4, min(side, 32), min(side, 48))
+    def needed(side, count=1):
+        return peak(lambda z: model.prior(z, 250), count, 4, min(side, 32), min(side, 48))
 
-    for side in (16, 32, 40):
-        budget = (needed(side) + needed(side + STEP)) // 2
-        assert needed(side) < budget < needed(side + STEP)
-        chosen = fitting_settings(model, 32 * 8, 48 * 8, budget)
-        assert chosen.tile == side
-    assert fitting_settings(model, 32 * 8, 48 * 8, needed(48) + 64).tile is None  # scalars may count
+    for side, count in ((16, 1), (32, 1), (40, 1), (16, 3)):
+        budget = (needed(side, count) + needed(side + STEP, count)) // 2
+        assert needed(side, count) < budget < min(needed(side + STEP, count), needed(48))
+        chosen = fitting_settings(peaks, 32 * 8, 48 * 8, budget, tile_batch=count)
+        assert (chosen.tile, chosen.tile_batch) == (side, count)
+    assert fitting_settings(peaks, 32 * 8, 48 * 8, needed(48) + 64).tile is None  # scalars may count
 
 
-def test_the_autoencoder_is_flat_where_one_piece_does_not_fit(model):
+@torch.inference_mode()
+@pytest.mark.parametrize("model", ["ddpm"], indirect=True)
+def test_memory_of_a_flat_autoencoder(model, peaks):
+    """What is counted is what a picture of 25 tiles takes for real, the passes beforehand included."""
+    found = []
+    for layers, channels, side in ((encoder_layers(model.lq_vae), 3, 576), (decoder_layers(model.vae), 4, 72)):
+
+        def crop(rows, columns, channels=channels):
+            return torch.zeros(1, channels, rows.stop - rows.start, columns.stop - columns.start)
+
+        with LiveMemory() as memory:
+            for _ in FlatPass(layers, crop, side, side, tile=16).tiles():
+                pass
+        found.append(memory.peak)
+    assert peaks.flat(16) == pytest.approx(max(found), rel=0.02)
+
+
+def test_the_autoencoder_is_flat_where_one_piece_does_not_fit(model, peaks):
     whole = max(peak(model.encode, 3, 1024, 1024), peak(model.decode, 4, 128, 128))
-    part = max(peak(model.encode, 3, 56 * 8, 56 * 8), peak(model.decode, 4, 56, 56))  # a tile of 32 and its halo
-    assert fitting_settings(model, 1024, 1024, whole).vae_mode is None
-    assert fitting_settings(model, 1024, 1024, whole - 1).vae_mode == "flat"
-    assert fitting_settings(model, 1024, 1024, part).vae_tile == 32
-    assert fitting_settings(model, 1024, 1024, part - 1).vae_tile == 16
+    assert fitting_settings(peaks, 1024, 1024, whole).vae_mode is None
+    assert fitting_settings(peaks, 1024, 1024, whole - 1).vae_mode == "flat"
+    assert fitting_settings(peaks, 1024, 1024, peaks.flat(32)).vae_tile == 32
+    assert fitting_settings(peaks, 1024, 1024, peaks.flat(32) - 1).vae_tile == 16
+
+
+def test_each_shape_is_counted_once(peaks, monkeypatch):
+    counted = []
+    monkeypatch.setattr(LiveMemory, "__exit__", lambda *_, leave=LiveMemory.__exit__: counted.append(1) or leave(*_))
+    first = fitting_settings(peaks, 1040, 1040, 1 << 22)
+    before = len(counted)
+    assert fitting_settings(peaks, 1040, 1040, 1 << 22) == first and len(counted) == before > 0
 
 
 def test_smaller_settings():
     assert Settings(None).smaller(100, 1) == Settings(50, None, "flat", 64)
     assert Settings(None).smaller(102, 2) == Settings(50, None, "flat", 64)
-    assert Settings(64, 16, "exact").smaller(200, 2) == Settings(32, 8, "flat", 64)
+    assert Settings(64, 16, "exact", tile_batch=9).smaller(200, 2) == Settings(32, 8, "flat", 64)
     assert Settings(64, 16, "flat", 64).smaller(200, 2) == Settings(32, 8, "flat", 32)
+    assert Settings(10, 8).smaller(200, 2) == Settings(4, 2, "flat", 64)  # tiles still advance
     assert Settings(2).smaller(200, 2).tile == 2
     assert str(Settings(None)) == "prediction: one pass, autoencoder: one piece"
     assert str(Settings(8, None, "flat")) == "prediction: tiles of 8 latents, autoencoder: flat"
@@ -109,8 +147,9 @@ def test_restore_continues_with_smaller_tiles(model, monkeypatch):
     assert np.array_equal(np.asarray(result), np.asarray(expected))
 
 
-def test_automatic_tiles_restore(model, monkeypatch):
+def test_automatic_tiles_restore(model, peaks, monkeypatch):
     """Much memory: one pass. Little: the tiles of `fitting_settings` for half of what is free."""
+    monkeypatch.setattr(import_module("omgsr_lib.restore"), "Peaks", lambda model: peaks)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
 
     def restored(free):

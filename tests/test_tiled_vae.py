@@ -108,6 +108,19 @@ def test_exact_mode_equals_one_piece(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", AUTOENCODERS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 5)])
+def test_strips_and_single_latents(name, size):
+    """In float64 both modes equal one piece: statistics and keys are those of the whole picture."""
+    vae, height, width = AUTOENCODERS[name]().double(), *size
+    pixels, latents = picture(8 * height, 8 * width, batch=2).double(), latents_like(vae, *size, batch=2).double()
+    encoded, decoded = encode_latents(vae, pixels), decode_latents(vae, latents)
+    for mode, tolerance in (("exact", 1e-6 if name == "dc" else 1e-11), ("flat", 1e-5)):
+        assert largest(encode_tiled(vae, pixels, mode=mode) - encoded) <= tolerance
+        assert largest(decode_tiled(vae, latents, mode=mode) - decoded) <= tolerance
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("mode", ["exact", "flat"])
 def test_a_sample_of_the_posterior_is_that_of_one_piece(mode):
     """One generator for the batch, or one per picture. Without a posterior there is nothing to draw."""
@@ -142,11 +155,22 @@ def test_flat_mode_is_close_to_one_piece(name):
 
 
 @torch.no_grad()
+def test_small_tiles_take_fewer_patches():
+    """Their accuracy is that of the flat mode still: 64 patches of 9 by 9 tiles."""
+    vae = stable_diffusion_layout(layers=1)
+    latents = latents_like(vae, 72, 72)
+    assert psnr(decode_tiled(vae, latents, tile=16), decode_latents(vae, latents)) >= 45
+    flats = [FlatPass(decoder_layers(vae), None, 72, 72, tile=tile) for tile in (16, 32, 48, 64, 128)]
+    assert [flat.patches for flat in flats] == [8, 8, 12, 16, 16]
+
+
+@torch.no_grad()
 def test_flat_mode_with_known_statistics_is_as_good_as_its_halo():
     """Patches that cover the picture give the statistics and keys of one piece, and need no pass over the tiles."""
     vae, latents = stable_diffusion_layout(layers=1), latents_like(stable_diffusion_layout(layers=1), 36, 30)
     whole = decode_latents(vae, latents)
-    errors = [psnr(decode_tiled(vae, latents, mode="flat", tile=18, halo=halo), whole) for halo in (2, 12)]
+    options = dict(mode="flat", tile=18, patches=9)
+    errors = [psnr(decode_tiled(vae, latents, halo=halo, **options), whole) for halo in (2, 12)]
     assert errors[0] < 60 and errors[1] > 90
 
 

@@ -141,4 +141,4 @@ def seam_energy(pixels, rows=(), columns=(), width=8):
             f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
             f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
         )
-    return near / elsewhere
+    return (near + 1e-12) / (elsewhere + 1e-12)
