@@ -4,6 +4,7 @@ from functools import partial
 
 import pandas as pd
 import torch
+from PIL import Image
 
 from .data.degradation import Degradation, random_dial
 from .data.pairs import Pairs
@@ -11,7 +12,7 @@ from .data.photo_pairs import PhotoPairs
 from .data.photos import to_pixels
 from .files import verify_hashes
 from .metrics.evaluate import evaluate_images
-from .metrics.measures import checkerboard, psnr_rgb, seam_energy
+from .metrics.measures import checkerboard, psnr_rgb, seam_energy, seam_lines
 from .presets import FAMILIES, PACKAGED_PRIORS, RECIPES, TINY_AUTOENCODERS, recipe
 from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder
@@ -127,7 +128,8 @@ def compare_tilings(model, image, tile, *, scale=4):
 
     Returns a data frame and the PIL pictures by name, "one pass" first. Columns: tiling, tiles, overdraw (area of all
     tiles over that of the picture), seconds of the prediction, psnr to one pass (dB), seam and seam_one_pass (the seam
-    meter at the borders of the tiles, in this picture and in that of one pass), checkerboard (dB at 8 pixels).
+    meter at the borders of the tiles, in this picture and in that of one pass), line and line_one_pass (likewise how
+    far lines along the borders stand out, in levels of 255), checkerboard (dB at 8 pixels).
     """
     layouts = {  # planner, overlap in pixels, window
         "no overlap": ("published", 0, "gaussian"),
@@ -140,6 +142,7 @@ def compare_tilings(model, image, tile, *, scale=4):
     sides = [-(-round(side * scale) // model.multiple) * multiple for side in image.size[::-1]]
     whole = restore(model, image, scale=scale, progress=False)
     pictures, expected = {"one pass": whole.images[0]}, to_pixels(whole.images[0])[None]
+    enlarged = to_pixels(image.resize(whole.images[0].size, Image.BICUBIC))[None]
     rows = [{"tiling": "one pass", "tiles": 1, "overdraw": 1.0, "seconds": whole.seconds["predict"]}]
     for name, (planner, overlap, window) in layouts.items():
         layout = dict(tile=tile, overlap=overlap, planner=planner, window=window)
@@ -151,7 +154,8 @@ def compare_tilings(model, image, tile, *, scale=4):
         row = {"tiling": name, "tiles": len(plan.slices()), "overdraw": plan.overdraw}
         row |= {"seconds": result.seconds["predict"], "psnr": psnr_rgb(pixels, expected).item()}
         row |= {"seam": seam_energy(pixels, *borders).item(), "seam_one_pass": seam_energy(expected, *borders).item()}
-        rows.append(row)
+        lines = [seam_lines(x, enlarged, *borders)[0].item() for x in (pixels, expected)]
+        rows.append(row | dict(zip(("line", "line_one_pass"), lines, strict=True)))
     grids = [checkerboard(to_pixels(picture)[None]).item() for picture in pictures.values()]
     return pd.DataFrame(rows).assign(checkerboard=grids), pictures
 

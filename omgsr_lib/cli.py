@@ -88,7 +88,7 @@ def build_parser():
         strength=number | dict(default=0.0, help="of auto: below 0 keeps to the photograph, above 0 adds more detail"),
         tile=dict(
             type=integer_or_auto,
-            help="tile side in pixels of the output; by default that of training, 0 for one pass, auto for what fits",
+            help="tile side in pixels of the output; by default the model's best, 0 for one pass, auto for what fits",
         ),
         overlap=integer | dict(help="overlap of tiles in pixels"),
         window=dict(default="gaussian", choices=["gaussian", "released", "cosine", "ramp"], help="blends tiles"),
@@ -210,6 +210,8 @@ def build_parser():
         metrics=dict(nargs="+", help="instead of those that the test set and the weights allow"),
         weights=dict(help="folder with metric weights (LPIPS-SqueezeNet, NIQE)"),
         published=dict(help="folder with published_results.csv: its rows of this test set stand beside ours"),
+        tile=count | dict(default=128, help="tile side in pixels of the output"),
+        overlap=integer | dict(default=32, help="overlap of tiles in pixels"),
     )
     command(
         commands.run_explore,

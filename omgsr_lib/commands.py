@@ -41,6 +41,7 @@ def run_adaptive(options):
 
 def run_restore(options):
     from .data.folders import find_pictures
+    from .presets import default_tile
     from .restore_files import restore_folder
 
     find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
@@ -49,7 +50,7 @@ def run_restore(options):
         prepared_model(options),
         options.source,
         options.out,
-        tile=(training_tile(options.model) if options.tile is None else options.tile) or None,
+        tile=(default_tile(options.model) if options.tile is None else options.tile) or None,
         colour_fix=None if options.colour_fix == "none" else options.colour_fix,
         format=options.format,
         quality=options.quality,
@@ -68,6 +69,7 @@ def prepared_model(options):
     import torch
 
     from .model import OMGSR
+    from .presets import default_tile
     from .speed import PRECISIONS, fast_dtype, prepare
 
     model = OMGSR.from_pretrained(
@@ -85,7 +87,7 @@ def prepared_model(options):
         offload=options.offload,
         compile=options.compile is not None,
         cache=options.compile,
-        side=training_tile(options.model) or 512,
+        side=default_tile(options.model) or 512,
     )
 
 
@@ -213,7 +215,7 @@ def run_benchmark(options):
     from .benchmark import benchmark
     from .metrics.statistics import summarise
 
-    passed = ("models", "work", "metrics", "weights", "published")
+    passed = ("models", "work", "metrics", "weights", "published", "tile", "overlap")
     frame = benchmark(options.name, options.data, options.out, **{name: getattr(options, name) for name in passed})
     table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
     print(table.round(4).to_string())
@@ -225,13 +227,6 @@ def run_explore(options):
     passed = ("base", "adapter", "photos", "first", "strengths", "size", "steps", "seed")
     path = write_explorer_page(options.html, options.model, **{name: getattr(options, name) for name in passed})
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
-def training_tile(name):
-    """Side in pixels of the crops that the model `name` was trained on; None for a folder."""
-    from .presets import MODELS, recipe
-
-    return recipe(*MODELS[name]).resolution if name in MODELS else None
 
 
 def training_photos(options):

@@ -126,6 +126,15 @@ MODELS = {
     "omgsr-f-1024": ("release", "f-1024"),
 }
 
+# Sides in pixels of the tiles of a prediction where those of training are not the best: the UNet of mini-s gains from
+# a wider field (`benchmarks/photos.py`), the transformer of mini-f loses by it.
+TILES = {"mini-s": 384, "mini-s-adaptive": 384}
+
+
+def default_tile(name):
+    """Side in pixels of the tiles in which the model `name` predicts best; None for one that is not in `MODELS`."""
+    return TILES.get(name, recipe(*MODELS[name]).resolution) if name in MODELS else None
+
 
 def recipe(preset, variant, **changes):
     """The `Recipe` of a preset and variant ("s", "f", or with a resolution: "s-512").

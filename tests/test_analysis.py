@@ -23,7 +23,7 @@ from omgsr_lib.experiment import (
     study_photos,
 )
 from omgsr_lib.large import restore_array
-from omgsr_lib.metrics.measures import checkerboard, psnr_rgb, seam_energy
+from omgsr_lib.metrics.measures import checkerboard, psnr_rgb, seam_energy, seam_lines
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS
@@ -78,6 +78,9 @@ def test_tilings_are_compared_with_one_pass(family):
     borders = [48], [48, 80, 112, 136]  # tiles at 0, 32 and at 0, 32, 64, 96, 112
     assert frame.seam["published"] == pytest.approx(seam_energy(tiles, *borders).item())
     assert frame.seam_one_pass["published"] == pytest.approx(seam_energy(whole, *borders).item())
+    enlarged = to_pixels(image.resize((176, 96), Image.BICUBIC))[None]
+    lines = [seam_lines(x, enlarged, *borders)[0].item() for x in (tiles, whole)]
+    assert [frame.line["published"], frame.line_one_pass["published"]] == pytest.approx(lines)
     assert frame.checkerboard["published"] == pytest.approx(checkerboard(tiles).item())
 
 

@@ -131,6 +131,38 @@ def test_seam_energy_of_one_colour():
     assert blank == 1 and 1e6 < stepped < float("inf")
 
 
+def test_seam_lines_by_hand():
+    """Two lines of 8 columns, 3 levels darker than the reference; of the 97 around one 8 are its own."""
+    reference = torch.rand(1, 3, 60, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    pixels = reference.clone()
+    for border in (130, 270):
+        pixels[..., border - 4 : border + 4] -= 3 * 2 / 255
+    alone = 3 * (1 - 8 / 97)
+    for found in (
+        measures.seam_lines(pixels, reference, columns=[130, 270]),
+        measures.seam_lines(pixels.mT, reference.mT, rows=[130, 270]),
+    ):
+        assert [value.item() for value in found] == pytest.approx([alone, 0], abs=1e-7)
+    at, between = measures.seam_lines(pixels, reference, columns=[200, 340])  # half-way: 100, 270, 370
+    assert at.item() == pytest.approx(0, abs=1e-7) and between.item() == pytest.approx(alone / 3**0.5, rel=0.01)
+
+
+def test_seam_lines_see_what_the_gradient_does_not():
+    """A faint grid in noise: seam_energy stays near 1."""
+    noise = 0.2 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reference = noise.expand(-1, 3, -1, -1) / 4
+    pixels = reference.clone()
+    pixels[..., 124:132] -= 2 * 2 / 255
+    assert measures.seam_energy(pixels, columns=[128]).item() == pytest.approx(1, abs=0.05)
+    at, between = measures.seam_lines(pixels, reference, columns=[128])
+    assert at.item() > 1.8 and between.item() < 0.2
+
+
+def test_seam_lines_need_borders():
+    with pytest.raises(ValueError, match="at least one border: got none"):
+        measures.seam_lines(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+
+
 def test_seam_energy_needs_borders_and_a_rest():
     pixels = torch.rand(1, 3, 20, 30)
     for rows, columns in (((), ()), ([7, 14], ())):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from omgsr_lib.losses.chunks import chunk_offsets
-from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, recipe
+from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, default_tile, recipe
 
 
 PUBLISHED = {
@@ -72,3 +72,11 @@ def test_changes_replace_fields_unless_none():
 def test_unknown_recipes_list_what_there_is(preset, variant):
     with pytest.raises(ValueError, match="smoke s, smoke f, mini s.*release f-1024. Got"):
         recipe(preset, variant)
+
+
+def test_tiles_are_those_of_training_but_of_the_small_unet():
+    assert {name: default_tile(name) for name in MODELS} == {
+        "mini-s": 384, "mini-f": 128, "mini-s-adaptive": 384, "mini-f-adaptive": 128,
+        "omgsr-s-512": 512, "omgsr-s-1024": 1024, "omgsr-f-512": 512, "omgsr-f-1024": 1024,
+    }  # fmt: skip
+    assert default_tile("some/folder") is None

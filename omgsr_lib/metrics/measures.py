@@ -4,6 +4,7 @@ All of them compute in float64 and round nothing unless the field does; `specs.p
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch.nn import functional as F
@@ -142,3 +143,28 @@ def seam_energy(pixels, rows=(), columns=(), width=8):
             f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
         )
     return (near + 1e-12) / (elsewhere + 1e-12)
+
+
+def seam_lines(pixels, reference, rows=(), columns=(), width=8):
+    """How much brighter or darker than its surroundings the picture is along the borders of tiles, in levels of 255.
+
+    `rows` and `columns` as in `seam_energy`. The luma of `pixels` less that of `reference` (the enlarged input, so
+    that edges of what is seen do not count) is averaged along each line and over the `width` lines around a border,
+    and the mean of 12 times as many lines around them is taken off. Returns `(at, between)`, each `(B,)`: the root
+    mean square over the borders, and the same half-way between them. Where the borders leave no trace both are alike;
+    a grid of faint lines in a flat sky, which the mean gradient of `seam_energy` does not see, sets them apart.
+    """
+    change = 255 * (luma_yiq(pixels) - luma_yiq(reference))[:, 0]
+    found = [], []
+    for lines, borders in ((change, [*columns]), (change.transpose(1, 2), [*rows])):
+        profile = lines.mean(1, keepdim=True)
+        around = F.avg_pool1d(profile, 12 * width + 1, 1, 6 * width, count_include_pad=False)
+        bands = F.avg_pool1d(profile - around, width, 1)[:, 0]
+        edges = [0, *borders, lines.shape[-1]]
+        middles = [(left + right) // 2 for left, right in pairwise(edges)] if borders else []
+        for where, squares in zip((borders, middles), found, strict=True):
+            squares.append(bands[:, [position - width // 2 for position in where]].square())
+    at, between = (torch.cat(squares, dim=1) for squares in found)
+    if not at.shape[1]:
+        raise ValueError("The meter of lines at the borders of tiles needs at least one border: got none.")
+    return at.mean(1).sqrt(), between.mean(1).sqrt()
