@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from omgsr_lib.priors import prompts
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, randomise, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.tiling import plan_tiles, tiled
 
 
 def latents_of(batch, height=8, width=8, seed=0):
@@ -47,6 +48,20 @@ def test_flow_equals_the_transformer_of_flux(height, width):
     ).sample
     expected = FluxPipeline._unpack_latents(tokens, 8 * height, 8 * width, 8)
     torch.testing.assert_close(prior(latents, 244), expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_position_ids_of_flux_are_those_of_each_tile():
+    """10 x 20 latents in tiles of 6 x 8: one row of ids per 2 x 2 latents, counted from each tile's own corner."""
+    from diffusers import FluxPipeline
+
+    prior, latents, seen = tiny_flow(), latents_of(2, 10, 20), []
+    plan = plan_tiles(10, 20, 8, multiple=2)
+    prior.denoiser.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["img_ids"]), with_kwargs=True)
+    tiled(lambda tiles: prior(tiles, 244), latents, tile=8, multiple=2)
+    assert len(seen) == len(plan.slices()) == 6 and (plan.tile_h, plan.tile_w) == (6, 8)
+    ids = FluxPipeline._prepare_latent_image_ids(2, plan.tile_h // 2, plan.tile_w // 2, "cpu", torch.float32)
+    assert all(torch.equal(found, ids) for found in seen)
 
 
 @torch.no_grad()
