@@ -10,7 +10,7 @@ Means over the pictures; of "bicubic", and of one pass, at the borders that the 
 the four evaluation photographs of the dependencies are degraded and restored. `--sheets` writes each picture as a PNG:
 bicubic, and every model in its own tiles.
 
-    python benchmarks/photos.py [--photos FOLDER] [--first 20] [--tiles 128 256 384 0] [--out results/benchmarks]
+    python benchmarks/photos.py [--photos FOLDER] [--first 20] [--tiles 128 256 512 0] [--out results/benchmarks]
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", help="folder of low-quality photographs, list of paths or manifest")
     parser.add_argument("--first", type=int, default=20, help="so many of them")
-    parser.add_argument("--tiles", type=int, nargs="+", default=[128, 256, 384, 0], help="0 is one pass")
+    parser.add_argument("--tiles", type=int, nargs="+", default=[128, 256, 512, 0], help="0 is one pass")
     parser.add_argument("--sheets", type=Path, help="folder for the pictures side by side")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()

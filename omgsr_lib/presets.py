@@ -128,7 +128,7 @@ MODELS = {
 
 # Sides in pixels of the tiles of a prediction where those of training are not the best: the UNet of mini-s gains from
 # a wider field (`benchmarks/photos.py`), the transformer of mini-f loses by it.
-TILES = {"mini-s": 384, "mini-s-adaptive": 384}
+TILES = {"mini-s": 512, "mini-s-adaptive": 512}
 
 
 def default_tile(name):

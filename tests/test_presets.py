@@ -76,7 +76,7 @@ def test_unknown_recipes_list_what_there_is(preset, variant):
 
 def test_tiles_are_those_of_training_but_of_the_small_unet():
     assert {name: default_tile(name) for name in MODELS} == {
-        "mini-s": 384, "mini-f": 128, "mini-s-adaptive": 384, "mini-f-adaptive": 128,
+        "mini-s": 512, "mini-f": 128, "mini-s-adaptive": 512, "mini-f-adaptive": 128,
         "omgsr-s-512": 512, "omgsr-s-1024": 1024, "omgsr-f-512": 512, "omgsr-f-1024": 1024,
     }  # fmt: skip
     assert default_tile("some/folder") is None
