@@ -100,7 +100,7 @@ def main():
         pictures = {path.stem: open_photo(path) for path in paths}
     else:
         pictures = low_quality_pictures(None, size=512, scale=SCALE)
-    smallest, inputs = min(filter(None, args.tiles)), list(pictures.values())
+    smallest, inputs = min(filter(None, args.tiles), default=128), list(pictures.values())
     cases, sheets = {}, [[enlarged(picture)] for picture in inputs]
     print(f"{len(pictures)} photographs, enlarged {SCALE} times")
     print(f"{'':20s} seam  line  between  checkerboard  colour  seconds")
@@ -119,7 +119,8 @@ def main():
     if args.sheets is not None:
         for name, sheet in zip(pictures, sheets, strict=True):
             write_sheet(args.sheets / f"{name}.png", sheet)
-    write_record(args.out, "photos", {"photographs": list(pictures), "scale": SCALE, "cases": cases})
+    name = f"photos_{Path(args.photos).stem}" if args.photos else "photos"
+    write_record(args.out, name, {"photographs": list(pictures), "scale": SCALE, "cases": cases})
 
 
 def line(label, row):
