@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from record import write_record
+from record import record_name, write_record
 from torch.nn import functional as F
 
 from omgsr_lib.counting import count
@@ -346,11 +346,6 @@ def missed_goals(rows, goals=GOALS):
     return missed
 
 
-def record_name(size, cases, variants):
-    """Name of the record of these cases and variants (None: all)."""
-    return "_".join(["gpu_restore", size, *(cases or ()), *(variants or ())]).replace(", ", "-").replace(" ", "-")
-
-
 def main():
     device = Device()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -379,7 +374,7 @@ def main():
         print(row)
     print(f"{'':46s}   encode denoiser   decode    total  over limit    peak  difference  host waits")
     problems = []
-    name = record_name(args.size, args.only, args.variants)
+    name = record_name("gpu_restore", args.size, *(args.only or ()), *(args.variants or ()))
     for case in args.only or CASES[args.size]:
         for row, found in run_case(case, CASES[args.size][case], device, rates, args.repeats, args.variants):
             print(line(row), flush=True)

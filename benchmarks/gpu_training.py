@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from record import write_record
+from record import record_name, write_record
 
 from omgsr_lib.costs import training_costs
 from omgsr_lib.losses.networks import build_losses
@@ -93,9 +93,8 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device == "cuda" else "mini")
-    parser.add_argument(
-        "--presets", nargs="+", choices=["paper", "release", "mini"], help="presets to run; all by default"
-    )
+    presets = sorted({preset for cases in CASES.values() for preset, _ in cases})
+    parser.add_argument("--presets", nargs="+", choices=presets, help="presets to run; all by default")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
@@ -106,7 +105,7 @@ def main():
         torch.set_num_threads(1)
     rate, rows = matmul_rate(device), []
     print(f"matrix product {rate / 1e12:.2f} TFLOP/s")
-    name = "_".join(["gpu_training", args.size, *(args.presets or ())])
+    name = record_name("gpu_training", args.size, *(args.presets or ()))
     content = {"steps": args.steps, "matmul_FLOPs": rate, "rows": rows}
     for preset, variant in CASES[args.size]:
         if args.presets is not None and preset not in args.presets:

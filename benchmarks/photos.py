@@ -1,8 +1,8 @@
 """Photographs restored in tiles of several sides: what the tiles leave in the pictures, and their time.
 
 seam          gradient energy at the borders of the tiles over that elsewhere; about 1 without a trace
-lines         how far the lines along the borders stand out from what is around them, in levels of 255, and half-way
-              between the borders: alike without a trace
+line, between how far the lines along the borders stand out from what is around them, in levels of 255, and those
+              half-way between the borders: alike without a trace
 checkerboard  energy at the 8 pixels of a latent, dB above the spectrum around
 colour        largest difference of the mean of a channel to that of the enlarged input, in levels of 255
 
@@ -21,30 +21,21 @@ import torch
 from PIL import Image
 from record import write_record
 
+from omgsr_lib.analysis import tile_borders
 from omgsr_lib.data.photos import find_photos, open_photo, to_pixels
 from omgsr_lib.experiment import low_quality_pictures
 from omgsr_lib.metrics.measures import checkerboard, seam_energy, seam_lines
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import default_tile
-from omgsr_lib.priors.latents import compression
 from omgsr_lib.restore import restore
-from omgsr_lib.tiling import plan_tiles
 
 
 MODELS = ("mini-s", "mini-f")
 SCALE = 4
 
 
-def borders(model, size, tile):
-    """Rows and columns, in pixels, of the borders between the tiles of a restored picture of `size`."""
-    factor, multiple = compression(model.vae), model.prior.latent_multiple
-    height, width = (-(-side // model.multiple) * model.multiple // factor for side in size[::-1])
-    plan = plan_tiles(height, width, tile // factor, multiple=multiple)
-    return [[factor * seam for seam in axis] for axis in plan.seams()]
-
-
 def meters(picture, enlarged, rows, columns):
-    """What the meters say of one restored PIL picture; those of seams are None without a border."""
+    """What the meters say of one restored PIL picture; without a border those of seams are left out."""
     pixels, reference = to_pixels(picture)[None], to_pixels(enlarged)[None]
     row = {
         "checkerboard": checkerboard(pixels).item(),
@@ -68,8 +59,8 @@ def measure(model, pictures, tile, smallest):
         result = restore(model, picture, scale=SCALE, tile=tile or None, progress=False)
         seconds += result.seconds["predict"]
         restored += result.images
-        where = borders(model, restored[-1].size, tile or smallest)
-        rows.append(meters(restored[-1], enlarged(picture), *where))
+        _, borders = tile_borders(model, restored[-1].size, tile or smallest)
+        rows.append(meters(restored[-1], enlarged(picture), *borders))
     return means(rows) | {"seconds": seconds}, restored
 
 
@@ -113,7 +104,7 @@ def main():
                 for sheet, picture in zip(sheets, restored, strict=True):
                     sheet.append(picture)
             print(line(label, cases[label]), flush=True)
-    rows = [meters(sheet[0], sheet[0], *borders(model, sheet[0].size, smallest)) for sheet in sheets]
+    rows = [meters(sheet[0], sheet[0], *tile_borders(model, sheet[0].size, smallest)[1]) for sheet in sheets]
     cases["bicubic"] = {key: value for key, value in means(rows).items() if key in ("seam", "checkerboard")}
     print(line("bicubic", cases["bicubic"]))
     if args.sheets is not None:

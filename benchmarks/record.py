@@ -45,6 +45,11 @@ def in_a_process(function, *args):
         return executor.submit(function, *args).result()
 
 
+def record_name(*parts):
+    """The name of a record of these parts of a run, as a file name without spaces."""
+    return "_".join(parts).replace(", ", "-").replace(" ", "-")
+
+
 def write_record(folder, name, content, quiet=False):
     """Write `<folder>/<name>.json`: `content` with date, versions and machine. Without a folder do nothing.
 

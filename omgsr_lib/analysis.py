@@ -138,8 +138,6 @@ def compare_tilings(model, image, tile, *, scale=4):
         "smallest, cosine": ("smallest", None, "cosine"),
         "smallest, ramp": ("smallest", None, "ramp"),
     }
-    factor, multiple = compression(model.vae), model.prior.latent_multiple
-    sides = [-(-round(side * scale) // model.multiple) * multiple for side in image.size[::-1]]
     whole = restore(model, image, scale=scale, progress=False)
     pictures, expected = {"one pass": whole.images[0]}, to_pixels(whole.images[0])[None]
     enlarged = to_pixels(image.resize(whole.images[0].size, Image.BICUBIC))[None]
@@ -148,9 +146,7 @@ def compare_tilings(model, image, tile, *, scale=4):
         layout = dict(tile=tile, overlap=overlap, planner=planner, window=window)
         result = restore(model, image, scale=scale, progress=False, **layout)
         pictures[name], pixels = result.images[0], to_pixels(result.images[0])[None]
-        overlap = overlap if overlap is None else overlap // factor
-        plan = plan_tiles(*sides, tile // factor, overlap, planner=planner, multiple=multiple)
-        borders = [[factor * seam for seam in seams] for seams in plan.seams()]
+        plan, borders = tile_borders(model, pictures[name].size, tile, overlap, planner=planner)
         row = {"tiling": name, "tiles": len(plan.slices()), "overdraw": plan.overdraw}
         row |= {"seconds": result.seconds["predict"], "psnr": psnr_rgb(pixels, expected).item()}
         row |= {"seam": seam_energy(pixels, *borders).item(), "seam_one_pass": seam_energy(expected, *borders).item()}
@@ -160,16 +156,26 @@ def compare_tilings(model, image, tile, *, scale=4):
     return pd.DataFrame(rows).assign(checkerboard=grids), pictures
 
 
+def tile_borders(model, size, tile, overlap=None, *, planner="smallest"):
+    """`(plan, borders)` of a restored picture of `size` (width, height) in tiles of at most `tile` pixels.
+
+    The `TilePlan` of its latents, and the rows and columns in pixels where two tiles weigh the same.
+    """
+    factor = compression(model.vae)
+    height, width = (-(-side // model.multiple) * model.multiple // factor for side in reversed(size))
+    overlap = overlap if overlap is None else overlap // factor
+    plan = plan_tiles(height, width, tile // factor, overlap, planner=planner, multiple=model.prior.latent_multiple)
+    return plan, [[factor * seam for seam in seams] for seams in plan.seams()]
+
+
 def prediction_tiles(model, height, width, tile):
     """The tiles in which `restore_array` predicts a picture of `height` x `width` pixels, of at most `tile` pixels.
 
     A data frame with a row per tile: left, top, right, bottom in pixels, cut at the picture's edge.
     """
-    factor, multiple = compression(model.vae), model.prior.latent_multiple
-    padded = [-(-side // model.multiple) * model.multiple // factor for side in (height, width)]
-    plan = plan_tiles(*padded, tile // factor, multiple=multiple)
+    plan, _ = tile_borders(model, (width, height), tile)
     rows = [(x.start, y.start, x.stop, y.stop) for y, x in plan.slices()]
-    frame = pd.DataFrame(rows, columns=["left", "top", "right", "bottom"]) * factor
+    frame = pd.DataFrame(rows, columns=["left", "top", "right", "bottom"]) * compression(model.vae)
     return frame.assign(right=frame["right"].clip(upper=width), bottom=frame["bottom"].clip(upper=height))
 
 

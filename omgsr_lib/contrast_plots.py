@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from .plots import (
     COLUMN,
@@ -106,19 +107,13 @@ def plot_ranks(stability):
 def plot_beside_published(summary, published, x="psnr_y", y="niqe"):
     """Our methods with their intervals among published points (grey, as printed, not re-measured).
 
-    Published points are named as far as the names do not cover each other.
+    Published points are named as far as the names cover neither each other nor our methods.
     `summary` and `published` of one dataset (`statistics.summarise`, `published.read_published`).
     """
     fig, ax = plt.subplots(figsize=(COLUMN, 3.0))
     points = published.pivot_table(index=["method", "source"], columns="metric", values="mean").reindex(columns=[x, y])
     points = points.dropna().sort_values(y)
     ax.plot(points[x], points[y], "o", color="#9E9E9E", ms=3, label="Published")
-    ranges, named = points.max() - points.min(), []
-    for (name, _), point in points.iterrows():
-        place = (point / ranges.where(ranges > 0, 1)).to_numpy()
-        if all(abs(place[0] - other[0]) > 0.35 or abs(place[1] - other[1]) > 0.045 for other in named):
-            named.append(place)
-            ax.annotate(name, (point[x], point[y]), (2, 2), textcoords="offset points", fontsize=5, color="#6E6E6E")
     means = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
     colours = palette(means.index)
     for place, method in enumerate(summary["method"].unique()):
@@ -128,7 +123,26 @@ def plot_beside_published(summary, published, x="psnr_y", y="niqe"):
                     elinewidth=0.8, ms=5, mec="white", mew=0.5, label=METHOD_LABELS.get(method, method))  # fmt: skip
     ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
     fig.legend(loc="outside lower center", ncols=2)
+    _name_points(ax, [(name, tuple(point)) for (name, _), point in points.iterrows()])
     return fig
+
+
+def _name_points(ax, points):
+    """Write each name beside its point, to the right or to the left, where it covers no other name and no bar."""
+    ax.figure.draw_without_rendering()
+    segments = [segment for bars in ax.containers for bar in bars.lines[2] for segment in bar.get_segments()]
+    taken = [bars.lines[0].get_window_extent() for bars in ax.containers]
+    taken += [Bbox(ax.transData.transform(segment)) for segment in segments]
+    style = dict(textcoords="offset points", fontsize=5, color="#6E6E6E")
+    for name, point in points:
+        for side, offset in (("left", 2), ("right", -2)):
+            text = ax.annotate(name, point, (offset, 2), ha=side, **style)
+            box = text.get_window_extent()
+            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 @figure

@@ -127,7 +127,8 @@ MODELS = {
 }
 
 # Sides in pixels of the tiles of a prediction where those of training are not the best: the UNet of mini-s gains from
-# a wider field (`benchmarks/photos.py`), the transformer of mini-f loses by it.
+# a wider field and shows no borders, the transformer of mini-f loses (`omgsr benchmark RealSR --tile 512 --overlap 64`
+# against its defaults, `benchmarks/photos.py`).
 TILES = {"mini-s": 512, "mini-s-adaptive": 512}
 
 
