@@ -3,18 +3,27 @@ PYTHON ?= python3
 PRESET ?= mini
 PHOTOS ?=
 JOBS ?= 2
+DEVICE ?= cpu
+MINI ?= runs/mini
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
+# Of train-mini.
+MINI_DATA = --photos $(PHOTOS) $(if $(PROVENANCE),--provenance $(PROVENANCE)) --evaluation $(EVALUATION)
+MINI_PRETRAIN = $(BIN)/omgsr pretrain $(MINI_DATA)
+ON_DEVICE = --device $(DEVICE)
+BASE_s := ddpm
+BASE_f := flow
+
 # All of the scripts, though one may miss its goals.
 run_all = @failed=; for file in $(1); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks || failed="$$failed $$file"; done; \
 	if [ "$$failed" ]; then echo "A goal was missed by$$failed" >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study test test-browser lint bench bench-gpu lab clean
+.PHONY: help reproduce study train-mini test test-browser lint bench bench-gpu lab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -25,6 +34,20 @@ reproduce: $(READY) ## run the whole study; a second run repeats only what chang
 
 study: $(READY) ## the longer trainings behind the ablation tables (hours, resumable)
 	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+train-mini: $(READY) ## train the small models anew into runs/mini (CPU: a day in the background; DEVICE=cuda: minutes); resumable
+	@$(if $(and $(PHOTOS),$(EVALUATION),$(WEIGHTS)),,$(error make train-mini needs PHOTOS, EVALUATION (photographs) and WEIGHTS (LPIPS-SqueezeNet)))
+	$(MINI_PRETRAIN) autoencoder --out $(MINI)/autoencoder --perceptual $(WEIGHTS) $(ON_DEVICE)
+	$(MAKE) -j 2 $(MINI)/ddpm.done $(MINI)/flow.done
+	$(MAKE) -j 2 $(MINI)/s.done $(MINI)/f.done
+
+$(MINI)/ddpm.done $(MINI)/flow.done: $(MINI)/%.done:
+	$(MINI_PRETRAIN) $* --autoencoder $(MINI)/autoencoder/mini-autoencoder --out $(MINI)/$* $(ON_DEVICE)
+	@touch $@
+
+$(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
+	$(BIN)/omgsr train --variant $*-long --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS) --out $(MINI)/$*
+	@touch $@
 
 test: lint ## lint, import contract, unit tests, every notebook with the smoke preset
 	$(BIN)/pytest -n $(JOBS)

@@ -121,23 +121,27 @@ def run_midstep(options):
 
 
 def run_pretrain(options):
+    from dataclasses import replace
+
     import torch
 
+    from .presets import PRETRAINING
     from .pretraining.command import pretrain
 
     torch.set_num_threads(options.threads)
+    row = PRETRAINING[options.part]
+    changed = {name: getattr(options, name) for name in ("steps", "batch_size", "learning_rate", "size")}
+    row = replace(
+        row.on_gpu() if options.device == "cuda" else row,
+        **{name: value for name, value in changed.items() if value is not None},
+    )
+    passed = ("perceptual", "evaluation", "autoencoder", "data", "device", "seed")
     pretrain(
         options.part,
         training_photos(options),
         options.out,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        size=options.size,
-        perceptual=options.perceptual,
-        evaluation=options.evaluation,
-        data=options.data,
-        seed=options.seed,
+        row,
+        **{name: getattr(options, name) for name in passed},
     )
 
 
@@ -149,7 +153,9 @@ def run_train(options):
     torch.set_num_threads(options.threads)
     variant = options.variant if options.resolution is None else f"{options.variant}-{options.resolution}"
     changed = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
-    chosen = recipe(options.preset, variant, **{name: getattr(options, name) for name in changed})
+    changes = {name: getattr(options, name) for name in changed}
+    measured = options.timestep == "auto"
+    chosen = recipe(options.preset, variant, **changes, timestep=None if measured else options.timestep)
     if options.dry_run:
         from .costs import dry_run
 
@@ -173,6 +179,7 @@ def run_train(options):
         evaluation=all_photos([options.evaluation]) if options.evaluation else (),
         data=options.data,
         seed=options.seed,
+        measure_timestep=measured,
         **{name: getattr(options, name) for name in passed},
     )
 
@@ -230,13 +237,21 @@ def run_explore(options):
 
 
 def training_photos(options):
-    """The photographs that `--photos` (one source or several) and `--provenance` name."""
+    """The photographs that `--photos` (one source or several) and `--provenance` (one CSV, or one each) name."""
     from .data.photos import freely_licensed
 
-    sources = [options.photos] if isinstance(options.photos, str) else options.photos
-    if options.provenance:
-        return [path for source in sources for path in freely_licensed(source, options.provenance)]
-    return all_photos(sources)
+    sources, tables = (
+        [given] if isinstance(given, str) else list(given or ()) for given in (options.photos, options.provenance)
+    )
+    if not tables:
+        return all_photos(sources)
+    if len(tables) not in (1, len(sources)):
+        raise ValueError(
+            f"--provenance takes one CSV for all sources of --photos or one for each: got {len(tables)} for "
+            f"{len(sources)}. Give as many of both."
+        )
+    tables *= len(sources) // len(tables)
+    return [path for pair in zip(sources, tables, strict=True) for path in freely_licensed(*pair)]
 
 
 def all_photos(sources):

@@ -6,9 +6,10 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from .analysis import restored_pairs, score_pairs, ships, training_dataset
+from .analysis import encode_pairs, restored_pairs, score_pairs, ships, training_dataset
 from .cards import adapter_card
 from .data.pairs import assert_disjoint, evaluation_pairs
+from .midstep import snr_mid_timestep
 from .model import OMGSR
 from .precision import native_precision
 from .priors.loading import WEIGHTS
@@ -32,6 +33,7 @@ def finetune(
     evaluation=(),
     data="",
     seed=0,
+    measure_timestep=False,
     precision=None,
     weights=None,
     **options,
@@ -45,6 +47,8 @@ def finetune(
         evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
             on crops of the training photographs, which the card says, and full-size ones are not.
         data: what the card calls the training photographs.
+        measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
+            degradation), instead of the recipe's, which belongs to its own base.
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
         precision, options: of `train`; precision is `native_precision()` by default. In bf16 on a GPU frozen weights
             are loaded in bf16.
@@ -58,11 +62,13 @@ def finetune(
         model.adaptive = recipe.adaptive
     else:
         model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+    small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
+    if measure_timestep:
+        crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
+        model.timestep = snr_mid_timestep(*encode_pairs(model.vae, crops), model.prior.schedule).timestep
     pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
     measured_on = evaluation or (paths if ships(recipe) else ())
-    held_out = evaluation_pairs(
-        measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=256 if ships(recipe) else None
-    )
+    held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
     options |= {"seed": seed, "precision": precision, "weights": weights}
     result = train(model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), **options)
     if not PartialState().is_main_process:

@@ -45,9 +45,10 @@ def add_lora(module, rank, targets):
     """
     from peft import LoraConfig
 
-    return _inject(
-        module, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian")
-    )
+    # A block may bear the name of a layer, such as the first one of an encoder that begins with an unshuffle.
+    blocks = [name for name, part in module.named_modules() if _ends_in(name, targets) and any(part.children())]
+    options = dict(target_modules=list(targets), exclude_modules=blocks or None, init_lora_weights="gaussian")
+    return _inject(module, LoraConfig(r=rank, lora_alpha=rank, **options))
 
 
 def lora_parameters(module):
@@ -90,6 +91,7 @@ def save_adapter(module, folder):
         config = copy.copy(module.peft_config["default"])
         config.inference_mode = True
         config.target_modules = sorted(config.target_modules)  # peft writes a set, in another order each time
+        config.exclude_modules = config.exclude_modules and sorted(config.exclude_modules)
         config.auto_mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
         config.save_pretrained(part)
     return Path(folder)
@@ -131,6 +133,10 @@ def load_adapter(module, folder):
             f"lacks {len(missing)} (first: {(result.unexpected_keys or missing)[0]}). Check that they belong together."
         )
     return config.r
+
+
+def _ends_in(name, targets):
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _inject(module, config):

@@ -31,13 +31,15 @@ class Recipe:
     pixel: float = 2.0  # weight of the pixel loss
     pixel_loss: str = "mse"  # "mse" or "l1"
     perceptual: float = 5.0  # weight of the perceptual loss
-    perceptual_loss: str = "lpips"  # "lpips" (VGG), "ea-dists" (VGG), "dinov3-dists" or "autoencoder"
+    perceptual_loss: str = "lpips"  # "lpips" (VGG), "lpips-squeeze", "ea-dists" (VGG), "dinov3-dists", "autoencoder"
     chunk: int | None = 224  # side of its overlapping chunks in pixels; None: the whole picture
     adversarial: float = 0.5  # weight of both GAN losses
-    discriminator: str = "dinov2"  # features under its heads: "dinov2", "dinov3" or "autoencoder"
+    discriminator: str = "dinov2"  # features under its heads: "dinov2", "dinov3", "autoencoder" or "pixels" (none)
     critic_chunk: int | None = None  # side of the discriminator's overlapping chunks; None: the whole picture
     at_once: int | None = None  # chunks that these two hold in memory together; None: all
     grid: float = 0.0  # weight of the penalty on token-locked patterns; not in the paper
+    offset: int = 0  # pictures of the perceptual loss are cut at a random corner below this, mirrored and transposed
+    sharpen_from: float = 0.0  # share of the steps before the perceptual and the adversarial loss begin
     learning_rate: float = 2e-5
     warmup: int = 0  # steps of linear warm-up
     decay: float = 0.0  # last share of the steps with linear decay to zero
@@ -84,6 +86,16 @@ _mini = dict(
 # control, the same at the fixed one.
 _dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=400, save_every=20)
 
+# The long training of adapters on a prior of `PRETRAINING`: L1 and LDR until edges are clean, then a light perceptual
+# loss and a discriminator of pixels against a lattice; degradations from mild to extreme. 100,000 crops.
+_long = dict(
+    resolution=128, scale=4, dial=True, vae_rank=16, denoiser_rank=32,
+    pixel=10.0, pixel_loss="l1", refinement=1.0, sharpen_from=0.5,
+    perceptual=1.0, perceptual_loss="lpips-squeeze", chunk=None, offset=16,
+    adversarial=0.05, discriminator="pixels", critic_chunk=None,
+    learning_rate=5e-4, warmup=100, decay=0.5, steps=12_500, batch_size=8, accumulation=1, save_every=250,
+)  # fmt: skip
+
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
 # trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs.
 _mini_s = dict(base="mini-ddpm", family="ddpm", timestep=325)
@@ -98,12 +110,38 @@ RECIPES = {
     ("mini", "f-adaptive"): Recipe(**_mini_f, **_mini | _dial, start="mini-f", adaptive=True),
     ("mini", "s-dial"): Recipe(**_mini_s, **_mini | _dial, start="mini-s"),
     ("mini", "f-dial"): Recipe(**_mini_f, **_mini | _dial, start="mini-f"),
+    ("mini", "s-long"): Recipe(**_mini_s, **_long),
+    ("mini", "f-long"): Recipe(**_mini_f, **_long),
     ("paper", "s-512"): _paper_s,
     ("paper", "s-1024"): replace(_paper_s, **_at_1024),
     ("paper", "f-512"): _paper_f,
     ("paper", "f-1024"): replace(_paper_f, **_at_1024, learning_rate=5e-5),
     ("release", "s-512"): replace(_paper_s, **_sd21_base, **_release),
     ("release", "f-1024"): replace(_paper_f, **{**_at_1024, **_release}, timestep=244),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """How a part of the `mini` preset is trained by `omgsr pretrain`; a prior sees a million crops."""
+
+    steps: int
+    batch_size: int  # of a prior: of its small windows, see `pretraining.prior.window_batch`
+    learning_rate: float
+    size: int = 64  # side of a crop in pixels (autoencoder)
+
+    def on_gpu(self):
+        """The same crops in batches sixteen times as large, at twice the learning rate."""
+        return replace(
+            self, steps=self.steps // 16, batch_size=16 * self.batch_size, learning_rate=2 * self.learning_rate
+        )
+
+
+PRETRAINING = {
+    "autoencoder": Pretraining(steps=4000, batch_size=8, learning_rate=1.5e-3),
+    "ddpm":        Pretraining(steps=77_000, batch_size=16, learning_rate=6e-4),
+    "flow":        Pretraining(steps=77_000, batch_size=16, learning_rate=8e-4),
+    "estimator":   Pretraining(steps=1000, batch_size=64, learning_rate=1e-3),
 }  # fmt: skip
 
 PRESETS = ("smoke", "mini", "latents", "paper", "release")

@@ -17,6 +17,7 @@ from .analysis import restored_pairs
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
 from .data.batches import StepBatches
 from .losses.adversarial import SOFT_LABEL
+from .losses.augment import shifted_views
 from .losses.grid import grid_loss
 from .losses.networks import build_losses
 from .losses.perceptual import chunked_distance
@@ -137,15 +138,16 @@ def train(
     loader = StepBatches(pairs, recipe, accelerator, first_step=step, steps=steps, workers=workers)
     bar = _bar(steps, step, loader.images_per_step, shown=progress and main)
     for batches in loader:
-        sums = {}
+        sums, sharpen = {}, step >= recipe.sharpen_from * steps
         for lq, hq, indices in batches:
             noise = picture_generators(seed, indices)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(KERNELS):
                 losses, predicted = _generator_losses(
-                    model, perceptual, critic, lq, hq, recipe=recipe, noise=noise, frozen_heads=not as_released
-                )
+                    model, *((perceptual, critic) if sharpen else (None, None)), lq, hq,
+                    recipe=recipe, noise=noise, frozen_heads=not as_released,
+                )  # fmt: skip
             (sum(losses.values()) / recipe.accumulation).backward()
-            if critic is not None:
+            if critic is not None and sharpen:
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     pictures = (hq, SOFT_LABEL), (predicted.detach(), 0.0)
                     loss = sum(critic.loss(p, noise, label, at_once=recipe.at_once) for p, label in pictures)
@@ -223,7 +225,8 @@ def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, froze
         loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, timestep, generator=noise)
         losses["refinement"] = recipe.refinement * loss
     if perceptual is not None:
-        loss = chunked_distance(perceptual, predicted, hq, recipe.chunk, at_once=recipe.at_once)
+        views = shifted_views([predicted, hq], recipe.offset, noise) if recipe.offset else [predicted, hq]
+        loss = chunked_distance(perceptual, *views, recipe.chunk, at_once=recipe.at_once)
         losses["perceptual"] = recipe.perceptual * loss
     if recipe.grid:
         losses["grid"] = recipe.grid * grid_loss(predicted, hq)

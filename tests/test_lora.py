@@ -274,3 +274,21 @@ def test_removing_gives_the_module_without_adapters(kind):
         torch.nn.init.normal_(parameter)
     after = remove_lora(module).state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_block_with_the_name_of_a_layer_is_looked_into(tmp_path):
+    """The encoder of the mini recipe begins with a block called conv_in: its convolution is adapted."""
+    from diffusers import AutoencoderDC
+
+    from omgsr_lib.pretraining.autoencoder import CONFIG
+
+    def encoder():
+        torch.manual_seed(0)
+        return AutoencoderDC(**CONFIG).encoder
+
+    first = add_lora(encoder(), 2, TARGETS["ddpm"])
+    assert "conv_in.conv.lora_A.default.weight" in lora_parameters(first)
+    save_adapter(first, tmp_path / "adapter")
+    loaded = encoder()
+    assert load_adapter(loaded, tmp_path / "adapter") == 2
+    assert lora_parameters(loaded).keys() == lora_parameters(first).keys()

@@ -199,7 +199,7 @@ def test_paper_recipe_with_squeezenet(reference):
 @pytest.mark.parametrize("field", ["perceptual_loss", "discriminator"])
 def test_unknown_names_list_what_there_is(field):
     known = {"perceptual_loss": "lpips, lpips-squeeze, ea-dists, dinov3-dists, autoencoder"}
-    known = known.get(field, "dinov2, dinov3, autoencoder")
+    known = known.get(field, "dinov2, dinov3, autoencoder, pixels")
     changes = {field: "vgg", "perceptual": float(field == "perceptual_loss")}
     with pytest.raises(ValueError, match=f"{field} must be one of {known}: got 'vgg'"):
         build_losses(replace(recipe("smoke", "s"), **changes), tiny_autoencoder())

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from omgsr_lib.losses.adversarial import Discriminator, discriminator_loss, generator_loss
-from omgsr_lib.losses.augment import _cut_out, _translate, diff_augment
+from omgsr_lib.losses.augment import _cut_out, _translate, diff_augment, shifted_views
 from omgsr_lib.losses.chunks import overlap_chunks
-from omgsr_lib.losses.features import EncoderFeatures
+from omgsr_lib.losses.features import EncoderFeatures, Pixels
+from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
@@ -250,3 +251,32 @@ def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_hardly_sees_texture()
     assert grid_loss(target + 0.3, target) < 1e-10
     shifted = grid_loss(target + pattern.roll(3, -1), target)
     assert shifted.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_views_are_cut_alike_from_every_corner():
+    """Two pictures that are equal stay equal; each of the 4 x 4 corners, both mirrors and both axes turn up."""
+    picture = torch.arange(20 * 24, dtype=torch.float32).reshape(1, 1, 20, 24).expand(2, 3, -1, -1)
+    corners, seen = set(), set()
+    for seed in range(300):
+        first, second = shifted_views([picture, picture + 1], 4, torch.Generator().manual_seed(seed))
+        assert torch.equal(second, first + 1)
+        transposed = first.shape[-2:] == (20, 16)
+        view = first.transpose(-1, -2) if transposed else first
+        mirrored = bool(view[0, 0, 0, 0] > view[0, 0, 0, 1])
+        view = view.flip(-1) if mirrored else view
+        corner = divmod(int(view[0, 0, 0, 0]), 24)
+        assert torch.equal(view, picture[..., corner[0] : corner[0] + 16, corner[1] : corner[1] + 20])
+        corners.add(corner)
+        seen.add((transposed, mirrored))
+    assert corners == {(row, column) for row in range(4) for column in range(4)} and len(seen) == 4
+
+
+def test_a_discriminator_of_pixels_sees_forty_of_them():
+    torch.manual_seed(0)
+    head = Discriminator(Pixels(), [pixel_head()]).heads[0].eval()
+    pixels = torch.randn(1, 3, 96, 96, requires_grad=True)
+    logits = head(pixels)
+    assert logits.shape == (1, 1, 12, 12)
+    logits[0, 0, 6, 6].backward()
+    touched = pixels.grad[0].abs().sum(0) > 0
+    assert int(touched.any(0).sum()) == int(touched.any(1).sum()) == 40

@@ -6,11 +6,21 @@ from torch.nn import functional as F
 
 from omgsr_lib.checkpoint import load_state, read_log
 from omgsr_lib.data.photos import packaged_photos
+from omgsr_lib.presets import PRETRAINING
 from omgsr_lib.pretraining import estimator as estimator_training
-from omgsr_lib.pretraining.autoencoder import CONFIG, new_autoencoder, reconstruction_quality
+from omgsr_lib.pretraining.autoencoder import CONFIG, disturb, new_autoencoder, reconstruction_quality
 from omgsr_lib.pretraining.linear_start import patch_pca, unshuffle
 from omgsr_lib.pretraining.loop import cosine_with_warmup, run_steps
-from omgsr_lib.pretraining.prior import WINDOW, cache_latents, clean_error, draw_timesteps, latent_windows, sample
+from omgsr_lib.pretraining.prior import (
+    cache_latents,
+    clean_error,
+    draw_timesteps,
+    latent_windows,
+    new_prior,
+    prior_crops,
+    sample,
+    window_batch,
+)
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
 
@@ -37,19 +47,20 @@ def test_unshuffle_moves_every_pixel_once():
 
 
 def test_principal_components_of_patches(crops):
-    mean, deviations, components = patch_pca(crops, 8, 24)
-    patches = unshuffle(crops, 8).permute(0, 2, 3, 1).reshape(-1, 192).double()
+    mean, deviations, components = patch_pca(crops, 4, 16)
+    patches = unshuffle(crops, 4).permute(0, 2, 3, 1).reshape(-1, 48).double()
     _, singular, vectors = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
     torch.testing.assert_close(mean, patches.mean(0))
-    torch.testing.assert_close(deviations, singular[:24] / (len(patches) - 1) ** 0.5, rtol=1e-8, atol=0)
-    torch.testing.assert_close(components @ components.T, vectors[:24].T @ vectors[:24], rtol=0, atol=1e-6)
+    torch.testing.assert_close(deviations, singular[:16] / (len(patches) - 1) ** 0.5, rtol=1e-8, atol=0)
+    torch.testing.assert_close(components @ components.T, vectors[:16].T @ vectors[:16], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
-def test_a_new_autoencoder_is_the_principal_component_reconstruction(crops):
+def test_a_new_autoencoder_is_the_principal_component_reconstruction_at_half_the_size(crops):
+    """The encoder is the exact projection; the decoder undoes it and repeats the mean of each 2x2 pixels."""
     vae = new_autoencoder(crops, seed=0).eval()
-    mean, deviations, components = patch_pca(crops, 8, 24)
-    patches = unshuffle(crops, 8).double()
+    mean, deviations, components = patch_pca(crops, 4, 16)
+    patches = unshuffle(crops, 4).double()
     centred = patches - mean.view(1, -1, 1, 1)
     weights = torch.einsum("bphw,pc->bchw", centred, components)
     gains = (deviations.rsqrt() / deviations.mean().sqrt()).view(1, -1, 1, 1)
@@ -58,12 +69,27 @@ def test_a_new_autoencoder_is_the_principal_component_reconstruction(crops):
     assert float(latents.square().mean()) == pytest.approx(1, rel=0.01)
 
     projected = torch.einsum("bchw,pc->bphw", weights, components) + mean.view(1, -1, 1, 1)
-    for _ in range(3):
+    for _ in range(2):
         projected = F.pixel_shuffle(projected, 2)
+    projected = F.interpolate(F.avg_pool2d(projected, 2), scale_factor=2, mode="nearest")
     expected = 10 * torch.log10(4 / (projected.clamp(-1, 1) - crops).square().mean((1, 2, 3)))
     found = torch.tensor(reconstruction_quality(vae, crops)["psnr"])
     assert float((found - expected).abs().max()) < 0.05
-    assert len(found) == len(crops) and vae.config.latent_channels == CONFIG["latent_channels"] == 24
+    assert len(found) == len(crops) and vae.config.latent_channels == CONFIG["latent_channels"] == 16
+    assert vae.config.upsample_block_type == "interpolate"
+
+
+def test_disturbed_latents_are_seeded_and_partly_left_alone():
+    latents = torch.zeros(4000, 2, 4, 4)
+    disturbed = disturb(latents, torch.Generator().manual_seed(0))
+    assert torch.equal(disturbed, disturb(latents, torch.Generator().manual_seed(0)))
+    untouched = (disturbed == 0).flatten(1).all(1)
+    assert float(untouched.float().mean()) == pytest.approx(0.3, abs=0.03)
+    offsets = disturbed.mean((2, 3))  # of 16 positions: the white noise counts a sixteenth
+    fifth = 1 / 5  # E u^4
+    assert float(offsets.square().mean()) == pytest.approx(0.7 * fifth * (0.2**2 + 0.3**2 / 16), rel=0.1)
+    within = (disturbed - offsets[..., None, None]).square().mean()
+    assert float(within) == pytest.approx(0.7 * fifth * 0.3**2 * 15 / 16, rel=0.1)
 
 
 # The loop
@@ -137,18 +163,39 @@ def test_flow_timesteps_have_logit_normal_sigmas():
 
 def test_windows_depend_on_seed_and_step_alone():
     maps = [torch.arange(4 * 20 * 30).reshape(4, 20, 30).half(), torch.randn(4, 40, 17).half()]
-    first, generator = latent_windows(maps, 5, 6, seed=1)
-    again, other = latent_windows(maps, 5, 6, seed=1)
-    assert first.shape == (6, 4, WINDOW, WINDOW) and first.dtype == torch.float32
+    first, generator = latent_windows(maps, 5, 6, 16, seed=1)
+    again, other = latent_windows(maps, 5, 6, 16, seed=1)
+    assert first.shape == (6, 4, 16, 16) and first.dtype == torch.float32
     assert torch.equal(first, again) and torch.equal(
         torch.rand(3, generator=generator), torch.rand(3, generator=other)
     )
-    assert not torch.equal(first, latent_windows(maps, 6, 6, seed=1)[0])
+    assert not torch.equal(first, latent_windows(maps, 6, 6, 16, seed=1)[0])
     for window in first:
         assert any(
             (m.float().unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4) == window).flatten(2).all(2).any()
             for m in maps
         )
+
+
+def test_windows_grow_at_equal_cost():
+    assert window_batch(0, 100, 16) == window_batch(74, 100, 16) == (16, 16)
+    assert window_batch(75, 100, 16) == window_batch(99, 100, 16) == (32, 4)
+    assert prior_crops(100, 16) == 75 * 16 + 25 * 4
+
+
+@pytest.mark.parametrize("part", ["ddpm", "flow"])
+def test_a_prior_of_the_recipe_sees_a_million_crops(part):
+    on_cpu = PRETRAINING[part]
+    for row in (on_cpu, on_cpu.on_gpu()):
+        assert prior_crops(row.steps, row.batch_size) >= 1_000_000
+
+
+@pytest.mark.parametrize("family, millions", [("ddpm", 9.4), ("flow", 11.2)])
+@torch.no_grad()
+def test_new_priors_predict_latents_of_any_size(family, millions):
+    prior = new_prior(family, 16, seed=0)
+    assert sum(p.numel() for p in prior.denoiser.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert prior(torch.zeros(1, 16, 8, 12), 300).shape == (1, 16, 8, 12)
 
 
 @torch.no_grad()

@@ -44,6 +44,6 @@ def test_commands_and_models_exist():
         assert command in commands
     for model in re.findall(r'from_pretrained\("([^"]+)"', README):
         assert model in MODELS
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    for target in re.findall(r"make ([a-z]+)", README):
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    for target in re.findall(r"make ([a-z-]+)", README):
         assert target in targets

@@ -176,6 +176,7 @@ def test_make_help_names_every_target(clone):
         "help",
         "reproduce",
         "study",
+        "train-mini",
         "test",
         "test-browser",
         "lint",

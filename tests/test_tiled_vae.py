@@ -185,6 +185,23 @@ def test_flat_mode_of_the_shipped_autoencoder_on_a_photograph():
     assert psnr(decode_tiled(vae, latents, **options), decode_latents(vae, latents)) > 100
 
 
+@torch.no_grad()
+def test_exact_mode_of_an_autoencoder_of_factor_4_that_repeats_pixels():
+    """To the rounding of diffusers' RMS norm, which takes its mean square in float32."""
+    from diffusers import AutoencoderDC
+
+    from omgsr_lib.pretraining.autoencoder import CONFIG
+
+    torch.manual_seed(0)
+    vae = AutoencoderDC(**CONFIG).double().eval()
+    pixels = torch.rand(1, 3, 88, 120, dtype=torch.float64) * 2 - 1
+    latents = encode_latents(vae, pixels)
+    assert latents.shape == (1, 16, 22, 30)
+    options = dict(mode="exact", tile=8)
+    torch.testing.assert_close(encode_tiled(vae, pixels, **options), latents, rtol=0, atol=1e-7)
+    torch.testing.assert_close(decode_tiled(vae, latents, **options), decode_latents(vae, latents), rtol=0, atol=1e-7)
+
+
 @torch.inference_mode()
 def test_a_residual_block_in_strips_is_the_same_in_two_tensors_of_its_size():
     vae = residual_autoencoder()

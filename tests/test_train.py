@@ -297,3 +297,13 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         losses = {variant: golden_losses(variant, Path(scratch) / variant) for variant in "sf"}
     GOLDEN.write_text(json.dumps(losses, indent=1) + "\n")
+
+
+def test_sharpening_begins_after_its_share_of_the_steps(tmp_path):
+    """Until then neither the perceptual loss nor the discriminator takes part."""
+    model, _ = new_model("s")
+    late = recipe("smoke", "s", sharpen_from=0.5, discriminator="pixels", offset=16, batch_size=1, grid=0.0)
+    log = train(model, SmoothPairs(), late, tmp_path, steps=4, progress=False).log
+    extra = {"perceptual", "adversarial", "discriminator"}
+    assert [extra & set(line) for line in log] == [set(), set(), extra, extra]
+    assert all({"pixel", "refinement"} <= set(line) for line in log)

@@ -28,6 +28,22 @@ def diff_augment(pixels, generator):
     return pixels * to_device(_cut_out(batch, height, width, generator), pixels.device)
 
 
+def shifted_views(pictures, offset, generator):
+    """The pictures `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
+
+    Corners lie below `offset` pixels on each axis and the cut leaves `H - offset` by `W - offset`: a loss that sees
+    such views cannot lock a pattern to the period of the latents. `generator`: see `noise`; one draw for all pictures.
+    """
+    top, left, mirrored, transposed = (int(randint(stop, 1, generator)[0]) for stop in (offset, offset, 2, 2))
+    views = []
+    for pixels in pictures:
+        height, width = (side - offset for side in pixels.shape[-2:])
+        view = pixels[..., top : top + height, left : left + width]
+        view = view.flip(-1) if mirrored else view
+        views.append(view.transpose(-1, -2) if transposed else view)
+    return views
+
+
 def _translate(pixels, rows, columns, generator):
     batch, _, height, width = pixels.shape
     top = randint(2 * rows + 1, batch, generator).tolist()

@@ -21,6 +21,13 @@ class Standardise(nn.Module):
         return (pictures - self.mean) / self.std
 
 
+class Pixels(nn.Module):
+    """No features at all: the head is a whole discriminator that sees the pixels."""
+
+    def forward(self, pixels):
+        return [pixels]
+
+
 class EncoderFeatures(nn.Module):
     """Feature maps of an autoencoder's encoder, finest first: what a clone has in place of a pre-trained network.
 

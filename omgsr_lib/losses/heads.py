@@ -32,6 +32,15 @@ def plain_head(width, hidden=64):
     )
 
 
+def pixel_head(width=32):
+    """A patch discriminator on pixels: logits at an eighth of the side, each of which sees 40 pixels."""
+    layers, channels = [spectral_norm(nn.Conv2d(3, width, 3, padding=1)), nn.LeakyReLU(0.2)], width
+    for wider in (2 * width, 4 * width, 4 * width):
+        layers += [spectral_norm(nn.Conv2d(channels, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        channels = wider
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
+
+
 def dinov2_heads(width=768, hidden=128):
     """The three heads of the first version: two that halve the 37x37 map twice, then one linear head per token.
 

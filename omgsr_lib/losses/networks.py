@@ -7,8 +7,8 @@ from torch import nn
 
 from .adversarial import Discriminator
 from .dists import EdgeAware, dinov3_dists, vgg16_dists
-from .features import DINOv2Features, DINOv3Features, EncoderFeatures
-from .heads import DINOV3_LEAST_SIDE, dinov2_heads, dinov3_heads
+from .features import DINOv2Features, DINOv3Features, EncoderFeatures, Pixels
+from .heads import DINOV3_LEAST_SIDE, dinov2_heads, dinov3_heads, pixel_head
 from .perceptual import FeatureDistance, lpips_squeeze, lpips_vgg
 from .pretrained import dinov2_model, dinov3_stages
 
@@ -68,6 +68,7 @@ def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=Fals
         "dinov2": dinov2_critic,
         "dinov3": dinov3_critic,
         "autoencoder": lambda: Discriminator(encoder(), encoder().widths(), chunk=recipe.critic_chunk),
+        "pixels": lambda: Discriminator(Pixels(), [pixel_head()], chunk=recipe.critic_chunk),
     }
     return LossNetworks(
         _build("perceptual_loss", recipe.perceptual_loss, perceptual) if recipe.perceptual else None,

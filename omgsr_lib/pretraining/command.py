@@ -13,46 +13,48 @@ from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
 from .autoencoder import reconstruction_quality, train_autoencoder
 from .estimator import train_estimator
-from .prior import cache_latents, clean_error, sample, train_prior
+from .prior import cache_latents, clean_error, prior_crops, sample, train_prior
 
 
 def pretrain(
     part,
     paths,
     out,
+    row,
     *,
-    steps,
-    batch_size,
-    learning_rate,
-    size=96,
     perceptual=None,
     evaluation=None,
+    autoencoder=None,
     data="the user's own",
+    device="cpu",
     seed=0,
 ):
     """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`.
 
-    Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt embeddings of a prior, and the model
-    card with figures. The card measures on the folder `evaluation` (on crops of the training photographs without it,
-    and says so) and calls the training photographs what `data` says. A prior is trained in the latent space of the
-    package's autoencoder, and so is the estimator, which is written in full precision; it is measured on a tenth of
-    the training photographs that it leaves out.
+    `row` is its `presets.Pretraining`. Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt
+    embeddings of a prior, and the model card with figures. The card measures on the folder `evaluation` (on crops of
+    the training photographs without it, and says so) and calls the training photographs what `data` says. A prior and
+    the estimator are trained in the latent space of the folder `autoencoder`, the package's by default; a prior of
+    another one keeps it in `vae/`, so that it is a base for `omgsr train --base`. The estimator is written in full
+    precision; it is measured on a tenth of the training photographs that it leaves out.
     """
     out, model = Path(out), Path(out) / f"mini-{part}"
     distance = lpips_squeeze(perceptual) if perceptual else None
     held_out = CropSampler(find_photos(evaluation) if evaluation else paths, 128, seed=2).batch(0, 60)
-    options = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    options = dict(steps=row.steps, batch_size=row.batch_size, learning_rate=row.learning_rate, seed=seed)
     facts = {name.replace("_", " "): value for name, value in options.items()}
     facts |= {"photographs": f"{len(paths)}, {data}", "measured on": "other photographs" if evaluation else "the same"}
     if part == "autoencoder":
-        vae = train_autoencoder(CropSampler(paths, size, seed=seed), out, perceptual=distance, **options)
+        crops = CropSampler(paths, row.size, seed=seed)
+        vae = train_autoencoder(crops, out, perceptual=distance, device=device, **options)
         save_model(vae, model, torch.float16)
         vae = load_autoencoder(model)
+        distance = None if distance is None else distance.cpu()
         quality = reconstruction_quality(vae, held_out, distance)
-        facts |= {"crop": f"{size} px", "perceptual loss": "LPIPS-SqueezeNet" if distance else "none"}
+        facts |= {"crop": f"{row.size} px", "perceptual loss": "LPIPS-SqueezeNet" if distance else "none"}
         autoencoder_card(model, vae, held_out, quality, read_log(out / "log.jsonl"), facts)
         return
-    vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
+    vae = load_autoencoder(autoencoder or WEIGHTS / "mini-autoencoder")
     if part == "estimator":
         estimator = train_estimator(vae, paths, out, **options)
         save_model(estimator, model)
@@ -62,9 +64,12 @@ def pretrain(
         estimator_card(model, estimator, latents, target, read_log(out / "log.jsonl"), facts)
         return
     maps = cache_latents(vae, paths, out / "latents.pt")
-    save_prior(train_prior(part, maps, out, **options), model, dtype=torch.float16)
+    facts["crops"] = prior_crops(row.steps, row.batch_size)
+    save_prior(train_prior(part, maps, out, device=device, **options), model, dtype=torch.float16)
+    if autoencoder:
+        save_model(vae, model / "vae", torch.float16)
     prior = load_prior(model, part)
     latents = encode_latents(vae, held_out)
     errors = clean_error(prior, latents, (25, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999))
-    samples = sample(prior, (12, maps[0].shape[0], 16, 16), steps=20, seed=seed)
+    samples = sample(prior, (12, maps[0].shape[0], 32, 32), steps=20, seed=seed)
     prior_card(model, vae, samples, latents, errors, read_log(out / "log.jsonl"), facts)

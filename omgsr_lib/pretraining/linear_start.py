@@ -1,8 +1,9 @@
-"""Start an `AutoencoderDC` at the exact linear optimum: PCA of 8x8 patches.
+"""Start an `AutoencoderDC` of factor 4 at the principal components of 4x4 patches.
 
 The pixel-unshuffle shortcuts of the deep-compression autoencoder (Chen et al., arXiv 2410.10733) carry a picture
 through the encoder unchanged if every residual branch is silent. Its last convolution may then project onto the
-principal components, and the decoder may undo it. Training starts from that solution instead of from noise.
+principal components. The decoder undoes the projection and returns the mean of each 2x2 pixels, since its last
+enlargement repeats pixels. Training starts from that solution instead of from noise.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 
 OFFSET = 2.0  # keeps the decoder's last ReLU open on the pixel range
-ANCHOR = 16.0  # constant channel that makes the decoder's last RMS norm an affine map to 0.6 %
+ANCHOR = 16.0  # constant channels that make the decoder's last RMS norm an affine map to 0.6 %
 
 
 def unshuffle(pixels, factor):
@@ -29,7 +30,7 @@ def patch_pca(pixels, factor, channels):
 
 @torch.no_grad()
 def start_linear(vae, pixels):
-    """Set `vae` (widths 3 * 4^k, no outer shortcuts) to the PCA of `pixels` `(B, 3, H, W)`; latents get unit power.
+    """Set `vae` (layout of `autoencoder.CONFIG`) to the PCA of `pixels` `(B, 3, H, W)`; latents get unit power.
 
     Component i is divided by the square root of its standard deviation: half-way between pixel units, where noise of
     equal power hides the fine structure entirely, and whitened units, where it shows as blocks of wrong brightness.
@@ -42,33 +43,26 @@ def start_linear(vae, pixels):
         if parameter.dim() == 1:
             parameter.zero_()
     encoder, decoder = vae.encoder, vae.decoder
-    _set_centre(encoder.conv_in, torch.eye(3))
-    for stage in encoder.down_blocks[:-1]:
+    _set_centre(encoder.conv_in.conv, torch.eye(3))
+    for stage in encoder.down_blocks[1:-1]:
         stage[-1].conv.weight.zero_()
     _set_centre(encoder.conv_out, gains[:, None] * components.T)
     encoder.conv_out.bias.copy_(-gains * (components.T @ mean))
 
     _set_centre(decoder.conv_in, components / gains)
-    decoder.conv_in.bias.copy_(mean)
+    decoder.conv_in.bias[: len(mean)] = mean.float()
     for stage in decoder.up_blocks[:-1]:
-        _set_shuffle(stage[0])
-    last = decoder.up_blocks[0][0].conv
-    last.bias[12:16] = ANCHOR
-    channels = decoder.norm_out.weight.numel()
-    decoder.norm_out.weight[:3] = ANCHOR / channels**0.5
-    decoder.norm_out.bias[:3] = OFFSET
-    _set_centre(decoder.conv_out, torch.eye(3))
+        stage[0].conv.weight.zero_()
+    # After one shuffle three colours are left in the four phases of 2x2 pixels; the rest of the channels is constant.
+    phases, channels = 4, decoder.norm_out.weight.numel()
+    used = 3 * phases
+    decoder.up_blocks[0][0].conv.bias[used:] = ANCHOR
+    decoder.norm_out.weight[:used] = ANCHOR * ((channels - used) / channels) ** 0.5
+    decoder.norm_out.bias[:used] = OFFSET
+    _set_centre(decoder.conv_out, torch.eye(3).repeat_interleave(phases, 1) / phases)
     decoder.conv_out.bias.fill_(-OFFSET)
 
 
 def _set_centre(conv, matrix):
     conv.weight.zero_()
     conv.weight[: matrix.shape[0], : matrix.shape[1], 1, 1] = matrix.to(conv.weight)
-
-
-def _set_shuffle(block):
-    """Make convolution plus repeat-interleave shortcut of an up block the exact pixel shuffle."""
-    outputs, inputs = block.conv.weight.shape[:2]
-    shortcut = torch.zeros(outputs, inputs)
-    shortcut[torch.arange(outputs), torch.arange(outputs) // block.repeats] = 1
-    _set_centre(block.conv, torch.eye(outputs, inputs) - shortcut)

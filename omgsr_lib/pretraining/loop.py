@@ -21,6 +21,12 @@ def cosine_with_warmup(optimizer, steps, *, warmup, flat=0.3):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def pretraining_autocast(device):
+    """bfloat16 on a GPU, float32 on a CPU: there it is slower for networks this small, AVX512-BF16 or not."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+
 def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every=100, clip=1.0, after_step=None):
     """Run `step_losses(step) -> {name: loss}` from the last checkpoint in `folder` to `steps`.
 

@@ -7,13 +7,12 @@ import torch
 from PIL import Image
 
 from ..data.photos import open_photo, to_pixels
-from ..precision import native_precision
 from ..priors.latents import compression, encode_latents
 from ..priors.tiny import new_ddpm, new_flow
-from .loop import cosine_with_warmup, run_steps
+from .loop import cosine_with_warmup, pretraining_autocast, run_steps
 
 
-WINDOW = 16  # latents along a side of a training example: 128 pixels
+SIDES = ((0.75, 16), (1.0, 32))  # until which share of the steps windows have how many latents along a side
 EMA_DECAY = 0.999
 
 
@@ -39,8 +38,22 @@ def cache_latents(vae, paths, file, *, short_sides=(256, 384)):
     return torch.load(file, weights_only=True)
 
 
-def latent_windows(maps, step, batch_size, *, seed):
-    """Random windows `(batch_size, C, 16, 16)` of latent maps, and the generator to go on drawing from.
+def window_batch(step, steps, batch_size):
+    """Side and number of the windows of a step: small ones first, then larger ones, fewer for the same cost.
+
+    `batch_size` is that of the small ones; see `SIDES`.
+    """
+    side = next(side for until, side in SIDES if step < until * steps)
+    return side, max(1, batch_size * SIDES[0][1] ** 2 // side**2)
+
+
+def prior_crops(steps, batch_size):
+    """How many windows a training of `steps` sees."""
+    return sum(window_batch(step, steps, batch_size)[1] for step in range(steps))
+
+
+def latent_windows(maps, step, batch_size, side, *, seed):
+    """Random windows `(batch_size, C, side, side)` of latent maps, and the generator to go on drawing from.
 
     Both depend on `(seed, step)` alone.
     """
@@ -49,18 +62,21 @@ def latent_windows(maps, step, batch_size, *, seed):
     windows = []
     for index in torch.multinomial(areas, batch_size, replacement=True, generator=generator).tolist():
         latents = maps[index]
-        top = int(torch.randint(latents.shape[1] - WINDOW + 1, (), generator=generator))
-        left = int(torch.randint(latents.shape[2] - WINDOW + 1, (), generator=generator))
-        windows.append(latents[:, top : top + WINDOW, left : left + WINDOW])
+        top = int(torch.randint(latents.shape[1] - side + 1, (), generator=generator))
+        left = int(torch.randint(latents.shape[2] - side + 1, (), generator=generator))
+        windows.append(latents[:, top : top + side, left : left + side])
     return torch.stack(windows).float(), generator
 
 
 def new_prior(family, latent_channels, seed):
-    """The untrained prior of the `mini` preset: 12.6 M parameters (ddpm) or 2.4 M (flow)."""
+    """The untrained prior of the `mini` preset: 9.4 M parameters (ddpm) or 11.2 M (flow)."""
     if family == "ddpm":
-        return new_ddpm(latent_channels, widths=(96, 160, 224), heads=(3, 5, 7), groups=32, prompt_width=64, seed=seed)
+        return new_ddpm(
+            latent_channels, widths=(48, 96, 160), heads=(3, 3, 5), layers=2, attention=2, groups=16, prompt_width=64,
+            seed=seed,
+        )  # fmt: skip
     return new_flow(
-        latent_channels, blocks=2, single_blocks=4, heads=4, head_axes=(4, 14, 14), prompt_width=64, seed=seed
+        latent_channels, blocks=2, single_blocks=6, heads=8, head_axes=(8, 12, 12), prompt_width=64, seed=seed
     )
 
 
@@ -88,9 +104,12 @@ def loss_weights(schedule, timesteps):
     return 1 + (1 / schedule.snr()[timesteps]).clamp(max=20).float()
 
 
-def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-4, seed=0, every=100):
-    """Train the `family` prior on latent maps `(C, H, W)`; returns it with averaged weights. Resumable in `folder`."""
-    prior = new_prior(family, maps[0].shape[0], seed).train()
+def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-4, seed=0, every=100, device="cpu"):
+    """Train the `family` prior on latent maps `(C, H, W)`; returns it with averaged weights. Resumable in `folder`.
+
+    `batch_size` counts the small windows of the first three quarters of the steps (`window_batch`).
+    """
+    prior = new_prior(family, maps[0].shape[0], seed).to(device).train()
     denoiser = prior.denoiser.to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
         denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
@@ -99,15 +118,17 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
     schedule = cosine_with_warmup(optimizer, steps, warmup=100, flat=0.5)
 
     def step_losses(step):
-        latents, generator = latent_windows(maps, step, batch_size, seed=seed)
-        timesteps = draw_timesteps(prior.schedule, batch_size, generator)
+        side, count = window_batch(step, steps, batch_size)
+        latents, generator = latent_windows(maps, step, count, side, seed=seed)
+        timesteps = draw_timesteps(prior.schedule, count, generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy = prior.schedule.add_noise(latents, noise, timesteps)
         target = noise - latents if family == "flow" else noise
-        with torch.autocast("cpu", torch.bfloat16, enabled=native_precision() == "bf16"):
-            output = prior(noisy, timesteps)
-        errors = (output.float() - target).square().mean((1, 2, 3))
-        return {"mse": (loss_weights(prior.schedule, timesteps) * errors).mean()}
+        weights = loss_weights(prior.schedule, timesteps).to(device)
+        with pretraining_autocast(device):
+            output = prior(noisy.to(device), timesteps.to(device))
+        errors = (output.float() - target.to(device)).square().mean((1, 2, 3))
+        return {"mse": (weights * errors).mean()}
 
     modules = {"denoiser": denoiser, "average": average}
     run_steps(
@@ -115,7 +136,7 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
         after_step=lambda step: average.update_parameters(denoiser),
     )  # fmt: skip
     denoiser.load_state_dict(average.module.state_dict())
-    return prior.eval()
+    return prior.cpu().eval()
 
 
 @torch.no_grad()

@@ -34,19 +34,23 @@ def tiny_flow(latent_channels=4, seed=0):
     )
 
 
-def new_ddpm(latent_channels, *, widths, heads, groups, prompt_width, seed):
-    """An untrained `DDPMPrior`: attention at the middle level and in the middle block, four constant prompt tokens."""
+def new_ddpm(latent_channels, *, widths, heads, groups, prompt_width, seed, layers=1, attention=1):
+    """An untrained `DDPMPrior`: attention at one level and in the middle block, four constant prompt tokens.
+
+    `attention` is the number of that level, from 0 (finest).
+    """
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
+    kinds = ["CrossAttn" if level == attention else "" for level in range(len(widths))]
     unet = UNet2DConditionModel(
         in_channels=latent_channels,
         out_channels=latent_channels,
         block_out_channels=widths,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
+        layers_per_block=layers,
         attention_head_dim=heads,
         norm_num_groups=groups,
         cross_attention_dim=prompt_width,
