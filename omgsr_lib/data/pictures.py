@@ -9,14 +9,13 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .deep import BITS, is_deep, read_deep, write_png, write_tiff
-from .photos import SUFFIXES as PHOTO_SUFFIXES
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
 # Of the files of a folder; HEIC is not read, so that each one is a line instead of missing without a word.
 SUFFIXES = (
-    *(*PHOTO_SUFFIXES, ".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".j2k"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
 )
 LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
