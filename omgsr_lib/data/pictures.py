@@ -1,8 +1,8 @@
 """Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
 
+import io
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from .deep import BITS, is_deep, read_deep, write_png, write_tiff
 from .exif import dots_per_inch, kept_exif, upright, with_resolution
+from .png import png_source
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
@@ -95,11 +96,12 @@ class Picture:
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
-            with _limit(max_pixels), Image.open(path, formats=READABLE) as image:
+            file, _, left_out = png_source(path)
+            with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
                 _check_pixels(image, path, max_pixels)
                 deep, frames = is_deep(image), getattr(image, "n_frames", 1)
                 if deep:
-                    samples = read_deep(lambda: Image.open(path, formats=READABLE), upright)
+                    samples = read_deep(lambda: _opened(file), upright)
                     image.load()
                     (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
                     picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
@@ -116,6 +118,7 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
             ) from err
+        picture = replace(picture, notes=(*picture.notes, *left_out))
         if frames > 1:
             picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
         return picture
@@ -237,6 +240,12 @@ class Picture:
         return samples[..., 0] if samples.shape[2] == 1 and self.levels == 255 else samples
 
 
+def _opened(file):
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())
+    return Image.open(file, formats=READABLE)
+
+
 class _TooManyPixels(ValueError):
     pass
 
@@ -289,7 +298,7 @@ def _rgb_of_cmyk(image, icc):
     if not icc:
         return image.convert("RGB"), ()
     try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"), ()
     except (OSError, ImageCms.PyCMSError):
         return image.convert("RGB"), ("its CMYK profile is damaged: converted without it",)
