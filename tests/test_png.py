@@ -54,3 +54,24 @@ def test_many_texts_that_are_too_large_together(tmp_path):
     path = with_chunks(tmp_path / "a.png", *[(b"tEXt", b"Comment\0" + LONG[:1_000_000])] * 70)
     picture = Picture.open(path)
     assert np.array_equal(picture.colour, ARRAY) and len(picture.notes) == 1
+
+
+P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+COLOURS = {
+    "p3": [(b"cICP", bytes([12, 13, 0, 1]))],
+    "pq": [(b"cICP", bytes([9, 16, 0, 1]))],
+    "primaries": [(b"cHRM", P3), (b"gAMA", struct.pack(">I", 45455))],
+    "linear": [(b"gAMA", struct.pack(">I", 100000))],
+    "srgb": [(b"sRGB", b"\0")],
+}
+
+
+@pytest.mark.parametrize("case", COLOURS)
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_the_colours_mean_is_written_again(tmp_path, case, deep):
+    picture = Picture.open(with_chunks(tmp_path / "a.png", *COLOURS[case], deep=deep)).enlarge(48, 40)
+    picture.save(tmp_path / "b.png", "png")
+    assert [*Picture.open(tmp_path / "b.png").chunks] == COLOURS[case]
+    for format in ("jpeg", "webp", "tiff"):
+        assert ("chunks" in picture.losses(format)) == (case != "srgb")
+    assert "chunks" not in picture.losses("png")

@@ -97,10 +97,10 @@ def _decode(image, turn, change):
     return np.asarray(turn(image)).astype(np.uint16)
 
 
-def write_png(file, samples, *, icc=None, exif=None, dpi=None):
+def write_png(file, samples, *, icc=None, exif=None, dpi=None, chunks=()):
     """Write `samples` to the path `file` as PNG, exactly, block by block.
 
-    Every row is predicted by Paeth's filter.
+    Every row is predicted by Paeth's filter. `chunks` are `(name, bytes)` to be written before the pixels.
     """
     height, width, channels = samples.shape
     depth, colour = 8 * samples.dtype.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -109,6 +109,9 @@ def write_png(file, samples, *, icc=None, exif=None, dpi=None):
     with open(file, "wb") as out:
         out.write(SIGNATURE)
         _chunk(out, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        for name, content in chunks:
+            if not (icc and name == b"sRGB"):  # a file has one of them
+                _chunk(out, name, content)
         if icc:
             _chunk(out, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
         if dpi:

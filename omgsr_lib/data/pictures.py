@@ -3,10 +3,11 @@
 import io
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .deep import BITS, is_deep, read_deep, write_png, write_tiff
 from .exif import dots_per_inch, kept_exif, upright, with_resolution
@@ -37,6 +38,7 @@ class Picture:
         icc: ICC profile that the colours refer to, or None.
         exif: EXIF data without orientation, resolution, thumbnail and what belongs to the file's format, or None.
         dpi: `(x, y)` in dots per inch, or None.
+        chunks: `(name, bytes)` of a PNG file: what the colours mean where it has no profile (see `png.COLOUR`).
         notes: what was not kept, in words.
     """
 
@@ -45,6 +47,7 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     dpi: tuple | None = None
+    chunks: tuple = ()
     notes: tuple = ()
 
     @property
@@ -96,7 +99,7 @@ class Picture:
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
-            file, _, left_out = png_source(path)
+            file, colour, left_out = png_source(path)
             with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
                 _check_pixels(image, path, max_pixels)
                 deep, frames = is_deep(image), getattr(image, "n_frames", 1)
@@ -118,7 +121,7 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
             ) from err
-        picture = replace(picture, notes=(*picture.notes, *left_out))
+        picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
         if frames > 1:
             picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
         return picture
@@ -206,10 +209,13 @@ class Picture:
             )
 
     def losses(self, format):
-        """What a file of `format` does not keep, in words: of "samples", "icc" and "exif"."""
+        """What a file of `format` does not keep, in words: of "samples", "chunks", "icc" and "exif"."""
         lost = {}
         if format in LOSSY and self.levels > 255:
             lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
+        meaning = [name.decode() for name, _ in self.chunks if name != b"sRGB"]
+        if format != "png" and meaning and not self.icc:
+            lost["chunks"] = f"what its colours mean ({', '.join(meaning)}) is left out; png keeps it"
         if format == "webp" and self.is_grey and self.icc:
             lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
         if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
@@ -222,7 +228,7 @@ class Picture:
         `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour. See `losses`.
         """
         if format == "tiff" or (format == "png" and self.levels == 65535):
-            write = {"png": write_png, "tiff": write_tiff}[format]
+            write = {"png": partial(write_png, chunks=self.chunks), "tiff": write_tiff}[format]
             write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif, dpi=self.dpi)
             return
         options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
@@ -233,6 +239,10 @@ class Picture:
             exif = with_resolution(exif, self.dpi)
         elif self.dpi:
             options["dpi"] = self.dpi
+        if format == "png":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            for chunk in self.chunks:
+                options["pnginfo"].add(*chunk)
         image.save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
 
     def _samples(self):
