@@ -12,6 +12,7 @@ from functools import partial
 from PIL import Image, ImageDraw, ImageFont
 
 from .curves import curves_svg
+from .data.photos import to_rgb
 from .flipbook import STYLE, Flipbook
 from .panels import WIDTH, contact_sheet, explorer_picture, to_png, variants_of, views_of, wiper_picture
 
@@ -317,7 +318,7 @@ def before_after(image_a, image_b, labels=("before", "after"), *, name="before_a
     """
     if image_a.size != image_b.size:
         raise ValueError(f"A comparison needs two pictures of one size: got {image_a.size} and {image_b.size}.")
-    before, after = image_a.convert("RGB"), image_b.convert("RGB")
+    before, after = to_rgb(image_a), to_rgb(image_b)
     slider = None
     if interactive:
         import ipywidgets

@@ -15,6 +15,7 @@ from ..files import atomic_folder
 from .manifest import write_manifest
 from .pairs import assert_disjoint, evaluation_pairs
 from .photos import find_photos, open_photo, to_image
+from .png import png_source
 
 
 STABLESR = "the test sets of StableSR, https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
@@ -159,7 +160,7 @@ def _by_name(name, folder):
 
 def _check_sizes(name, side, wanted):
     for path in side.values():
-        with Image.open(path) as image:
+        with Image.open(png_source(path)[0]) as image:
             if image.size != (wanted, wanted):
                 raise ValueError(
                     f"Pictures of {name} measure {wanted}x{wanted} here: '{path}' is {image.width}x{image.height}. "

@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from .exif import as_bytes, with_resolution
+
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BITS, PLANAR = 258, 284  # TIFF tags
@@ -95,10 +97,10 @@ def _decode(image, turn, change):
     return np.asarray(turn(image)).astype(np.uint16)
 
 
-def write_png(file, samples, *, icc=None, exif=None):
+def write_png(file, samples, *, icc=None, exif=None, dpi=None, chunks=()):
     """Write `samples` to the path `file` as PNG, exactly, block by block.
 
-    Every row is predicted by Paeth's filter.
+    Every row is predicted by Paeth's filter. `chunks` are `(name, bytes)` to be written before the pixels.
     """
     height, width, channels = samples.shape
     depth, colour = 8 * samples.dtype.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -107,8 +109,13 @@ def write_png(file, samples, *, icc=None, exif=None):
     with open(file, "wb") as out:
         out.write(SIGNATURE)
         _chunk(out, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        for name, content in chunks:
+            if not (icc and name == b"sRGB"):  # a file has one of them
+                _chunk(out, name, content)
         if icc:
             _chunk(out, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+        if dpi:
+            _chunk(out, b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in dpi), 1))  # per metre
         if exif:
             _chunk(out, b"eXIf", exif.removeprefix(b"Exif\0\0"))
         for rows in _blocks(samples):
@@ -135,7 +142,7 @@ def _filtered(rows, above, pixel):
     return np.pad(rows - nearest.astype(np.uint8), ((0, 0), (1, 0)), constant_values=4).tobytes()
 
 
-def write_tiff(file, samples, *, icc=None, exif=None):
+def write_tiff(file, samples, *, icc=None, exif=None, dpi=None):
     """Write `samples` to the path `file` as TIFF, deflated in strips with horizontal differences.
 
     What 32-bit offsets do not reach becomes a BigTIFF.
@@ -149,9 +156,9 @@ def write_tiff(file, samples, *, icc=None, exif=None):
     big = sum(sizes) > CLASSIC
     ifd = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0\x08\0\0\0" + bytes(8) if big else b"II*\0" + bytes(4))
     described = Image.Exif()
-    described.load(exif or b"")
+    described.load((with_resolution(exif, dpi) if dpi else exif) or b"")
     for tag in described:
-        ifd[tag] = described.get_ifd(tag) if tag in (34665, 34853) else described[tag]
+        ifd[tag] = as_bytes(described.get_ifd(tag) if tag in (34665, 34853) else described[tag])
     ifd[256], ifd[257], ifd[BITS] = width, height, (8 * samples.dtype.itemsize,) * channels
     ifd[259], ifd[317] = 8, 2  # deflate, horizontal differences
     ifd[262], ifd[277] = (1 if channels < 3 else 2), channels

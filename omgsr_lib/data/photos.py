@@ -4,13 +4,15 @@ Pixels are RGB tensors `(3, H, W)` in `[-1, 1]` inside the library and PIL image
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .manifest import read_manifest
+from .pictures import Picture
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -108,20 +110,12 @@ def freely_licensed(folder, provenance):
 
 
 def open_photo(path, *, min_side=2):
-    """Open `path` as an upright RGB PIL image.
+    """Open `path` as an upright RGB PIL image; more than 8 bits are rounded to 8, transparency is left out.
 
-    Raises `ValueError` if the file is not a picture or a side is shorter than `min_side` pixels.
+    Raises `ValueError` if the file is not a picture, a side is shorter than `min_side` pixels, or its samples have no
+    known range (see `Picture`).
     """
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as err:
-        if isinstance(err, OSError) and err.errno is not None:  # the file itself cannot be read
-            raise
-        reason = "" if isinstance(err, UnidentifiedImageError) else f" ({err})"
-        raise ValueError(
-            f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
-        ) from err
+    image = _rgb(Picture.open(path))
     if min(image.size) < min_side:
         raise ValueError(
             f"A photograph must measure at least {min_side} pixels on each side: '{path}' is "
@@ -130,9 +124,21 @@ def open_photo(path, *, min_side=2):
     return image
 
 
+def to_rgb(image):
+    """PIL image of any mode to one of RGB: more than 8 bits are rounded to 8, transparency is left out.
+
+    Raises `ValueError` for samples without a known range (see `Picture`).
+    """
+    return image if image.mode == "RGB" else _rgb(Picture.from_image(image))
+
+
+def _rgb(picture):
+    return replace(picture.to_8_bits(), alpha=None).image().convert("RGB")
+
+
 def to_pixels(image):
-    """PIL image to a float32 tensor `(3, H, W)` in `[-1, 1]`."""
-    array = torch.from_numpy(np.array(image.convert("RGB")))
+    """PIL image of any mode (see `to_rgb`) to a float32 tensor `(3, H, W)` in `[-1, 1]`."""
+    array = torch.from_numpy(np.array(to_rgb(image)))
     return array.permute(2, 0, 1).float() / 127.5 - 1
 
 

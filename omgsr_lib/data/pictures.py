@@ -1,22 +1,24 @@
 """Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
 
+import io
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
+from functools import partial
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .deep import BITS, is_deep, read_deep, write_png, write_tiff
-from .photos import SUFFIXES as PHOTO_SUFFIXES
+from .exif import dots_per_inch, kept_exif, upright, with_resolution
+from .png import png_source
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
 # Of the files of a folder; HEIC is not read, so that each one is a line instead of missing without a word.
 SUFFIXES = (
-    *(*PHOTO_SUFFIXES, ".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".j2k"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
 )
 LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
@@ -24,8 +26,6 @@ LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
 JPEG_EXIF = 65533  # bytes of a segment of a JPEG file
 PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
-DESCRIPTIVE = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)  # EXIF: what was taken, with what, by whom
-STALE = (40962, 40963, 40965)  # EXIF: size in pixels, a pointer
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Picture:
         colour: `(h, w, 1)` (grey) or `(h, w, 3)`, uint8 or uint16.
         alpha: `(h, w, 1)` of the same type, or None.
         icc: ICC profile that the colours refer to, or None.
-        exif: EXIF data without orientation, thumbnail and what belongs to the file's format, or None.
+        exif: EXIF data without orientation, resolution, thumbnail and what belongs to the file's format, or None.
+        dpi: `(x, y)` in dots per inch, or None.
+        chunks: `(name, bytes)` of a PNG file: what the colours mean where it has no profile (see `png.COLOUR`).
         notes: what was not kept, in words.
     """
 
@@ -44,6 +46,8 @@ class Picture:
     alpha: np.ndarray | None = None
     icc: bytes | None = None
     exif: bytes | None = None
+    dpi: tuple | None = None
+    chunks: tuple = ()
     notes: tuple = ()
 
     @property
@@ -70,7 +74,8 @@ class Picture:
         """
         image.load()
         tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
-        image, exif, notes = _upright(image)
+        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+        image = upright(image)
         icc = image.info.get("icc_profile")
         if image.mode.startswith("I") or image.mode == "F":
             samples = _grey16(image, tags)
@@ -84,7 +89,7 @@ class Picture:
             grey = image.mode in ("1", "L", "LA", "La")
             image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
             samples = np.atleast_3d(np.asarray(image))
-        return cls._of_samples(samples, icc, exif, notes)
+        return cls._of_samples(samples, icc, exif, dpi, notes)
 
     @classmethod
     def open(cls, path, *, max_pixels=None):
@@ -94,14 +99,15 @@ class Picture:
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
-            with _limit(max_pixels), Image.open(path, formats=READABLE) as image:
+            file, colour, left_out = png_source(path)
+            with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
                 _check_pixels(image, path, max_pixels)
                 deep, frames = is_deep(image), getattr(image, "n_frames", 1)
                 if deep:
-                    samples = read_deep(lambda: Image.open(path, formats=READABLE), lambda image: _upright(image)[0])
+                    samples = read_deep(lambda: _opened(file), upright)
                     image.load()
-                    image, exif, notes = _upright(image)
-                    picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, notes)
+                    (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+                    picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
                 else:
                     picture = cls.from_image(image)
         except Image.DecompressionBombError as err:
@@ -115,12 +121,13 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
             ) from err
+        picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
         if frames > 1:
             picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
         return picture
 
     @classmethod
-    def _of_samples(cls, samples, icc, exif, notes):
+    def _of_samples(cls, samples, icc, exif, dpi, notes):
         channels = 1 if samples.shape[2] < 3 else 3
         alpha = samples[..., channels:] if samples.shape[2] > channels else None
         if icc and icc[16:20] != (b"GRAY" if channels == 1 else b"RGB "):
@@ -128,7 +135,7 @@ class Picture:
                 None,
                 (*notes, f"its ICC profile is not one of {'grey' if channels == 1 else 'RGB'}: left out"),
             )
-        return cls(samples[..., :channels], alpha, icc or None, exif, notes)
+        return cls(samples[..., :channels], alpha, icc or None, exif, dpi, notes=notes)
 
     def enlarge(self, width, height):
         """The bicubic enlargement, 8-bit samples exactly as PIL makes them, hidden colours filled first."""
@@ -159,10 +166,16 @@ class Picture:
         return replace(self, colour=samples.astype(self.colour.dtype))
 
     def with_colour(self, colour):
-        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha enlarged."""
+        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
+
+        So it keeps its size on paper.
+        """
         height, width = colour.shape[:2]
         alpha = None if self.alpha is None else _resized(self.alpha, width, height)
-        return replace(self, colour=colour, alpha=alpha)
+        dpi = self.dpi and tuple(
+            dots * to / by for dots, to, by in zip(self.dpi, (width, height), self.size, strict=True)
+        )
+        return replace(self, colour=colour, alpha=alpha, dpi=dpi)
 
     def to_8_bits(self):
         """The picture with 8-bit samples."""
@@ -174,13 +187,13 @@ class Picture:
     def image(self):
         """A PIL image of mode L, LA, RGB, RGBA or, of 16-bit grey without alpha, I;16; other 16-bit samples become 8.
 
-        Profile and EXIF data stand in its `info`.
+        Profile, EXIF data and resolution stand in its `info`.
         """
         if self.levels == 65535 and self.is_grey and self.alpha is None:
             image = Image.fromarray(self.colour[..., 0])
         else:
             image = Image.fromarray(self.to_8_bits()._samples())
-        kept = {"icc_profile": self.icc, "exif": self.exif}
+        kept = {"icc_profile": self.icc, "exif": self.exif, "dpi": self.dpi}
         image.info.update({name: value for name, value in kept.items() if value})
         return image
 
@@ -196,10 +209,13 @@ class Picture:
             )
 
     def losses(self, format):
-        """What a file of `format` does not keep, in words: of "samples", "icc" and "exif"."""
+        """What a file of `format` does not keep, in words: of "samples", "chunks", "icc" and "exif"."""
         lost = {}
         if format in LOSSY and self.levels > 255:
             lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
+        meaning = [name.decode() for name, _ in self.chunks if name != b"sRGB"]
+        if format != "png" and meaning and not self.icc:
+            lost["chunks"] = f"what its colours mean ({', '.join(meaning)}) is left out; png keeps it"
         if format == "webp" and self.is_grey and self.icc:
             lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
         if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
@@ -212,18 +228,32 @@ class Picture:
         `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour. See `losses`.
         """
         if format == "tiff" or (format == "png" and self.levels == 65535):
-            write = {"png": write_png, "tiff": write_tiff}[format]
-            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif)
+            write = {"png": partial(write_png, chunks=self.chunks), "tiff": write_tiff}[format]
+            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif, dpi=self.dpi)
             return
         options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
         image = self.to_8_bits().image()
         lost = self.losses(format)
         icc, exif = (None if name in lost else getattr(self, name) for name in ("icc", "exif"))
+        if self.dpi and format == "webp":
+            exif = with_resolution(exif, self.dpi)
+        elif self.dpi:
+            options["dpi"] = self.dpi
+        if format == "png":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            for chunk in self.chunks:
+                options["pnginfo"].add(*chunk)
         image.save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
 
     def _samples(self):
         samples = self.colour if self.alpha is None else np.concatenate([self.colour, self.alpha], axis=2)
         return samples[..., 0] if samples.shape[2] == 1 and self.levels == 255 else samples
+
+
+def _opened(file):
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())
+    return Image.open(file, formats=READABLE)
 
 
 class _TooManyPixels(ValueError):
@@ -254,28 +284,6 @@ def _too_many(path, reason):
     )
 
 
-def _upright(image):
-    """`(image, exif, notes)`: turned by its EXIF orientation, and the EXIF data that stays true."""
-    try:
-        exif = _kept_exif(image.getexif())  # before: what is transposed forgets the tags of a TIFF
-        return ImageOps.exif_transpose(image), exif, ()
-    except Exception:  # whatever damaged EXIF data leads to
-        return image, None, ("its EXIF data is damaged and is left out",)
-
-
-def _kept_exif(source):
-    kept = Image.Exif()
-    for tag in DESCRIPTIVE:
-        if tag in source:
-            kept[tag] = source[tag]
-    for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        values = {tag: value for tag, value in source.get_ifd(ifd).items() if tag not in STALE}
-        if values:
-            kept.get_ifd(ifd).update(values)
-            kept[ifd] = values
-    return kept.tobytes() if len(kept) else None
-
-
 def _grey16(image, tags):
     samples = np.asarray(image)
     if image.mode == "F":
@@ -300,7 +308,7 @@ def _rgb_of_cmyk(image, icc):
     if not icc:
         return image.convert("RGB"), ()
     try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"), ()
     except (OSError, ImageCms.PyCMSError):
         return image.convert("RGB"), ("its CMYK profile is damaged: converted without it",)

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.photos import find_photos, open_photo, to_pixels
+from ..data.png import png_source
 from ..provenance import sha256, write_json
 from .scorers import metric_scorer
 from .specs import metric_spec
@@ -148,7 +149,7 @@ def _open(path):
         pixels = to_pixels(open_photo(path))
     except OSError as err:
         raise ValueError(f"A picture must be readable to its end: '{path}' is not ({err}). Replace it.") from err
-    with Image.open(path) as image:
+    with Image.open(png_source(path)[0]) as image:
         if image.mode not in MODES:
             raise ValueError(
                 f"Pictures are measured in 8-bit RGB without transparency: '{path}' has the mode {image.mode}. "
