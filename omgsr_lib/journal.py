@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from .provenance import sha256, writing
 
 
+JOURNAL = ".omgsr.jsonl"  # in a folder of restored pictures
+
+
 @contextmanager
 def alone(file):
     """Holds `file`, made if it is missing, until the block ends or the process dies, however it does.

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from .data.folders import find_pictures, output_names, refuse_inputs
 from .data.pictures import FORMATS, LOSSY, Picture
-from .journal import Journal, alone
+from .journal import JOURNAL, Journal, alone
 from .memory import out_of_memory
 from .oversize import check_oversize, fits_memory, restore_oversize
 from .provenance import atomic_write, remove_parts, sha256
 from .restore import Restorer, batches, check_count
 
 
-JOURNAL, SCRATCH = ".omgsr.jsonl", ".omgsr-scratch"
+SCRATCH = ".omgsr-scratch"
 MIN_SIDE = 16  # pixels of an input
 WRITERS = 3  # threads; packing a PNG file of 4096x4096 takes longer than a GPU takes to restore it
 EVERY = 30  # seconds between two lines of progress where there is no terminal
