@@ -138,6 +138,8 @@ class _Run:
         if path.exists() and not path.is_file():
             raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
         output = self.outputs[path]
+        if output.exists() and not output.is_file():
+            raise ValueError(f"A restored picture must not replace what is no file: '{output}' is none. Move it away.")
         name = output.relative_to(self.target).as_posix()
         entry = {"file": name, "source": sha256(path), "settings": self.settings}
         if not self.force and self.journal.is_finished(entry, output):

@@ -12,7 +12,8 @@ def find_pictures(source, target, on_error):
     """The picture `source`, or those below the folder `source` (suffixes of `SUFFIXES`, any case), sorted by path.
 
     What `scan_folder` leaves out and a folder `target` inside of `source` are no inputs. `on_error` is called with the
-    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no picture, `ValueError` if both are one folder.
+    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no picture, `ValueError` if
+    both are one folder.
     """
     if source.is_file():
         return [source]

@@ -14,7 +14,7 @@ def scan_folder(root, suffixes, on_error=None, *, skip=None):
     """Paths of the files below the folder `root` with one of `suffixes` (lower case; any case matches), sorted.
 
     Left out are hidden files and folders (a leading dot, as also of part files), folders of `SYSTEM`, the folder
-    `skip`, and folders below `root` in which `omgsr restore` keeps its journal: they hold results. Links to folders are
+    `skip`, and folders below `root` that hold a journal of `omgsr restore`, and so results. Links to folders are
     followed once: a folder that was seen under another path is not read again. `on_error` is called with the `OSError`
     of a folder that cannot be read.
     """
