@@ -201,6 +201,16 @@ def test_files_of_other_origin_are_replaced_by_force_alone(model, folder, tmp_pa
     assert str(quiet(model, folder, out, scale=1, force=True)) == "6 restored" and pictures_in(out) == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_in_the_output_folder_is_not_replaced(model, folder, tmp_path, force):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "a.png")
+    report = quiet(model, folder / "a.png", tmp_path / "out", scale=1, force=force)
+    assert str(report) == "0 restored, 1 failed" and "must not replace what is no file" in report.failed[0][1]
+    assert (tmp_path / "out" / "a.png").is_fifo()
+
+
 def test_a_torn_journal(model, folder, tmp_path):
     out = tmp_path / "out"
     quiet(model, folder, out, scale=1)

@@ -1,11 +1,11 @@
 """Pre-train the small priors of the `mini` preset on cached latents: a UNet (DDPM), a FLUX-type transformer (flow)."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from ..checkpoint import load_state, save_state
 from ..data.photos import open_photo, to_pixels
 from ..precision import native_precision
 from ..priors.latents import compression, encode_latents
@@ -33,10 +33,8 @@ def cache_latents(vae, paths, file, *, short_sides=(256, 384)):
                 shape = [round(length * scale) // factor * factor for length in photo.size]
                 pixels = to_pixels(photo.resize(shape, Image.LANCZOS))[None]
                 maps += [encode_latents(vae, p)[0].half() for p in (pixels, pixels.flip(-1))]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(maps, f"{file}.part")
-        os.replace(f"{file}.part", file)
-    return torch.load(file, weights_only=True)
+        save_state(file, maps)
+    return load_state(file)
 
 
 def latent_windows(maps, step, batch_size, *, seed):
