@@ -89,7 +89,7 @@ def restore_folder(
     outputs = dict(zip(sources, (target / name for name in names), strict=True))
     refuse_inputs(sources, target, outputs.values())
     bar = Progress(len(sources) + len(unreadable), progress, say)
-    with alone(target / JOURNAL), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
+    with alone(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
         run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels)
         for error in unreadable:
             run.fail(error.filename, error)

@@ -148,7 +148,7 @@ def test_names_that_are_no_text_or_too_long_or_of_two_lines(model, tmp_path):
 
 def test_one_run_at_a_time_writes_into_a_folder(model, folder, tmp_path):
     out = tmp_path / "out"
-    with alone(out / JOURNAL), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
+    with alone(out), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
         quiet(model, folder, out, scale=1)
     assert str(quiet(model, folder, out, scale=1)) == "6 restored"
 
