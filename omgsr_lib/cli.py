@@ -33,7 +33,7 @@ def main(arguments=None):
         with warnings.catch_warnings():
             _show_warnings(options.command)
             return options.run(options) or 0
-    except (OSError, ValueError, ImportError, NotebookFailed) as err:
+    except (OSError, ValueError, ImportError, FloatingPointError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
     except KeyboardInterrupt:

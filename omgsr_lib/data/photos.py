@@ -97,7 +97,7 @@ def packaged_photos(split):
 def freely_licensed(folder, provenance):
     """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
     folder, provenance = Path(folder), Path(provenance)
-    with open(provenance, newline="") as file:
+    with open(provenance, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not {"file", "licence"} <= set(reader.fieldnames or ()):
             raise ValueError(f"A provenance CSV needs the columns file and licence: '{provenance}' lacks them.")
