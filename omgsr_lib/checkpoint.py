@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -21,8 +22,18 @@ def save_state(file, state):
 
 
 def load_state(file, device="cpu"):
-    """The state in `file` with its tensors on `device`, or None where there is none."""
-    return torch.load(file, map_location=device, weights_only=True) if Path(file).exists() else None
+    """The state in `file` with its tensors on `device`, or None where there is none; `ValueError` if it is damaged."""
+    if not Path(file).exists():
+        return None
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as err:
+        raise ValueError(
+            f"A saved state must be whole: '{file}' is empty, cut off, a pointer of Git LFS or no state. Restore a "
+            "copy of it (git lfs pull), or delete it and begin again."
+        ) from err
 
 
 def append_log(file, line):
@@ -32,8 +43,23 @@ def append_log(file, line):
 
 
 def read_log(file):
-    """All lines of a log, oldest first; a last line that was cut off while it was written does not count."""
-    return [json.loads(line) for line in Path(file).read_text().split("\n")[:-1]] if Path(file).exists() else []
+    """All lines of a log, oldest first; a last line that was cut off while it was written does not count.
+
+    Raises `ValueError` if another line is no object with a step.
+    """
+    if not Path(file).exists():
+        return []
+    entries = []
+    for number, line in enumerate(Path(file).read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            entries.append(json.loads(line))
+            entries[-1]["step"]
+        except (ValueError, TypeError, KeyError) as err:
+            raise ValueError(
+                f"A log holds a JSON object with its step on each line: line {number} of '{file}' is damaged. Remove "
+                "the line, or restore a copy of the file."
+            ) from err
+    return entries
 
 
 def trim_log(file, step):

@@ -8,17 +8,32 @@ from . import commands
 from .runner import NotebookFailed
 
 
+# Libraries whose `UserWarning`s are not shown: they speak of the program, not of the user's files or machine.
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "huggingface_hub",
+    "PIL",
+    "lpips",
+)
+
+
 def main(arguments=None):
     """Run a command; returns the exit code.
 
-    Bad input: 2 and one line on stderr; a failing notebook: 1 and one; pictures that could not be restored: 1 and one
-    for each; interrupted from the keyboard: 130 and one.
+    Warnings are a line each on stderr. Bad input: 2 and one line there; a failing notebook: 1 and one; pictures that
+    could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one.
     """
     options = build_parser().parse_args(arguments)
-    warnings.simplefilter("ignore")  # those of the libraries are for developers; errors stay
     try:
-        return options.run(options) or 0
-    except (OSError, ValueError, ImportError, NotebookFailed) as err:
+        with warnings.catch_warnings():
+            _show_warnings(options.command)
+            return options.run(options) or 0
+    except (OSError, ValueError, ImportError, FloatingPointError, NotebookFailed) as err:
         print(f"omgsr {options.command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
     except KeyboardInterrupt:
@@ -250,6 +265,18 @@ def positive(text):
 def integer_or_auto(text):
     """A tile or a timestep from the command line: an integer or "auto"."""
     return text if text == "auto" else int(text)
+
+
+def _show_warnings(command):
+    """Every warning as one line on stderr, but those of `LIBRARIES` for developers."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        commands.say(f"omgsr {command}: {_one_line(message)}")
+
+    warnings.showwarning = show
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
+        warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", category=UserWarning, module=rf"({'|'.join(LIBRARIES)})(\.|$)")
 
 
 def _one_line(err):

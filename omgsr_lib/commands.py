@@ -57,7 +57,7 @@ def run_restore(options):
         seed=options.seed,
         force=options.force,
         max_pixels=options.max_pixels,
-        say=lambda line: _say(f"omgsr restore: {line}"),
+        say=lambda line: say(f"omgsr restore: {line}"),
         **{name: getattr(options, name) for name in same},
     )
     print(f"{report}: {options.out}")
@@ -261,7 +261,7 @@ def all_photos(sources):
     return [path for source in sources for path in find_photos(source)]
 
 
-def _say(line):
+def say(line):
     """A line on stderr, above a progress bar."""
     from tqdm import tqdm
 

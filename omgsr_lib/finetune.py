@@ -1,5 +1,6 @@
 """`omgsr train`: train the adapters of a recipe, write them in the official layout with their model card."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from accelerate import PartialState
 from .analysis import encode_pairs, restored_pairs, score_pairs, ships, training_dataset
 from .cards import adapter_card
 from .data.pairs import assert_disjoint, evaluation_pairs
+from .journal import alone
 from .midstep import snr_mid_timestep
 from .model import OMGSR
 from .precision import native_precision
@@ -40,6 +42,8 @@ def finetune(
 ):
     """Train the adapters of `recipe` on photographs `paths` and return the `TrainResult`; resumable in `out`.
 
+    `out` is held until adapters and card are written: a second run in it raises `OSError`.
+
     Args:
         name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`: the card's.
         base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
@@ -55,44 +59,47 @@ def finetune(
     """
     assert_disjoint([*paths, *portraits], evaluation)
     precision = precision or native_precision()
-    dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
-    model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
-    if recipe.start:
-        model.load_adapter(WEIGHTS / recipe.start)
-        model.adaptive = recipe.adaptive
-    else:
-        model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
-    small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
-    if measure_timestep:
-        crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
-        model.timestep = snr_mid_timestep(*encode_pairs(model.vae, crops), model.prior.schedule).timestep
-    pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
-    measured_on = evaluation or (paths if ships(recipe) else ())
-    held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
-    options |= {"seed": seed, "precision": precision, "weights": weights}
-    result = train(model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), **options)
-    if not PartialState().is_main_process:
+    with alone(Path(out)) if PartialState().is_main_process else nullcontext():
+        dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
+        model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
+        if recipe.start:
+            model.load_adapter(WEIGHTS / recipe.start)
+            model.adaptive = recipe.adaptive
+        else:
+            model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+        small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
+        if measure_timestep:
+            crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
+            model.timestep = snr_mid_timestep(*encode_pairs(model.vae, crops), model.prior.schedule).timestep
+        pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
+        measured_on = evaluation or (paths if ships(recipe) else ())
+        held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
+        options |= {"seed": seed, "precision": precision, "weights": weights}
+        result = train(
+            model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), held=True, **options
+        )
+        if not PartialState().is_main_process:
+            return result
+        facts = {
+            "preset": preset,
+            "steps": len(result.log),
+            "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
+            "learning rate": recipe.learning_rate,
+            "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
+            "seed": seed,
+            "perceptual loss": recipe.perceptual_loss,
+            "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
+        }
+        if recipe.start:
+            facts["start"] = f"adapters {recipe.start}"
+        if recipe.dial:
+            facts["degradations"] = "from mild to extreme"
+        if recipe.adaptive:
+            facts["timesteps"] = "each picture's own; measured below at the mid-timestep"
+        restored, scores = _measure(model.eval(), held_out, weights)
+        folder = model.save_adapter(Path(out) / name)
+        adapter_card(folder, model, held_out, restored, scores, result.log, facts)
         return result
-    facts = {
-        "preset": preset,
-        "steps": len(result.log),
-        "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
-        "learning rate": recipe.learning_rate,
-        "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
-        "seed": seed,
-        "perceptual loss": recipe.perceptual_loss,
-        "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
-    }
-    if recipe.start:
-        facts["start"] = f"adapters {recipe.start}"
-    if recipe.dial:
-        facts["degradations"] = "from mild to extreme"
-    if recipe.adaptive:
-        facts["timesteps"] = "each picture's own; measured below at the mid-timestep"
-    restored, scores = _measure(model.eval(), held_out, weights)
-    folder = model.save_adapter(Path(out) / name)
-    adapter_card(folder, model, held_out, restored, scores, result.log, facts)
-    return result
 
 
 def _measure(model, pairs, weights):

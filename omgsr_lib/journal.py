@@ -1,4 +1,4 @@
-"""A journal of written files: which are finished, and which are not ours."""
+"""One run at a time in a folder, and a journal of written files: which are finished, and which are not ours."""
 
 import json
 import os
@@ -7,23 +7,29 @@ from contextlib import contextmanager
 from .provenance import sha256, writing
 
 
-@contextmanager
-def alone(file):
-    """Holds `file`, made if it is missing, until the block ends or the process dies, however it does.
+JOURNAL = ".omgsr.jsonl"  # in a folder of restored pictures
 
-    Raises `OSError` if another block holds it, or if it cannot be written. Windows and some file systems have no such
+
+@contextmanager
+def alone(folder):
+    """Holds `folder`, made if it is missing, until the block ends or the process dies, however it does.
+
+    Raises `OSError` if another block holds it, or if it cannot be made. Windows and some file systems have no such
     locks: there nothing is held.
     """
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = open(file, "ab")
-    with held:
-        if not _locked(held):
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = None if os.name == "nt" else os.open(folder, os.O_RDONLY)
+    try:
+        if held is not None and not _locked(held):
             raise OSError(
-                f"One run at a time writes into a folder: another one does into '{file.parent}'. Wait for its end, or "
+                f"One run at a time writes into a folder: another one does into '{folder}'. Wait for its end, or "
                 "choose another folder."
             )
         yield
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def _locked(file):

@@ -241,7 +241,7 @@ class OMGSR(nn.Module):
         folder = Path(folder)
         expected = (True, True)
         if (folder / "omgsr.json").is_file():
-            about = json.loads((folder / "omgsr.json").read_text())
+            about = _read_about(folder, "family", "timestep", "ranks")
             if about["family"] != self.prior.family:
                 raise ValueError(
                     f"An adapter must be of its prior's family, {self.prior.family}: '{folder}' is {about['family']}."
@@ -296,7 +296,7 @@ class OMGSR(nn.Module):
         folder = Path(name)
         options = dict(prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
         if (folder / "omgsr.json").is_file():
-            about = json.loads((folder / "omgsr.json").read_text())
+            about = _read_about(folder, "family", "timestep")
             if "folded" in about:
                 if base or adapter or prompt_embeds:
                     raise ValueError(
@@ -373,6 +373,21 @@ class OMGSR(nn.Module):
         """
         options = dict(device=device, dtype=dtype, seed=seed)
         return cls(full_size_autoencoder(family, **options), full_size_prior(family, **options), timestep)
+
+
+def _read_about(folder, *keys):
+    """The content of `omgsr.json` in `folder`; `ValueError` if it is no JSON object with `keys`."""
+    file = folder / "omgsr.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in keys if key not in about]
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"A model's omgsr.json must be JSON: '{file}' is damaged ({err}). Copy it again.") from err
+    if missing:
+        raise ValueError(
+            f"A model's omgsr.json needs {', '.join(keys)}: '{file}' lacks {', '.join(missing)}. Copy it again."
+        )
+    return about
 
 
 def _load_estimator(folder):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
@@ -48,9 +50,16 @@ def atomic_write(path):
     """Write a file whole or not at all: yields a path beside `path` to write to, renamed to `path` on success.
 
     The yielded name keeps the suffix, for writers that choose the format by it. Folders are made as needed. The block
-    should only write: errors as in `writing`.
+    should only write: errors as in `writing`. A device or a pipe stays what it is: the content is copied into it.
     """
     path = Path(path)
+    if os.path.exists(path) and not path.is_file() and not path.is_dir():
+        with writing(path), TemporaryDirectory() as folder:
+            part = Path(folder, _short(path.name))
+            yield part
+            with open(part, "rb") as content, open(path, "wb") as target:
+                shutil.copyfileobj(content, target)
+        return
     part = path.with_name(f".part-{os.getpid()}-{_short(path.name)}")
     try:
         with writing(path):

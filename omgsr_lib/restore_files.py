@@ -14,14 +14,14 @@ from pathlib import Path
 
 from .data.folders import find_pictures, output_names, refuse_inputs
 from .data.pictures import FORMATS, LOSSY, Picture
-from .journal import Journal, alone
+from .journal import JOURNAL, Journal, alone
 from .memory import out_of_memory
 from .oversize import check_oversize, fits_memory, restore_oversize
 from .provenance import atomic_write, remove_parts, sha256
 from .restore import Restorer, batches, check_count
 
 
-JOURNAL, SCRATCH = ".omgsr.jsonl", ".omgsr-scratch"
+SCRATCH = ".omgsr-scratch"
 MIN_SIDE = 16  # pixels of an input
 WRITERS = 3  # threads; packing a PNG file of 4096x4096 takes longer than a GPU takes to restore it
 EVERY = 30  # seconds between two lines of progress where there is no terminal
@@ -89,7 +89,7 @@ def restore_folder(
     outputs = dict(zip(sources, (target / name for name in names), strict=True))
     refuse_inputs(sources, target, outputs.values())
     bar = Progress(len(sources) + len(unreadable), progress, say)
-    with alone(target / JOURNAL), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
+    with alone(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
         run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels)
         for error in unreadable:
             run.fail(error.filename, error)
@@ -138,6 +138,8 @@ class _Run:
         if path.exists() and not path.is_file():
             raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
         output = self.outputs[path]
+        if output.exists() and not output.is_file():
+            raise ValueError(f"A restored picture must not replace what is no file: '{output}' is none. Move it away.")
         name = output.relative_to(self.target).as_posix()
         entry = {"file": name, "source": sha256(path), "settings": self.settings}
         if not self.force and self.journal.is_finished(entry, output):

@@ -1,6 +1,7 @@
 """Fine-tune OMGSR: one loop for both variants and any number of processes, that resumes exactly."""
 
 import contextlib
+import hashlib
 import importlib.util
 import math
 import shutil
@@ -16,6 +17,7 @@ from .adaptive import own_timesteps
 from .analysis import restored_pairs
 from .checkpoint import append_log, load_state, read_log, save_state, trim_log
 from .data.batches import StepBatches
+from .journal import alone
 from .losses.adversarial import SOFT_LABEL
 from .losses.augment import shifted_views
 from .losses.grid import grid_loss
@@ -66,6 +68,7 @@ def train(
     tracker=None,
     workers=0,
     progress=True,
+    held=False,
 ):
     """Train the adapters of `model` in place and return a `TrainResult`.
 
@@ -91,12 +94,13 @@ def train(
         tracker: "tensorboard" logs through Accelerate.
         workers: processes that load data.
         progress: show a progress bar in a terminal and a line at every checkpoint.
+        held: the caller holds `folder` (`journal.alone`); else it is held here, against a second run.
 
     Order of a step: generator, then discriminator, which sees the picture made before the generator's update. The
     discriminator's heads are frozen in the generator's pass. Runs as it is under `accelerate launch`: gradients are
     averaged over the processes, and where Accelerate is configured for FSDP the denoiser's frozen weights are shared
-    out. Raises `ValueError` if the folder holds a run with other settings or an argument has no meaning,
-    `FloatingPointError` if a loss is not finite (the last checkpoint stays).
+    out. Raises `ValueError` if the folder holds a run with other settings or photographs, or for a wrong argument,
+    `OSError` if another run trains in it, `FloatingPointError` if a loss is not finite (the last checkpoint stays).
     """
     from accelerate import Accelerator, DistributedType
 
@@ -129,56 +133,57 @@ def train(
     stateful = {"heads": heads, **optimizers, **{f"{name}_schedule": one for name, one in schedules.items()}}
     settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep, "precision": precision}
     settings |= {"optimizer": optimizer, "as_released": as_released, "processes": accelerator.num_processes}
+    settings["data"] = _describe_data(pairs)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    step = _resume(folder, settings, model, stateful, device, trim=main)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers("omgsr")
+    with alone(folder) if main and not held else contextlib.nullcontext():
+        step = _resume(folder, settings, model, stateful, device, trim=main)
+        accelerator.wait_for_everyone()
+        accelerator.init_trackers("omgsr")
 
-    loader = StepBatches(pairs, recipe, accelerator, first_step=step, steps=steps, workers=workers)
-    bar = _bar(steps, step, loader.images_per_step, shown=progress and main)
-    for batches in loader:
-        sums, sharpen = {}, step >= recipe.sharpen_from * steps
-        for lq, hq, indices in batches:
-            noise = picture_generators(seed, indices)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(KERNELS):
-                losses, predicted = _generator_losses(
-                    model, *((perceptual, critic) if sharpen else (None, None)), lq, hq,
-                    recipe=recipe, noise=noise, frozen_heads=not as_released,
-                )  # fmt: skip
-            (sum(losses.values()) / recipe.accumulation).backward()
-            if critic is not None and sharpen:
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    pictures = (hq, SOFT_LABEL), (predicted.detach(), 0.0)
-                    loss = sum(critic.loss(p, noise, label, at_once=recipe.at_once) for p, label in pictures)
-                    losses["discriminator"] = recipe.adversarial * loss
-                (losses["discriminator"] / recipe.accumulation).backward()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach() / recipe.accumulation
-        average_gradients(accelerator, (p for group in groups.values() for p in group))
-        for group in groups.values():
-            torch.nn.utils.clip_grad_norm_(group, recipe.clip)
-        for one, schedule in zip(optimizers.values(), schedules.values(), strict=True):
-            one.step()
-            one.zero_grad(set_to_none=True)
-            schedule.step()
-        step += 1
-        line = _line(step, accelerator, sums)
-        if main:
-            append_log(folder / "log.jsonl", line)
-        accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
-        bar.update(loader.images_per_step)
-        if step % every == 0 or step == steps:
+        loader = StepBatches(pairs, recipe, accelerator, first_step=step, steps=steps, workers=workers)
+        bar = _bar(steps, step, loader.images_per_step, shown=progress and main)
+        for batches in loader:
+            sums, sharpen = {}, step >= recipe.sharpen_from * steps
+            for lq, hq, indices in batches:
+                noise = picture_generators(seed, indices)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(KERNELS):
+                    losses, predicted = _generator_losses(
+                        model, *((perceptual, critic) if sharpen else (None, None)), lq, hq,
+                        recipe=recipe, noise=noise, frozen_heads=not as_released,
+                    )  # fmt: skip
+                (sum(losses.values()) / recipe.accumulation).backward()
+                if critic is not None and sharpen:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                        pictures = (hq, SOFT_LABEL), (predicted.detach(), 0.0)
+                        loss = sum(critic.loss(p, noise, label, at_once=recipe.at_once) for p, label in pictures)
+                        losses["discriminator"] = recipe.adversarial * loss
+                    (losses["discriminator"] / recipe.accumulation).backward()
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, 0.0) + loss.detach() / recipe.accumulation
+            average_gradients(accelerator, (p for group in groups.values() for p in group))
+            for group in groups.values():
+                torch.nn.utils.clip_grad_norm_(group, recipe.clip)
+            for one, schedule in zip(optimizers.values(), schedules.values(), strict=True):
+                one.step()
+                one.zero_grad(set_to_none=True)
+                schedule.step()
+            step += 1
+            line = _line(step, accelerator, sums)
             if main:
-                _checkpoint(folder, step, settings, model, stateful)
-                bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
-            _preview(folder / "previews" / f"step-{step:06d}.png", model, previews, write=main)
-            accelerator.wait_for_everyone()
-        if main and export_every and step % export_every == 0:
-            model.save_adapter(folder / f"weight-{step}")
-    bar.close()
-    accelerator.end_training()
-    return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
+                append_log(folder / "log.jsonl", line)
+            accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
+            bar.update(loader.images_per_step)
+            if step % every == 0 or step == steps:
+                if main:
+                    _checkpoint(folder, step, settings, model, stateful)
+                    bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
+                _preview(folder / "previews" / f"step-{step:06d}.png", model, previews, write=main)
+                accelerator.wait_for_everyone()
+            if main and export_every and step % export_every == 0:
+                model.save_adapter(folder / f"weight-{step}")
+        bar.close()
+        accelerator.end_training()
+        return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
 
 
 def watched_recipe(folder):
@@ -211,6 +216,16 @@ def learning_rate_factor(recipe, step, steps):
 def describe(recipe):
     """The recipe as a flat dictionary for logs and manifests."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+
+
+def _describe_data(pairs):
+    """How many photographs a dataset has, and a hash of their names and sizes; None if it names no files."""
+    paths = getattr(pairs, "paths", None)
+    if paths is None:
+        return None
+    about = [f"{Path(path).name} {Path(path).stat().st_size}" for path in paths]
+    about += [str(getattr(pairs, name, "")) for name in ("synthetic", "first_portrait")]
+    return f"{len(paths)} photographs, {hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:12]}"
 
 
 def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, frozen_heads):
@@ -293,6 +308,7 @@ def _resume(folder, settings, model, stateful, device, *, trim):
     state = load_state(folder / "state.pt", device)
     step = 0 if state is None else state["step"]
     if state is not None:
+        _check_state(folder, state)
         changed = [name for name in settings if settings[name] != state["settings"].get(name)]
         if changed:
             before = state["settings"].get(changed[0])
@@ -312,7 +328,15 @@ def _watched(folder):
     state = load_state(Path(folder) / "state.pt")
     if state is None:
         raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
+    _check_state(folder, state)
     return state
+
+
+def _check_state(folder, state):
+    if not isinstance(state, dict) or not {"step", "settings", "adapters"} <= set(state):
+        raise ValueError(
+            f"A training's state.pt holds step, settings and adapters: that in '{folder}' does not. Delete it."
+        )
 
 
 @torch.no_grad()

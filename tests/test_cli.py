@@ -3,15 +3,18 @@
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import find_photos
+from omgsr_lib.journal import alone
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import restore
 from omgsr_lib.runner import NotebookFailed
@@ -210,6 +213,31 @@ def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
     assert capsys.readouterr().err == "omgsr reproduce: 01_latent_gap failed at In [3]: NameError: x. See file\n"
 
 
+def test_warnings_are_a_line_each_but_those_for_developers(photos, tmp_path, capsys, monkeypatch):
+    from omgsr_lib import tile_size
+    from omgsr_lib.data.photo_pairs import PhotoPairs
+
+    def run(*_):
+        def attempt(settings):
+            attempts.append(settings)
+            if len(attempts) == 1:
+                raise MemoryError
+
+        attempts = []
+        tile_size.retry_smaller(attempt, tile_size.Settings(256, 32), 256, 8)
+        (photos / "c.png").write_text("no picture")
+        pairs = PhotoPairs([photos / "a.png", photos / "c.png"], 32, seed=0, broken_share=0.5)
+        next(iter(torch.utils.data.DataLoader(pairs, batch_size=8)))
+        warnings.warn_explicit("of torch", UserWarning, "lr.py", 1, module="torch.optim.lr_scheduler")
+        warnings.warn("old name", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("omgsr_lib.data.manifest.write_manifest", run)
+    assert main(["manifest", str(photos), "--out", str(tmp_path / "list.csv")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ", 2)[2][:13] for line in lines] == ["Out of memory", "Skipped the p"]
+    assert all(line.startswith("omgsr manifest: ") for line in lines)
+
+
 def test_an_interruption_is_one_line_and_code_130(photos, tiny, tmp_path, capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
@@ -266,6 +294,8 @@ def test_train_writes_adapters_that_restore_takes(photos, tmp_path, capsys):
     assert model.ranks == (8, 16)
     capsys.readouterr()
     assert "seed = 0, got 1" in refused(capsys, "train", *arguments, "--seed", "1")
+    with alone(run):
+        assert "One run at a time" in refused(capsys, "train", *arguments)
 
 
 def test_a_manifest_trains_and_finds_a_changed_file(photos, tmp_path, capsys):

@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from omgsr_lib.data.photos import open_photo, to_pixels
 from omgsr_lib.metrics import measures
 from omgsr_lib.metrics.conventions import convention_scores, convention_table
-from omgsr_lib.metrics.evaluate import COLUMNS, evaluate_folder, evaluate_images
+from omgsr_lib.metrics.evaluate import COLUMNS, evaluate_folder, evaluate_images, first_process
 from omgsr_lib.metrics.niqe import niqe
 from omgsr_lib.metrics.scorers import MANIQA_VIT, PYIQA_FILES, metric_requirements, missing_weights
 from omgsr_lib.metrics.specs import SPECS
@@ -356,3 +356,17 @@ def test_lpips_squeeze_ranks_as_published(reference):
     values = frame.set_index("image")["value"]
     assert values.mean() == pytest.approx(0.1858, abs=1e-3)
     assert np.corrcoef(values, published[values.index])[0, 1] > 0.9
+
+
+def test_what_a_launcher_leaves_behind_changes_nothing(folders, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert first_process()  # of a single one
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    assert first_process() and len(evaluate_folder(*folders, device="cpu")) == 6
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="sets WORLD_SIZE to an integer: got 'two'. Unset it"):
+        evaluate_folder(*folders, device="cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert not first_process()

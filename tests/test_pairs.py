@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from omgsr_lib.data.benchmarks import build_synthetic
 from omgsr_lib.data.crops import CropSampler
 from omgsr_lib.data.degradation import Degradation, degrade
 from omgsr_lib.data.pairs import Pairs, assert_disjoint, evaluation_pairs
-from omgsr_lib.data.photos import packaged_photos, to_image, to_pixels
+from omgsr_lib.data.photos import find_photos, packaged_photos, to_image, to_pixels
 from omgsr_lib.data.synthetic import dead_leaves
 
 
@@ -24,6 +25,7 @@ def pairs(paths):
 
 def save(path, height, width, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
 
@@ -147,9 +149,19 @@ def test_evaluation_errors(tmp_path):
     path = save(tmp_path / "a.png", 40, 70)
     with pytest.raises(ValueError, match="holds 2 crops of 32 pixels, not 3"):
         evaluation_pairs([path], 32, seed=0, crops_per_photo=3)
-    (tmp_path / "sub").mkdir()
-    with pytest.raises(ValueError, match="two are called 'a'"):
-        evaluation_pairs([path, save(tmp_path / "sub" / "a.png", 40, 40)], 32, seed=0)
+    with pytest.raises(ValueError, match="a.png' is given twice. Name it once"):
+        evaluation_pairs([path, path], 32, seed=0)
+
+
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    names = "DCIM/100CANON/IMG_1.JPG", "DCIM/101CANON/IMG_1.JPG", "DCIM/101CANON/IMG_1.png", "other/IMG_2.png"
+    paths = [save(tmp_path / name, 40, 40, seed) for seed, name in enumerate(names)]
+    expected = ["100CANON/IMG_1", "101CANON/IMG_1.JPG", "101CANON/IMG_1.png", "IMG_2"]
+    assert [pair.name for pair in evaluation_pairs(paths, 32, seed=0)] == expected
+    assert build_synthetic(paths, tmp_path / "set", trained_on=[], size=32) == 4
+    written = find_photos(tmp_path / "set" / "gt")
+    assert len(written) == len(find_photos(tmp_path / "set" / "lq.csv")) == 4
+    assert written[0] == tmp_path / "set" / "gt" / "100CANON" / "IMG_1.png"
 
 
 def test_disjoint_sets_pass(tmp_path):

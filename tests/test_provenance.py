@@ -180,3 +180,17 @@ def test_parts_of_killed_processes_are_removed_for_one_file_alone(tmp_path):
     provenance.remove_parts(tmp_path / "[1].csv")
     provenance.remove_parts(tmp_path / long)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".part-1-a.csv", "[1].csv", "a.csv", long]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    pipe = tmp_path / "out.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as part:
+        assert part.suffix == ".csv" and part.parent != tmp_path
+        part.write_text("a,b\n")
+    write_json(pipe, [1])
+    assert os.read(reader, 100) == b"a,b\n[\n  1\n]\n"
+    os.close(reader)
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["out.csv"]

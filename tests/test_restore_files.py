@@ -148,7 +148,7 @@ def test_names_that_are_no_text_or_too_long_or_of_two_lines(model, tmp_path):
 
 def test_one_run_at_a_time_writes_into_a_folder(model, folder, tmp_path):
     out = tmp_path / "out"
-    with alone(out / JOURNAL), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
+    with alone(out), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
         quiet(model, folder, out, scale=1)
     assert str(quiet(model, folder, out, scale=1)) == "6 restored"
 
@@ -199,6 +199,16 @@ def test_files_of_other_origin_are_replaced_by_force_alone(model, folder, tmp_pa
         "A file that is not as a run before wrote it is not replaced: '.*a.png'. Move it away, .*", *lines
     )
     assert str(quiet(model, folder, out, scale=1, force=True)) == "6 restored" and pictures_in(out) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_in_the_output_folder_is_not_replaced(model, folder, tmp_path, force):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "a.png")
+    report = quiet(model, folder / "a.png", tmp_path / "out", scale=1, force=force)
+    assert str(report) == "0 restored, 1 failed" and "must not replace what is no file" in report.failed[0][1]
+    assert (tmp_path / "out" / "a.png").is_fifo()
 
 
 def test_a_torn_journal(model, folder, tmp_path):

@@ -15,7 +15,9 @@ import torch
 
 from omgsr_lib.adaptive import own_timesteps
 from omgsr_lib.checkpoint import append_log, load_state, read_log, save_state, trim_log
-from omgsr_lib.data.pairs import EvaluationPair
+from omgsr_lib.data.pairs import EvaluationPair, Pairs
+from omgsr_lib.data.photos import to_image
+from omgsr_lib.journal import alone
 from omgsr_lib.losses.refinement import refinement_loss
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
@@ -82,6 +84,29 @@ def test_a_run_that_was_killed_goes_on_exactly(variant, stop, tmp_path):
     assert all(torch.equal(value, states[1]["heads"][name]) for name, value in states[0]["heads"].items())
     again = train(resumed, SmoothPairs(stop=0), chosen, tmp_path / "killed", **options)  # nothing left to do
     assert again.log == result.log
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    model, chosen = new_model("s", batch_size=1)
+    with alone(tmp_path / "run"), pytest.raises(OSError, match="One run at a time writes into a folder: .*run'. Wait"):
+        train(model, SmoothPairs(), chosen, tmp_path / "run", steps=1, progress=False)
+    assert len(train(model, SmoothPairs(), chosen, tmp_path / "run", steps=1, progress=False).log) == 1
+
+
+def test_a_run_goes_on_with_its_own_photographs_alone(tmp_path):
+    for name in ("a.png", "b.png", "moved/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        to_image(SmoothPairs()[int(name.startswith("b"))]["hq"]).save(tmp_path / name)
+
+    def run(name, synthetic=0):
+        model, chosen = new_model("s", batch_size=1)
+        pairs = Pairs([tmp_path / name], 64, seed=0, synthetic=synthetic)
+        return train(model, pairs, chosen, tmp_path / "run", steps=1, progress=False)
+
+    run("a.png"), run("moved/a.png")
+    for other in dict(name="b.png"), dict(name="a.png", synthetic=1):
+        with pytest.raises(ValueError, match="run' has data = '1 photographs, .*', got '1 photographs, "):
+            run(**other)
 
 
 def test_adaptive_training_takes_each_picture_at_its_own_timestep(variant, tmp_path, monkeypatch):

@@ -108,9 +108,9 @@ def build_synthetic(photos, folder, *, trained_on, size=512, scale=4, crops_per_
     pairs = evaluation_pairs(photos, size, seed=seed, scale=scale, crops_per_photo=crops_per_photo, settings=settings)
     with atomic_folder(folder) as part:
         for kind, attribute in (("lq", "lq_small"), ("gt", "hq")):
-            (part / kind).mkdir()
             files = [part / kind / f"{pair.name}.png" for pair in pairs]
             for pair, file in zip(pairs, files, strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
                 to_image(getattr(pair, attribute)).save(file)
             write_manifest(files, part / f"{kind}.csv")
     return len(pairs)
@@ -152,7 +152,7 @@ def _by_name(name, folder):
         paths = find_photos(folder)
     except FileNotFoundError as err:
         raise FileNotFoundError(f"{name} is not in '{folder}'. Get it from {BENCHMARKS[name].source}.") from err
-    named = {path.stem: path for path in paths}
+    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
     if len(named) != len(paths):
         raise ValueError(f"Pictures of {name} need different names: '{folder}' holds one twice.")
     return named

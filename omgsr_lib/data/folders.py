@@ -3,16 +3,17 @@
 import os
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 from .pictures import SUFFIXES
+from .scan import scan_folder
 
 
 def find_pictures(source, target, on_error):
     """The picture `source`, or those below the folder `source` (suffixes of `SUFFIXES`, any case), sorted by path.
 
-    A folder `target` inside of `source` is left out. `on_error` is called with the `OSError` of a folder that cannot
-    be read. Raises `FileNotFoundError` if there is no picture, `ValueError` if both are one folder.
+    What `scan_folder` leaves out and a folder `target` inside of `source` are no inputs. `on_error` is called with the
+    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no picture, `ValueError` if
+    both are one folder.
     """
     if source.is_file():
         return [source]
@@ -22,17 +23,16 @@ def find_pictures(source, target, on_error):
         raise ValueError(
             f"The output folder must not be that of the pictures: got '{target}' for both. Choose another folder."
         )
-    paths, errors = [], []
-    for folder, below, names in os.walk(source, onerror=errors.append):
-        below[:] = [name for name in below if not (target.exists() and target.samefile(Path(folder, name)))]
-        paths += [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+    errors = []
+    paths = scan_folder(source, SUFFIXES, errors.append, skip=target)
     if not paths and not errors:
         raise FileNotFoundError(
-            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none."
+            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
+            "files and restored pictures do not count."
         )
     for error in errors:
         on_error(error)
-    return sorted(paths)
+    return paths
 
 
 def output_names(names, suffix):

@@ -1,5 +1,7 @@
 """Pairs of low- and high-quality pictures: endless random crops to train on, fixed crops to evaluate on."""
 
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +46,8 @@ class Pairs(torch.utils.data.Dataset):
         length=1_000_000,
     ):
         self.seed, self.scale, self.settings, self.length = seed, scale, settings, length
-        self.crops = CropSampler(paths, size, seed=seed, short_sides=short_sides)
+        self.paths, self.synthetic = list(map(Path, paths)), synthetic
+        self.crops = CropSampler(self.paths, size, seed=seed, short_sides=short_sides)
         for picture in synthetic_pictures(synthetic, 2 * size, seed=seed):
             self.crops.levels.append(((picture + 1) * 127.5).round().byte())
         if not self.crops.levels:
@@ -67,7 +70,7 @@ class Pairs(torch.utils.data.Dataset):
 class EvaluationPair:
     """One evaluation picture; float32 tensors in `[-1, 1]` on the 8-bit grid."""
 
-    name: str  # file name without suffix, and the number of the crop if there are several per photograph
+    name: str  # as in `picture_names`, and the number of the crop if there are several per photograph
     lq: torch.Tensor  # (3, size, size), enlarged again as in training
     lq_small: torch.Tensor  # (3, size // scale, size // scale), what a restorer is given
     hq: torch.Tensor  # (3, size, size)
@@ -89,10 +92,11 @@ def evaluation_pairs(paths, size, *, seed, scale=4, crops_per_photo=1, short_sid
         short_side: photographs with a longer short side are first reduced to it (Lanczos); None keeps them.
         settings: a `Degradation`, by default the one for 512 pixels.
 
-    Raises `ValueError` if two photographs share a name or one holds fewer cells than `crops_per_photo`.
+    Raises `ValueError` if a photograph is given twice or one holds fewer cells than `crops_per_photo`.
     """
+    paths = list(map(Path, paths))
     pairs = []
-    for path in map(Path, paths):
+    for path, stem in zip(paths, picture_names(paths), strict=True):
         photo = open_photo(path)
         target = max(size, min(min(photo.size), short_side or min(photo.size)))
         shape = [max(size, round(length * target / min(photo.size))) for length in photo.size]
@@ -107,10 +111,30 @@ def evaluation_pairs(paths, size, *, seed, scale=4, crops_per_photo=1, short_sid
         for number, hq in enumerate(cells[:crops_per_photo]):
             chain = dict(seed=seed, index=first + number, scale=scale, settings=settings)
             lq, lq_small = degrade(hq, **chain), degrade(hq, **chain, upscale=False)
-            name = path.stem if crops_per_photo == 1 else f"{path.stem}_{number}"
+            name = stem if crops_per_photo == 1 else f"{stem}_{number}"
             pairs.append(EvaluationPair(name, lq, lq_small, hq))
-    _assert_unique([pair.name for pair in pairs])
     return pairs
+
+
+def picture_names(paths):
+    """A name for each of `paths`: its file name without suffix.
+
+    Where several share it, the path from the folder that all pictures of a shared name lie in (`100CANON/IMG_0001`),
+    with the suffix where it still takes that. Raises `ValueError` for a path that is given twice.
+    """
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
+        raise ValueError(f"Evaluation pictures must differ, but '{twice}' is given twice. Name it once.")
+    stems = Counter(path.stem for path in paths)
+    shared = [path for path in paths if stems[path.stem] > 1]
+    root = os.path.commonpath([path.parent for path in shared]) if shared else None
+    relative = {path: path.relative_to(root) for path in shared}
+    short = Counter(path.with_suffix("") for path in relative.values())
+    names = {
+        path: name if short[name.with_suffix("")] > 1 else name.with_suffix("") for path, name in relative.items()
+    }
+    return [names[path].as_posix() if path in names else path.stem for path in paths]
 
 
 def assert_disjoint(train_paths, eval_paths):
@@ -143,9 +167,3 @@ def _most_detailed(pixels, size):
     cells = grid.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
     detail = [float(cell.diff(dim=1).abs().mean() + cell.diff(dim=2).abs().mean()) for cell in cells]
     return [cells[i].contiguous() for i in sorted(range(len(cells)), key=lambda i: -detail[i])]
-
-
-def _assert_unique(names):
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"Evaluation pictures need different names, but two are called '{name}'. Rename one.")

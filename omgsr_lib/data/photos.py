@@ -13,6 +13,7 @@ from PIL import Image
 
 from .manifest import read_manifest
 from .pictures import Picture
+from .scan import scan_folder
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -40,9 +41,10 @@ def find_photos(source):
     """Paths of the photographs that `source` stands for.
 
     Args:
-        source: a folder (all files with a suffix of `SUFFIXES`, any case, at any depth, sorted by relative path), a
-            list (`.txt`: a path per line; lines that begin with `#` are comments) or a manifest (`.csv`, written by
-            `write_manifest`). Lists and manifests keep their order; their paths are relative to their own folder.
+        source: a folder (all files with a suffix of `SUFFIXES`, any case, at any depth, sorted by path, without those
+            that `scan_folder` leaves out), a list (`.txt`: a path per line; lines that begin with `#` are comments) or
+            a manifest (`.csv`, written by `write_manifest`). Lists and manifests keep their order; their paths are
+            relative to their own folder.
 
     Raises `FileNotFoundError` if the source is missing or names no photograph or one that is missing; `ValueError` for
     another kind of file or a CSV without the columns of a manifest. Hashes are compared by `verify_manifest` alone.
@@ -52,10 +54,11 @@ def find_photos(source):
         return _listed(source)
     if not source.is_dir():
         raise FileNotFoundError(f"A photo folder must exist: got '{source}'. Check the path.")
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = [path for path in scan_folder(source, SUFFIXES) if path.is_file()]
     if not paths:
         raise FileNotFoundError(
-            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none."
+            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
+            "files and restored pictures do not count."
         )
     return paths
 
@@ -96,7 +99,7 @@ def packaged_photos(split):
 def freely_licensed(folder, provenance):
     """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
     folder, provenance = Path(folder), Path(provenance)
-    with open(provenance, newline="") as file:
+    with open(provenance, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not {"file", "licence"} <= set(reader.fieldnames or ()):
             raise ValueError(f"A provenance CSV needs the columns file and licence: '{provenance}' lacks them.")

@@ -177,12 +177,21 @@ def _device(device):
 
 def first_process():
     """Whether this process is the first of its launcher's: the one that prints and writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return _from_launcher("WORLD_SIZE", 1) == 1 or _from_launcher("RANK", 0) == 0
+
+
+def _from_launcher(name, default):
+    """The integer in an environment variable; `default` where it is missing or empty."""
+    text = os.environ.get(name) or default
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"A launcher sets {name} to an integer: got {text!r}. Unset it.") from None
 
 
 def _process(device):
     """`(rank, processes, device)` of this process: alone unless a launcher started several."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if _from_launcher("WORLD_SIZE", 1) == 1:
         return 0, 1, _device(device)
     from accelerate import PartialState
 

@@ -8,6 +8,7 @@ from ..cards import autoencoder_card, estimator_card, prior_card
 from ..checkpoint import load_state, read_log
 from ..data.crops import CropSampler
 from ..data.photos import find_photos
+from ..journal import alone
 from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
@@ -29,7 +30,8 @@ def pretrain(
     device="cpu",
     seed=0,
 ):
-    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`.
+    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`,
+    which is held against a second run.
 
     `row` is its `presets.Pretraining`. Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt
     embeddings of a prior, and the model card with figures. The card measures on the folder `evaluation` (on crops of
@@ -39,37 +41,41 @@ def pretrain(
     precision; it is measured on a tenth of the training photographs that it leaves out.
     """
     out, model = Path(out), Path(out) / f"mini-{part}"
-    distance = lpips_squeeze(perceptual) if perceptual else None
-    held_out = CropSampler(find_photos(evaluation) if evaluation else paths, 128, seed=2).batch(0, 60)
-    options = dict(steps=row.steps, batch_size=row.batch_size, learning_rate=row.learning_rate, seed=seed)
-    facts = {name.replace("_", " "): value for name, value in options.items()}
-    facts |= {"photographs": f"{len(paths)}, {data}", "measured on": "other photographs" if evaluation else "the same"}
-    if part == "autoencoder":
-        crops = CropSampler(paths, row.size, seed=seed)
-        vae = train_autoencoder(crops, out, perceptual=distance, device=device, **options)
-        save_model(vae, model, torch.float16)
-        vae = load_autoencoder(model)
-        distance = None if distance is None else distance.cpu()
-        quality = reconstruction_quality(vae, held_out, distance)
-        facts |= {"crop": f"{row.size} px", "perceptual loss": "LPIPS-SqueezeNet" if distance else "none"}
-        autoencoder_card(model, vae, held_out, quality, read_log(out / "log.jsonl"), facts)
-        return
-    vae = load_autoencoder(autoencoder or WEIGHTS / "mini-autoencoder")
-    if part == "estimator":
-        estimator = train_estimator(vae, paths, out, **options)
-        save_model(estimator, model)
-        pairs = load_state(out / "pairs.pt")["held_out"]
-        latents, target = pairs["latents"].float(), pairs["log_difference"]
-        facts["measured on"] = "other photographs"
-        estimator_card(model, estimator, latents, target, read_log(out / "log.jsonl"), facts)
-        return
-    maps = cache_latents(vae, paths, out / "latents.pt")
-    facts["crops"] = prior_crops(row.steps, row.batch_size)
-    save_prior(train_prior(part, maps, out, device=device, **options), model, dtype=torch.float16)
-    if autoencoder:
-        save_model(vae, model / "vae", torch.float16)
-    prior = load_prior(model, part)
-    latents = encode_latents(vae, held_out)
-    errors = clean_error(prior, latents, (25, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999))
-    samples = sample(prior, (12, maps[0].shape[0], 32, 32), steps=20, seed=seed)
-    prior_card(model, vae, samples, latents, errors, read_log(out / "log.jsonl"), facts)
+    with alone(out):
+        distance = lpips_squeeze(perceptual) if perceptual else None
+        held_out = CropSampler(find_photos(evaluation) if evaluation else paths, 128, seed=2).batch(0, 60)
+        options = dict(steps=row.steps, batch_size=row.batch_size, learning_rate=row.learning_rate, seed=seed)
+        facts = {name.replace("_", " "): value for name, value in options.items()}
+        facts |= {
+            "photographs": f"{len(paths)}, {data}",
+            "measured on": "other photographs" if evaluation else "the same",
+        }
+        if part == "autoencoder":
+            crops = CropSampler(paths, row.size, seed=seed)
+            vae = train_autoencoder(crops, out, perceptual=distance, device=device, **options)
+            save_model(vae, model, torch.float16)
+            vae = load_autoencoder(model)
+            distance = None if distance is None else distance.cpu()
+            quality = reconstruction_quality(vae, held_out, distance)
+            facts |= {"crop": f"{row.size} px", "perceptual loss": "LPIPS-SqueezeNet" if distance else "none"}
+            autoencoder_card(model, vae, held_out, quality, read_log(out / "log.jsonl"), facts)
+            return
+        vae = load_autoencoder(autoencoder or WEIGHTS / "mini-autoencoder")
+        if part == "estimator":
+            estimator = train_estimator(vae, paths, out, **options)
+            save_model(estimator, model)
+            pairs = load_state(out / "pairs.pt")["held_out"]
+            latents, target = pairs["latents"].float(), pairs["log_difference"]
+            facts["measured on"] = "other photographs"
+            estimator_card(model, estimator, latents, target, read_log(out / "log.jsonl"), facts)
+            return
+        maps = cache_latents(vae, paths, out / "latents.pt")
+        facts["crops"] = prior_crops(row.steps, row.batch_size)
+        save_prior(train_prior(part, maps, out, device=device, **options), model, dtype=torch.float16)
+        if autoencoder:
+            save_model(vae, model / "vae", torch.float16)
+        prior = load_prior(model, part)
+        latents = encode_latents(vae, held_out)
+        errors = clean_error(prior, latents, (25, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999))
+        samples = sample(prior, (12, maps[0].shape[0], 32, 32), steps=20, seed=seed)
+        prior_card(model, vae, samples, latents, errors, read_log(out / "log.jsonl"), facts)

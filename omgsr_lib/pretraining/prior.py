@@ -1,11 +1,11 @@
 """Pre-train the small priors of the `mini` preset on cached latents: a UNet (DDPM), a FLUX-type transformer (flow)."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from ..checkpoint import load_state, save_state
 from ..data.photos import open_photo, to_pixels
 from ..priors.latents import compression, encode_latents
 from ..priors.tiny import new_ddpm, new_flow
@@ -32,10 +32,8 @@ def cache_latents(vae, paths, file, *, short_sides=(256, 384)):
                 shape = [round(length * scale) // factor * factor for length in photo.size]
                 pixels = to_pixels(photo.resize(shape, Image.LANCZOS))[None]
                 maps += [encode_latents(vae, p)[0].half() for p in (pixels, pixels.flip(-1))]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(maps, f"{file}.part")
-        os.replace(f"{file}.part", file)
-    return torch.load(file, weights_only=True)
+        save_state(file, maps)
+    return load_state(file)
 
 
 def window_batch(step, steps, batch_size):

@@ -31,7 +31,13 @@ def load_prompt_embeds(source, family, prompt, file=None, revision=None):
             return _cached(source, family, prompt, revision)
     elif not Path(file).is_file():
         raise FileNotFoundError(f"prompt_embeds must name a safetensors file: '{file}' is none. Check the path.")
-    tensors = load_file(file)
+    try:
+        tensors = load_file(file)
+    except SafetensorError as err:
+        raise ValueError(
+            f"Prompt embeddings must be a whole safetensors file: '{file}' is empty, cut off or a pointer of Git LFS "
+            f"({err}). Copy it again (git lfs pull)."
+        ) from err
     if not TENSORS[family] <= set(tensors):
         raise ValueError(f"'{file}' must hold the tensors {sorted(TENSORS[family])}: it holds {sorted(tensors)}.")
     return tensors

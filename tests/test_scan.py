@@ -1,0 +1,86 @@
+"""What is taken for a picture in a folder, and what is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omgsr_lib.data.benchmarks import BENCHMARKS, Benchmark, open_benchmark
+from omgsr_lib.data.folders import find_pictures
+from omgsr_lib.data.photos import find_photos
+from omgsr_lib.journal import JOURNAL
+from omgsr_lib.metrics.evaluate import paired_files
+
+
+def put(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(folder / name)
+
+
+def found(folder, target="elsewhere"):
+    """Relative names that both scans find."""
+    photos = find_photos(folder)
+    assert photos == find_pictures(folder, folder.parent / target, None)
+    return [path.relative_to(folder).as_posix() for path in photos]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    put(tmp_path / "in", "a.jpg", "b/c.PNG")
+    return tmp_path / "in"
+
+
+FOREIGN = (
+    "._a.jpg", ".a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg",
+    "__MACOSX/x.jpg", "b/$RECYCLE.BIN/x.jpg", "b/.thumbnails/x.png", ".part-17-a.png",
+)  # fmt: skip
+
+
+def test_files_of_systems_are_no_pictures(folder):
+    put(folder, *FOREIGN)
+    assert found(folder) == ["a.jpg", "b/c.PNG"]
+
+
+def test_files_of_systems_are_not_evaluated(folder, tmp_path, monkeypatch):
+    put(tmp_path / "reference", "a.jpg", "b/c.png")
+    put(folder, *FOREIGN)
+    assert list(paired_files(folder, tmp_path / "reference")) == ["a", "b/c"]
+    monkeypatch.setitem(BENCHMARKS, "two", Benchmark("", None, 2, None, 4, "nowhere"))
+    assert len(open_benchmark("two", folder)) == 2
+
+
+def test_a_hidden_folder_that_is_named_is_read(tmp_path):
+    put(tmp_path / ".mine", "a.jpg")
+    assert found(tmp_path / ".mine") == ["a.jpg"]
+
+
+def test_a_folder_of_hidden_files_alone_is_empty(tmp_path):
+    put(tmp_path / "in", "._a.jpg")
+    with pytest.raises(FileNotFoundError, match="Hidden"):
+        find_photos(tmp_path / "in")
+
+
+def test_links_to_folders_are_followed_once(folder, tmp_path):
+    put(tmp_path / "card", "d.jpg")
+    for name, target in ("0-card", tmp_path / "card"), ("again", tmp_path / "card"), ("b/up", folder), ("0-b", "b"):
+        (folder / name).symlink_to(target)
+    assert found(folder) == ["0-card/d.jpg", "a.jpg", "b/c.PNG"]
+
+
+def test_results_in_other_folders_are_no_inputs(folder):
+    put(folder, "out-s/a.png", "out-s/b/c.png", "out-f/a.png")
+    for name in ("out-s", "out-f"):
+        (folder / name / JOURNAL).touch()
+    assert found(folder) == ["a.jpg", "b/c.PNG"]
+    assert find_pictures(folder, folder / "out-f", None) == find_photos(folder)
+    assert found(folder / "out-s") == ["a.png", "b/c.png"]  # named: to restore again, or to be measured
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_linked_output_folder_is_no_input(folder, tmp_path):
+    put(tmp_path / "out", "a.png")
+    (folder / "out").symlink_to(tmp_path / "out")
+    paths = find_pictures(folder, Path(tmp_path / "out"), None)
+    assert [path.name for path in paths] == ["a.jpg", "c.PNG"]
