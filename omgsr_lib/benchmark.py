@@ -19,6 +19,7 @@ from .metrics.evaluate import evaluate_folder
 from .metrics.scorers import metric_scorer
 from .metrics.specs import metric_spec
 from .model import OMGSR
+from .peers import PEERS, Peer, model_files
 from .priors.loading import WEIGHTS
 from .provenance import atomic_write, sha256, start_run
 from .published import read_published, read_published_cost
@@ -41,18 +42,19 @@ def benchmark(
     """Restore the benchmark `name` in the folder `data` with each of `models` and write `<out>/<name>/scores.csv`.
 
     Pictures of `lq_size` are restored whole (the field's crops, 128 to 512 pixels), those of various sizes in their
-    centre of `CROP` pixels. Columns of the CSV: dataset, method and those of `evaluate_folder`.
+    centre of `CROP` pixels. Columns of the CSV: dataset, method and those of `evaluate_folder`. Rows of methods that
+    are in that file already and not among `models` stay.
 
     Args:
-        models: "bicubic" and names or folders that `OMGSR.from_pretrained` takes.
+        models: "bicubic", names of `PEERS`, and names or folders that `OMGSR.from_pretrained` takes.
         work: folder for restored pictures and per-picture scores.
         metrics: names; by default `MEASURES` as far as they can be computed with `weights`.
         weights: folder of metric weights.
         published: folder with published numbers, whose rows of this benchmark go to `published.csv` beside ours.
         tile, overlap: those of `restore`, in pixels of the output.
 
-    Returns the data frame. Raises what `open_benchmark`, `evaluate_folder` and `restore` raise, before anything is
-    written to `out`.
+    Returns the data frame. Raises what `open_benchmark`, `evaluate_folder`, `Peer` and `restore` raise, before
+    anything is written to `out`.
     """
     about, pairs = BENCHMARKS.get(name), open_benchmark(name, data)
     with_reference = about.hq is not None
@@ -60,6 +62,8 @@ def benchmark(
         metrics = [metric for metric in MEASURES[with_reference] if weights or metric not in NEED_WEIGHTS]
     for metric in metrics:
         metric_scorer(metric_spec(metric), "cpu", weights)  # a missing file is refused before hours of restoring
+    for peer in set(models) & set(PEERS):
+        Peer(peer)  # likewise a missing package
     rows, costs = read_published(published, name), read_published_cost(published)
     frames = []
     for model in models:
@@ -73,10 +77,12 @@ def benchmark(
         scores.insert(0, "method", Path(model).name)
         scores.insert(0, "dataset", name)
         frames.append(scores)
-    frame = pd.concat(frames, ignore_index=True)
+    names = [Path(model).name for model in models]
+    kept = _other_methods(Path(out) / name / "scores.csv", names)
+    frame = pd.concat([*kept, *frames], ignore_index=True)
     config = dict(
-        benchmark=name, source=about.source, pictures=len(pairs), models=[Path(model).name for model in models],
-        metrics=list(metrics), tile=tile, overlap=overlap, crop=None if about.lq_size else CROP,
+        benchmark=name, source=about.source, pictures=len(pairs), models=names, metrics=list(metrics), tile=tile,
+        overlap=overlap, crop=None if about.lq_size else CROP, kept=[rows["method"].iloc[0] for rows in kept],
     )  # fmt: skip
     record = start_run(f"benchmarks/{name}", config, seed=0, folder=Path(out) / name)
     tables = {"scores.csv": frame}
@@ -96,17 +102,32 @@ def _restore_all(name, pictures, folder, about, progress, **tiling):
     missing = {image: path for image, path in pictures.items() if not (folder / f"{image}.png").exists()}
     if not missing:
         return
-    model = None if name == BICUBIC else OMGSR.from_pretrained(name).fold()
+    enlarge = _restorer(name, about.scale, tiling)
     for image, path in tqdm(missing.items(), disable=None if progress else True, desc=f"restore {name}"):
         lq = open_photo(path)
         if not about.lq_size:
             lq = _centre(lq, CROP)
-        if model is None:
-            restored = lq.resize([about.scale * side for side in lq.size], Image.BICUBIC)
-        else:
-            restored = restore(model, lq, scale=about.scale, progress=False, **tiling).images[0]
+        restored = enlarge(lq)
         with atomic_write(folder / f"{image}.png") as part:
             restored.save(part, format="PNG")
+
+
+def _restorer(name, scale, tiling):
+    """The function of a method: a low-quality picture to the restored one, `scale` times as large."""
+    if name == BICUBIC:
+        return lambda lq: lq.resize([scale * side for side in lq.size], Image.BICUBIC)
+    if name in PEERS:
+        return Peer(name)
+    model = OMGSR.from_pretrained(name).fold()
+    return lambda lq: restore(model, lq, scale=scale, progress=False, **tiling).images[0]
+
+
+def _other_methods(file, methods):
+    """The rows of an earlier `scores.csv` whose method is none of `methods`, a data frame for each."""
+    if not file.is_file():
+        return []
+    frame = pd.read_csv(file)
+    return [rows for method, rows in frame.groupby("method", sort=False) if method not in methods]
 
 
 def _centre(image, size):
@@ -119,5 +140,8 @@ def _fingerprint(name, tile, overlap):
     """Eight digits that change with the weights and the tile: pictures of another model are not taken for these."""
     folder = Path(name)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [WEIGHTS / HASHES]
-    content = [] if name == BICUBIC else [tile, overlap, *map(sha256, files)]
+    if name in PEERS:
+        content = [*map(sha256, model_files(name))]
+    else:
+        content = [] if name == BICUBIC else [tile, overlap, *map(sha256, files)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]

@@ -230,6 +230,7 @@ def build_parser():
         name=dict(positional="name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65"),
         data=dict(required=True, help="folder of the test set"),
         models=dict(nargs="+", default=["bicubic", "mini-s", "mini-f"], help="bicubic, model names or folders"),
+        peers=dict(action="store_true", help="restore with realesrgan-x4plus too, on the CPU (extra peers)"),
         out=dict(default="results/mini/benchmarks", help="folder for <name>/scores.csv"),
         work=dict(default="runs/benchmarks", help="folder for restored pictures and the scores of each"),
         metrics=dict(nargs="+", help="instead of those that the test set and the weights allow"),

@@ -221,9 +221,12 @@ def run_report(options):
 def run_benchmark(options):
     from .benchmark import benchmark
     from .metrics.statistics import summarise
+    from .peers import PEERS
 
-    passed = ("models", "work", "metrics", "weights", "published", "tile", "overlap")
-    frame = benchmark(options.name, options.data, options.out, **{name: getattr(options, name) for name in passed})
+    passed = ("work", "metrics", "weights", "published", "tile", "overlap")
+    chosen = {name: getattr(options, name) for name in passed}
+    models = [*options.models, *(PEERS if options.peers else ())]
+    frame = benchmark(options.name, options.data, options.out, models=models, **chosen)
     table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
     print(table.round(4).to_string())
 

@@ -61,6 +61,7 @@ METHOD_LABELS = {
     "mini-f": "OMGSR-F (mini)",
     "mini-s-adaptive": "S, own timesteps (mini)",
     "mini-f-adaptive": "F, own timesteps (mini)",
+    "realesrgan-x4plus": "Real-ESRGAN x4plus",
     "photograph": "Photograph",
 }
 DISTANCE_LABELS = {

@@ -300,7 +300,7 @@ def test_processes_share_the_pictures_out(folders, tmp_path):
 def test_pictures_that_8_bit_rgb_does_not_hold_are_refused(folders, mode):
     array = np.zeros((181, 203), np.uint16) if mode == "I;16" else np.zeros((181, 203, len(mode)), np.uint8)
     Image.fromarray(array).save(folders[0] / "photo_1.png")
-    with pytest.raises(ValueError, match=f"photo_1.png' has the mode {mode}. Convert it"):
+    with pytest.raises(ValueError, match=f"photo_1.png' has the mode {mode}( and transparency)?. Convert it"):
         evaluate_folder(*folders)
 
 

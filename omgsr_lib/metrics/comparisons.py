@@ -8,6 +8,7 @@ import pandas as pd
 from .statistics import (
     check_unique,
     cluster_sums,
+    drop_undefined,
     image_clusters,
     mean_interval,
     paired_difference,
@@ -84,7 +85,7 @@ def rank_stability(frame, *, cluster=None, draws=10_000, seed=0):
     keys = set_columns(frame, cluster) + ["metric"]
     check_unique(frame, keys + ["method"])
     rows = []
-    for key, group in frame.groupby(keys, sort=False):
+    for key, group in drop_undefined(frame, keys).groupby(keys, sort=False):
         values = group.pivot(index="image", columns="method", values="value")[list(group["method"].unique())]
         if values.isna().any(axis=None):
             raise ValueError(
@@ -116,7 +117,7 @@ def repeat_spread(frame, *, cluster=None, level=0.95, draws=10_000, seed=0):
         raise ValueError("Repeated runs are told apart by the column seed, which this frame lacks. Add it.")
     keys = set_columns(frame, cluster) + ["method", "metric"]
     rows = []
-    for key, group in frame.groupby(keys, sort=False):
+    for key, group in drop_undefined(frame, keys).groupby(keys, sort=False):
         sampled, fixed = group[group["seed"].notna()], group[group["seed"].isna()].set_index("image")
         check_unique(sampled, keys + ["seed"])
         values = sampled.pivot(index="image", columns="seed", values="value")

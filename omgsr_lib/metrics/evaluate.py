@@ -4,7 +4,9 @@ The field's script pairs by sorted order, where one missing picture shifts all p
 """
 
 import json
+import math
 import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..data.deep import is_deep
 from ..data.photos import find_photos, open_photo, to_pixels
 from ..data.png import png_source
 from ..provenance import sha256, write_json
+from .measures import Undefined
 from .scorers import metric_scorer
 from .specs import metric_spec
 
@@ -46,7 +50,8 @@ def evaluate_folder(
         progress: show a progress bar with the time left.
 
     Under `accelerate launch --num_processes N` (or torchrun) the pictures are shared out between the processes, and
-    each returns the whole frame. Returns a data frame with the columns `COLUMNS`; `fid` gives one row, image "all".
+    each returns the whole frame. Returns a data frame with the columns `COLUMNS`; `fid` gives one row, image "all". A
+    picture that a metric is not defined for gets NaN, with a warning that says why (`measures.Undefined`).
 
     Raises `ValueError` if a name is missing on one side or occurs twice, sizes differ, or a file is not an 8-bit
     picture without transparency; `FileNotFoundError` for a missing or empty folder or weights; `ImportError` for
@@ -97,7 +102,8 @@ def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=Non
 def paired_files(restored_dir, reference_dir):
     """`{name: (restored, reference)}` of two folders, or `{name: (restored,)}` if `reference_dir` is None.
 
-    Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides.
+    Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides, or
+    a file is not an 8-bit picture without transparency.
     """
     restored = _by_name(restored_dir)
     if reference_dir is None:
@@ -113,7 +119,7 @@ def paired_files(restored_dir, reference_dir):
 
 
 def open_pair(name, paths):
-    """Pixels `(3, H, W)` of each file of a pair; `ValueError` if one is not an 8-bit picture, or sizes differ."""
+    """Pixels `(3, H, W)` of each file of a pair of `paired_files`; `ValueError` if one is damaged, or sizes differ."""
     pixels = [_open(path) for path in paths]
     _check_sizes(name, pixels)
     return pixels
@@ -135,6 +141,7 @@ def _by_name(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in paths:
             raise ValueError(f"Two files claim the name '{name}': '{paths[name]}' and '{path}'. Remove one.")
+        _check_header(path)
         paths[name] = path
     return dict(sorted(paths.items()))
 
@@ -146,20 +153,43 @@ def _some(names, limit=5):
 
 def _open(path):
     try:
-        pixels = to_pixels(open_photo(path))
+        return to_pixels(open_photo(path))
     except OSError as err:
         raise ValueError(f"A picture must be readable to its end: '{path}' is not ({err}). Replace it.") from err
-    with Image.open(png_source(path)[0]) as image:
-        if image.mode not in MODES:
-            raise ValueError(
-                f"Pictures are measured in 8-bit RGB without transparency: '{path}' has the mode {image.mode}. "
-                "Convert it, and say how."
-            )
-    return pixels
+
+
+def _check_header(path):
+    try:
+        with Image.open(png_source(path)[0]) as image:
+            _check_image(image, path)
+    except OSError as err:
+        raise ValueError(f"A picture must be readable: '{path}' is not ({err}). Replace it.") from err
+
+
+def _check_image(image, name):
+    """`ValueError` for a PIL image of more than 8 bits (as far as it is not loaded yet) or with transparency."""
+    found = [] if image.mode in MODES else [f"the mode {image.mode}"]
+    if _is_deep(image):
+        found.append("16 bits")
+    if image.has_transparency_data:
+        found.append("transparency")
+    if found:
+        raise ValueError(
+            f"Pictures are measured in 8-bit RGB without transparency: '{name}' has {' and '.join(found)}. "
+            "Convert it, and say how."
+        )
+
+
+def _is_deep(image):
+    try:
+        return bool(getattr(image, "tile", ())) and is_deep(image)
+    except ValueError:  # 16 bits in an order that is not read either
+        return True
 
 
 def _as_pixels(picture, name):
     if not isinstance(picture, torch.Tensor):
+        _check_image(picture, name)
         return to_pixels(picture)
     if picture.dim() != 3 or picture.shape[0] != 3:
         raise ValueError(f"A picture must be a tensor (3, H, W): '{name}' has the shape {tuple(picture.shape)}.")
@@ -222,11 +252,14 @@ def _cached_scores(name, paths, scorers, device, cache):
         for spec, function in scorers
         if record["scores"].get(spec.name, {}).get("measured") != keys[spec.name]
     ]
+    found = {}
     if wanted:
-        for metric, value in _score(name, open_pair(name, paths), wanted, device).items():
-            record["scores"][metric] = {"value": value, "measured": keys[metric]}
+        found = _score(name, open_pair(name, paths), wanted, device)
+        for metric, value in found.items():
+            if math.isfinite(value):  # what is undefined is looked at again, and said again
+                record["scores"][metric] = {"value": value, "measured": keys[metric]}
         write_json(file, record)
-    return {metric: record["scores"][metric]["value"] for metric in keys}
+    return {metric: found.get(metric, record["scores"].get(metric, {}).get("value")) for metric in keys}
 
 
 @torch.no_grad()
@@ -236,6 +269,9 @@ def _score(name, pair, scorers, device):
         inputs = [pixels[None].to(device) for pixels in (pair if spec.full_reference else pair[:1])]
         try:
             values[spec.name] = float(function(*inputs))
+        except Undefined as err:
+            values[spec.name] = math.nan
+            warnings.warn(f"'{name}' has no {spec.name}: {err}", RuntimeWarning, stacklevel=2)
         except ValueError as err:
             raise ValueError(f"'{name}': {err}") from err
     return values

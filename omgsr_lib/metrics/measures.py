@@ -10,6 +10,10 @@ import torch
 from torch.nn import functional as F
 
 
+class Undefined(ValueError):
+    """A measure has no value for this picture, though its size and type are right."""
+
+
 def luma_601(pixels):
     """Studio-range Y of BT.601, `(B, 1, H, W)` in `[16/255, 235/255]`, as MATLAB's rgb2ycbcr before its rounding."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=pixels.device)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .measures import luma_yiq
+from .measures import Undefined, luma_yiq
 
 
 def niqe(pixels, parameters):
@@ -12,7 +12,8 @@ def niqe(pixels, parameters):
 
     `parameters` maps `mu_pris_param` (1, 36), `cov_pris_param` (36, 36) and `gaussian_window` (7, 7) to arrays: the
     authors' model of pristine photographs. Luma is rounded to 8 bits, blocks of 96 pixels, border 0, as in pyiqa.
-    Both sides need 96 pixels, and the picture at least two blocks for a covariance.
+    Both sides need 96 pixels, and the picture at least two blocks for a covariance. Raises `ValueError` for a smaller
+    one and `Undefined` for one whose blocks have no structure, such as a black frame.
     """
     height, width = (side - side % 96 for side in pixels.shape[-2:])
     if height * width < 2 * 96 * 96:
@@ -28,6 +29,10 @@ def niqe(pixels, parameters):
             [_block_features(picture, window, 96), _block_features(_half_size(picture), window, 48)], axis=1
         )
         valid = features[~np.isnan(features).any(axis=1)]
+        if len(valid) < 2:
+            raise Undefined(
+                f"NIQE needs at least two blocks of 96x96 pixels with structure, {len(valid)} of {len(features)} have."
+            )
         covariance = np.linalg.pinv((cov_pristine + np.cov(valid, rowvar=False)) / 2)
         difference = mean_pristine.ravel() - np.nanmean(features, axis=0)
         scores.append(np.sqrt(difference @ covariance @ difference))

@@ -3,7 +3,8 @@
 A frame has one row per method, picture and metric, with the columns method, image, metric, value, lower_better and, if
 several sets are measured, dataset. Differences between methods are far steadier than their means, because a hard
 picture is hard for both: only the paired interval can support a ranking. Crops of one photograph are alike and count
-as one draw: `cluster` names the column that says which rows belong together.
+as one draw: `cluster` names the column that says which rows belong together. NaN is the value of a picture that a
+metric is not defined for: it is left out, from a comparison for all methods.
 """
 
 import math
@@ -50,14 +51,18 @@ def summarise(frame, *, cluster=None, level=0.95, draws=10_000, seed=0):
     """Mean and interval per (dataset,) method and metric: the columns of these, then mean, lo, hi, n, lower_better.
 
     With `cluster`, the name of a column, the interval is that over clusters, and their number is the column clusters.
+    Without any value the mean is NaN and n is 0.
     """
     keys = set_columns(frame, cluster) + ["method", "metric"]
     check_unique(frame, keys)
     rows = []
     for key, group in frame.groupby(keys, sort=False):
-        labels = None if cluster is None else group[cluster]
-        interval = mean_interval(group["value"], clusters=labels, level=level, draws=draws, seed=seed)
-        rows.append((*key, *interval, len(group), *_count(labels), group["lower_better"].iloc[0]))
+        values = group["value"].dropna()
+        labels = None if cluster is None else group.loc[values.index, cluster]
+        interval = (np.nan,) * 3
+        if len(values):
+            interval = mean_interval(values, clusters=labels, level=level, draws=draws, seed=seed)
+        rows.append((*key, *interval, len(values), *_count(labels), group["lower_better"].iloc[0]))
     return pd.DataFrame(rows, columns=[*keys, "mean", "lo", "hi", "n", *_counted(cluster), "lower_better"])
 
 
@@ -88,7 +93,7 @@ def paired_values(frame, method_a, method_b, *, cluster=None):
             raise ValueError(f"A method must be one of {known}, got {method!r}.")
     keys = set_columns(frame, cluster) + ["metric"]
     check_unique(frame, keys + ["method"])
-    pair = frame[frame["method"].isin([method_a, method_b])]
+    pair = drop_undefined(frame[frame["method"].isin([method_a, method_b])], keys)
     for key, group in pair.groupby(keys, sort=False):
         values = group.pivot(index="image", columns="method", values="value").reindex(columns=[method_a, method_b])
         lonely = values.index[values.isna().any(axis=1)]
@@ -122,6 +127,12 @@ def set_columns(frame, cluster=None):
     if missing:
         raise ValueError(f"A frame of scores needs the columns {sorted(missing)}; it has {list(frame.columns)}.")
     return ["dataset"] if "dataset" in frame.columns else []
+
+
+def drop_undefined(frame, keys):
+    """The rows of those pictures that have no NaN in any row with the same `keys`."""
+    pictures = pd.MultiIndex.from_frame(frame[[*keys, "image"]])
+    return frame[~pictures.isin(pictures[frame["value"].isna()])]
 
 
 def check_unique(frame, keys):
