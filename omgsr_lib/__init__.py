@@ -1,16 +1,59 @@
-"""OMGSR: one-step restoration of photographs at a mid-timestep (arXiv 2508.08227)."""
+"""OMGSR: one-step restoration of photographs at a mid-timestep (arXiv 2508.08227).
 
-from ._torchvision import ensure_torchvision
+The public names are imported at their first use: they need torch, which takes seconds.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ._torchvision import declare_missing_operators
 
 
-ensure_torchvision()
+if TYPE_CHECKING:
+    from .gap import latent_gap as latent_gap
+    from .metrics.evaluate import evaluate_folder as evaluate_folder
+    from .midstep import snr_mid_timestep as snr_mid_timestep
+    from .model import OMGSR as OMGSR
+    from .model import OMGSROutput as OMGSROutput
+    from .restore import RestoreResult as RestoreResult
+    from .restore import restore as restore
+    from .schedules import NoiseSchedule as NoiseSchedule
+    from .speed import prepare as prepare
 
-from .gap import latent_gap as latent_gap  # noqa: E402
-from .metrics.evaluate import evaluate_folder as evaluate_folder  # noqa: E402
-from .midstep import snr_mid_timestep as snr_mid_timestep  # noqa: E402
-from .model import OMGSR as OMGSR  # noqa: E402
-from .model import OMGSROutput as OMGSROutput  # noqa: E402
-from .restore import RestoreResult as RestoreResult  # noqa: E402
-from .restore import restore as restore  # noqa: E402
-from .schedules import NoiseSchedule as NoiseSchedule  # noqa: E402
-from .speed import prepare as prepare  # noqa: E402
+_MODULES = {
+    "NoiseSchedule": "schedules",
+    "OMGSR": "model",
+    "OMGSROutput": "model",
+    "RestoreResult": "restore",
+    "evaluate_folder": "metrics.evaluate",
+    "latent_gap": "gap",
+    "prepare": "speed",
+    "restore": "restore",
+    "snr_mid_timestep": "midstep",
+}
+__all__ = list(_MODULES)
+
+
+class _Package(ModuleType):
+    """The package, where `restore` is always the function: importing the module of that name does not hide it."""
+
+    def __setattr__(self, name, value):
+        if name in _MODULES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})
+
+
+import_module(__name__).__class__ = _Package
+declare_missing_operators()

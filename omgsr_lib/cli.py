@@ -44,6 +44,7 @@ def main(arguments=None):
 def build_parser():
     """The argument parser, one sub-command per function of `commands`."""
     parser = argparse.ArgumentParser(prog="omgsr", description="One-step restoration at a mid-timestep (OMGSR).")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and stop")
     subparsers = parser.add_subparsers(dest="command", required=True)
 
     def command(run, help, **arguments):
@@ -254,6 +255,16 @@ def build_parser():
         seed=integer | dict(default=0),
     )
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version of the installed package, which is looked up only then."""
+
+    def __call__(self, parser, *_):
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('omgsr-reproduction')}")
+        parser.exit()
 
 
 def positive(text):

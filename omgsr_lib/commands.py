@@ -42,9 +42,10 @@ def run_adaptive(options):
 def run_restore(options):
     from .data.folders import find_pictures
     from .presets import default_tile
-    from .restore_files import restore_folder
 
     find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
+    from .restore_files import restore_folder
+
     same = ("scale", "timestep", "strength", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size")
     report = restore_folder(
         prepared_model(options),
@@ -92,6 +93,8 @@ def prepared_model(options):
 
 
 def run_manifest(options):
+    if not (options.verify or options.out):
+        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
     from .data.manifest import verify_manifest, write_manifest
     from .data.photos import find_photos
 
@@ -100,8 +103,6 @@ def run_manifest(options):
         verify_manifest(options.photos)
         print(f"{len(paths)} photographs are as they were listed")
         return
-    if not options.out:
-        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
     write_manifest(paths, options.out)
     print(f"{len(paths)} photographs: {options.out}")
 
@@ -146,24 +147,24 @@ def run_pretrain(options):
 
 
 def run_train(options):
-    import torch
-
     from .presets import recipe
 
-    torch.set_num_threads(options.threads)
     variant = options.variant if options.resolution is None else f"{options.variant}-{options.resolution}"
     changed = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
     changes = {name: getattr(options, name) for name in changed}
     measured = options.timestep == "auto"
     chosen = recipe(options.preset, variant, **changes, timestep=None if measured else options.timestep)
+    for name in ("photos", "out"):
+        if not (options.dry_run or getattr(options, name)):
+            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
+    import torch
+
+    torch.set_num_threads(options.threads)
     if options.dry_run:
         from .costs import dry_run
 
         print(dry_run(chosen, precision=options.precision or "bf16"))
         return
-    for name in ("photos", "out"):
-        if not getattr(options, name):
-            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
     from .finetune import finetune
 
     passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")

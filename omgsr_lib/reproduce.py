@@ -6,10 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from .data.photos import find_photos, open_photo
 from .presets import PRESETS
 from .provenance import ELSEWHERE, PROJECT_ROOT, sha256, versions, write_json
-from .report import write_report
 from .runner import NotebookFailed, check_type, declared_parameters, run_notebook
 
 
@@ -85,6 +83,8 @@ def reproduce(
         if not set(only) <= set(possible):
             raise ValueError(f"preset {preset!r} has notebooks for {', '.join(possible)} only: train with omgsr train")
     if photos is not None:
+        from .data.photos import find_photos, open_photo
+
         for path in find_photos(PROJECT_ROOT / photos):
             open_photo(path)
     ran = run_steps(
@@ -99,6 +99,8 @@ def reproduce(
         progress=progress,
         cell_timeout=cell_timeout,
     )
+    from .report import write_report
+
     write_report(PROJECT_ROOT / results / preset)
     return ran
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,41 @@ def refused(capsys, *arguments):
     return err
 
 
-def test_importing_the_command_is_cheap():
-    heavy = "{'diffusers', 'transformers', 'peft', 'matplotlib', 'papermill'}"
-    code = f"import sys, omgsr_lib.cli; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "[]\n"
+@pytest.mark.parametrize(
+    "command, code",
+    [
+        ("--version", 0),
+        ("--help", 0),
+        ("train --help", 0),
+        ("", 2),
+        ("paint", 2),
+        ("restore a.png --out b --tile large", 2),
+        ("restore /none --out b", 2),
+        ("train --variant s", 2),
+        ("train --variant s --preset huge", 2),
+        ("manifest /none", 2),
+        ("reproduce --preset huge", 2),
+    ],
+)
+def test_what_needs_no_library_imports_none(command, code):
+    program = f"""
+import sys
+from omgsr_lib.cli import main
+try:
+    code = main({command.split()})
+except SystemExit as stop:
+    code = stop.code
+heavy = "torch torchvision diffusers transformers peft accelerate numpy pandas matplotlib papermill nbclient PIL"
+print(code, sorted(set(heavy.split()) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == f"{code} []", done
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"omgsr {version('omgsr-reproduction')}\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -49,14 +49,18 @@ def stub(folder, content):
 
 def test_missing_operators_are_declared_and_the_import_repeated(tmp_path):
     check = """
-    module = fallback.ensure_torchvision()
-    import builtins, sys
-    assert builtins.imports == 2 and module is sys.modules["torchvision"]
+    import importlib.util
+    fallback.declare_missing_operators()
+    assert importlib.util.find_spec("torchvision") and not hasattr(torch.ops.torchvision, "nms")
+    import builtins, torchvision
+    assert builtins.imports == 2 and torchvision.__spec__.loader is torchvision.__loader__
     assert str(torch.ops.torchvision.nms.default._schema) == (
         "torchvision::nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     )
     assert torch.ops.torchvision.qnms.default
-    assert fallback.ensure_torchvision() is module and builtins.imports == 2
+    fallback.declare_missing_operators()
+    import torchvision
+    assert builtins.imports == 2
     """
     result = run(LOAD + textwrap.dedent(check), path=stub(tmp_path, WITHOUT_OPERATORS))
     assert result.returncode == 0, result.stderr
@@ -64,8 +68,8 @@ def test_missing_operators_are_declared_and_the_import_repeated(tmp_path):
 
 def test_loaded_operators_are_left_alone(tmp_path):
     check = """
-    fallback.ensure_torchvision()
-    import builtins
+    fallback.declare_missing_operators()
+    import builtins, torchvision
     assert builtins.imports == 1 and fallback._LIBRARY is None
     assert torch.ops.torchvision.nms.default and not hasattr(torch.ops.torchvision, "qnms")
     """
@@ -74,7 +78,8 @@ def test_loaded_operators_are_left_alone(tmp_path):
 
 
 def test_other_failures_of_torchvision_are_not_hidden(tmp_path):
-    result = run(LOAD + "fallback.ensure_torchvision()", path=stub(tmp_path, OTHERWISE_BROKEN))
+    code = LOAD + "fallback.declare_missing_operators()\nimport torchvision"
+    result = run(code, path=stub(tmp_path, OTHERWISE_BROKEN))
     assert result.returncode == 1
     assert "RuntimeError: the image extension is damaged" in result.stderr
 
@@ -90,5 +95,5 @@ def test_the_installed_torchvision_without_its_operators():
     assert squeezenet1_1(weights=None)(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
     assert torch.allclose(resize(torch.full((1, 3, 8, 8), 0.25), [4, 4]), torch.full((1, 3, 4, 4), 0.25))
     """
-    result = run(LOAD + "fallback.ensure_torchvision()" + textwrap.dedent(check))
+    result = run(LOAD + "fallback.declare_missing_operators()" + textwrap.dedent(check))
     assert result.returncode == 0, result.stderr

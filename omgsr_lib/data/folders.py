@@ -4,8 +4,14 @@ import os
 import unicodedata
 from collections import Counter
 
-from .pictures import SUFFIXES
 from .scan import scan_folder
+
+
+# Of the files of a folder; HEIC is not read, so that each one is a line instead of missing without a word.
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+)
 
 
 def find_pictures(source, target, on_error):
