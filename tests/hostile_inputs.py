@@ -180,7 +180,6 @@ TABLE = [
     ("-leading-dash.png", PNG, ("RGB", (48, 40))),
     ("Größe 写真 🏞.png", PNG, ("RGB", (48, 40))),
     ("[brackets]*.png", PNG, ("RGB", (48, 40))),
-    (".hidden.png", PNG, ("RGB", (48, 40))),
     ("SHOUTED.PNG", PNG, ("RGB", (48, 40))),
     ("n" * 240 + ".png", PNG, ("RGB", (48, 40))),
     ("link.png", lambda path: path.symlink_to("/dev/zero"), "must be a file"),
