@@ -11,10 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
-# Of train-mini.
+# Of train-mini: the photographs, and the prior under the adapters of each variant.
 MINI_DATA = --photos $(PHOTOS) $(if $(PROVENANCE),--provenance $(PROVENANCE)) --evaluation $(EVALUATION)
-MINI_PRETRAIN = $(BIN)/omgsr pretrain $(MINI_DATA)
-ON_DEVICE = --device $(DEVICE)
 BASE_s := ddpm
 BASE_f := flow
 
@@ -35,16 +33,20 @@ reproduce: $(READY) ## run the whole study; a second run repeats only what chang
 study: $(READY) ## the longer trainings behind the ablation tables (hours, resumable)
 	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-train-mini: $(READY) ## train the small models anew into runs/mini (CPU: a day in the background; DEVICE=cuda: minutes); resumable
+train-mini: $(READY) ## train the small models anew into runs/mini (some two days of 2 CPU cores, or DEVICE=cuda), resumable
 	@$(if $(and $(PHOTOS),$(EVALUATION),$(WEIGHTS)),,$(error make train-mini needs PHOTOS, EVALUATION (photographs) and WEIGHTS (LPIPS-SqueezeNet)))
-	$(MINI_PRETRAIN) autoencoder --out $(MINI)/autoencoder --perceptual $(WEIGHTS) $(ON_DEVICE)
-	$(MAKE) -j 2 $(MINI)/ddpm.done $(MINI)/flow.done
 	$(MAKE) -j 2 $(MINI)/s.done $(MINI)/f.done
 
-$(MINI)/ddpm.done $(MINI)/flow.done: $(MINI)/%.done:
-	$(MINI_PRETRAIN) $* --autoencoder $(MINI)/autoencoder/mini-autoencoder --out $(MINI)/$* $(ON_DEVICE)
+$(MINI)/autoencoder.done:
+	$(BIN)/omgsr pretrain autoencoder $(MINI_DATA) --perceptual $(WEIGHTS) --out $(MINI)/autoencoder --device $(DEVICE)
 	@touch $@
 
+$(MINI)/ddpm.done $(MINI)/flow.done: $(MINI)/%.done: $(MINI)/autoencoder.done
+	$(BIN)/omgsr pretrain $* $(MINI_DATA) --autoencoder $(MINI)/autoencoder/mini-autoencoder --out $(MINI)/$* --device $(DEVICE)
+	@touch $@
+
+$(MINI)/s.done: $(MINI)/ddpm.done
+$(MINI)/f.done: $(MINI)/flow.done
 $(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
 	$(BIN)/omgsr train --variant $*-long --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS) --out $(MINI)/$*
 	@touch $@

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from .exif import as_bytes, with_resolution
+from .png import SIGNATURE
 
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BITS, PLANAR = 258, 284  # TIFF tags
 STRIP = 2**20  # bytes of a block of rows that is written at once
 CLASSIC = 2**32 - 2**28  # bytes of pixels in a TIFF with offsets of 32 bits; its tags need the rest
