@@ -14,7 +14,7 @@ import torch
 from record import best_in_turns, write_record
 from torch.nn import functional as F
 
-from omgsr_lib.colour import adain, wavelet
+from omgsr_lib.restore.colour import adain, wavelet
 
 
 GOALS = {1024: 10, 4096: 5}  # of the wavelet fix

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 from record import record_name, write_record
 
-from omgsr_lib.costs import training_costs
-from omgsr_lib.losses.networks import build_losses
+from omgsr_lib.losses.build import build_losses
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
-from omgsr_lib.train import train
+from omgsr_lib.study.costs import training_costs
+from omgsr_lib.training.loop import train
 
 
 CASES = {"full": (("paper", "s-512"), ("paper", "f-1024"), ("release", "s-512"), ("release", "f-1024"))}

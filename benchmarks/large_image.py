@@ -18,9 +18,9 @@ import torch
 from record import in_a_process, peak_memory, write_record
 
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
-from omgsr_lib.large import restore_array
 from omgsr_lib.model import OMGSR
-from omgsr_lib.tensor_file import TensorFile
+from omgsr_lib.restore.out_of_core import restore_array
+from omgsr_lib.restore.tensor_file import TensorFile
 
 
 SCALE = 4

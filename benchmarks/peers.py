@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omgsr_lib.data.photos import open_photo, packaged_photos
 from omgsr_lib.model import OMGSR
-from omgsr_lib.peers import PEERS, SCALE, Peer, operations_per_pixel
-from omgsr_lib.restore import restore
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.study.peers import PEERS, SCALE, Peer, operations_per_pixel
 
 
 MODELS = ("mini-s", "mini-f")

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from record import write_record
 
-from omgsr_lib.analysis import tile_borders
 from omgsr_lib.data.photos import find_photos, open_photo, to_pixels
-from omgsr_lib.experiment import low_quality_pictures
 from omgsr_lib.metrics.measures import checkerboard, seam_energy, seam_lines
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import default_tile
-from omgsr_lib.restore import restore
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.study.notebook import low_quality_pictures
+from omgsr_lib.study.tilings import tile_borders
 
 
 MODELS = ("mini-s", "mini-f")

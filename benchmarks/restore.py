@@ -34,9 +34,9 @@ from torch.nn import functional as F
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_image, to_pixels
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import decode_latents, encode_latents
-from omgsr_lib.restore import restore
-from omgsr_lib.speed import prepare
-from omgsr_lib.tiling import plan_tiles
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.restore.prepare import prepare
+from omgsr_lib.tiling.grid import plan_tiles
 
 
 MODELS = ("mini-s", "mini-f")

@@ -23,10 +23,10 @@ from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 from omgsr_lib.priors.latents import compression, decode_latents, encode_latents, posterior_latents, unscale_latents
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder
-from omgsr_lib.tensor_file import TensorFile
-from omgsr_lib.tiled_vae import FlatPass, decode_tiled, encode_tiled
-from omgsr_lib.tiling import plan_tiles
-from omgsr_lib.vae_layers import decoder_layers, encoder_layers
+from omgsr_lib.restore.tensor_file import TensorFile
+from omgsr_lib.tiling.grid import plan_tiles
+from omgsr_lib.tiling.vae import FlatPass, decode_tiled, encode_tiled
+from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
 
 
 OVERDRAW_GOAL, ERROR_GOAL, DECIBEL_GOAL, TIME_GOAL, PEAK_GOAL = 1.30, 1e-5, 45, 1.25, 1.05

@@ -16,32 +16,31 @@ if TYPE_CHECKING:
     from .midstep import snr_mid_timestep as snr_mid_timestep
     from .model import OMGSR as OMGSR
     from .model import OMGSROutput as OMGSROutput
-    from .restore import RestoreResult as RestoreResult
-    from .restore import restore as restore
+    from .restore.pipeline import RestoreResult as RestoreResult
+    from .restore.pipeline import restore as restore
+    from .restore.prepare import prepare as prepare
     from .schedules import NoiseSchedule as NoiseSchedule
-    from .speed import prepare as prepare
 
 _MODULES = {
     "NoiseSchedule": "schedules",
     "OMGSR": "model",
     "OMGSROutput": "model",
-    "RestoreResult": "restore",
+    "RestoreResult": "restore.pipeline",
     "evaluate_folder": "metrics.evaluate",
     "latent_gap": "gap",
-    "prepare": "speed",
-    "restore": "restore",
+    "prepare": "restore.prepare",
+    "restore": "restore.pipeline",
     "snr_mid_timestep": "midstep",
 }
 __all__ = list(_MODULES)
 
 
 class _Package(ModuleType):
-    """The package, where `restore` is always the function: importing the module of that name does not hide it."""
+    """The package, where `restore` is always the function: importing the folder of that name does not hide it."""
 
     def __setattr__(self, name, value):
-        if name in _MODULES and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
+        if name not in _MODULES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 def __getattr__(name):

@@ -5,7 +5,7 @@ import sys
 import warnings
 
 from . import commands
-from .runner import NotebookFailed
+from .study.papermill import NotebookFailed
 
 
 # Libraries whose `UserWarning`s are not shown: they speak of the program, not of the user's files or machine.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def run_reproduce(options):
-    from .reproduce import reproduce
+    from .study.reproduce import reproduce
 
     reproduce(options.preset, results=options.results, photos=options.photos, only=options.only, force=options.force)
 
@@ -13,7 +13,7 @@ def run_reproduce(options):
 def run_study(options):
     from .data.photos import find_photos, packaged_photos
     from .presets import recipe
-    from .study import StudyData, study
+    from .study.ablation import StudyData, study
 
     own = bool(options.photos)
     data = StudyData(
@@ -29,8 +29,8 @@ def run_study(options):
 
 
 def run_adaptive(options):
-    from .adaptive_study import adaptive_study
     from .data.photos import find_photos, packaged_photos
+    from .study.adaptive import adaptive_study
 
     adaptive_study(
         options.results,
@@ -40,11 +40,11 @@ def run_adaptive(options):
 
 
 def run_restore(options):
-    from .data.folders import find_pictures
     from .presets import default_tile
+    from .restore.names import find_pictures
 
     find_pictures(Path(options.source), Path(options.out), lambda error: None)  # before a large model is loaded
-    from .restore_files import restore_folder
+    from .restore.folder import restore_folder
 
     same = ("scale", "timestep", "strength", "overlap", "window", "planner", "tile_batch", "vae_mode", "batch_size")
     report = restore_folder(
@@ -71,7 +71,7 @@ def prepared_model(options):
 
     from .model import OMGSR
     from .presets import default_tile
-    from .speed import PRECISIONS, fast_dtype, prepare
+    from .restore.prepare import PRECISIONS, fast_dtype, prepare
 
     model = OMGSR.from_pretrained(
         options.model,
@@ -108,9 +108,10 @@ def run_manifest(options):
 
 
 def run_midstep(options):
-    from .analysis import encode_pairs, load_latent_space
     from .data.pairs import evaluation_pairs
     from .midstep import snr_mid_timestep
+    from .priors.latent_space import load_latent_space
+    from .priors.latents import encode_pairs
 
     pairs = evaluation_pairs(
         training_photos(options), options.size, seed=options.seed, scale=options.scale, short_side=options.short_side
@@ -161,11 +162,11 @@ def run_train(options):
 
     torch.set_num_threads(options.threads)
     if options.dry_run:
-        from .costs import dry_run
+        from .study.costs import dry_run
 
         print(dry_run(chosen, precision=options.precision or "bf16"))
         return
-    from .finetune import finetune
+    from .training.run import finetune
 
     passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
     finetune(
@@ -187,7 +188,7 @@ def run_train(options):
 
 def run_evaluate(options):
     from .metrics.evaluate import evaluate_folder, first_process
-    from .provenance import atomic_write
+    from .utils.files import atomic_write
 
     frame = evaluate_folder(
         options.restored,
@@ -211,7 +212,7 @@ def run_evaluate(options):
 
 
 def run_report(options):
-    from .report import write_report
+    from .report.claims import write_report
 
     folder = Path(options.results) / options.preset
     if not folder.is_dir():
@@ -220,9 +221,9 @@ def run_report(options):
 
 
 def run_benchmark(options):
-    from .benchmark import benchmark
     from .metrics.statistics import summarise
-    from .peers import PEERS
+    from .study.peers import PEERS
+    from .study.test_sets import benchmark
 
     passed = ("work", "metrics", "weights", "published", "tile", "overlap")
     chosen = {name: getattr(options, name) for name in passed}
@@ -233,7 +234,7 @@ def run_benchmark(options):
 
 
 def run_explore(options):
-    from .explorer import write_explorer_page
+    from .explorer.compute import write_explorer_page
 
     passed = ("base", "adapter", "photos", "first", "strengths", "size", "steps", "seed")
     path = write_explorer_page(options.html, options.model, **{name: getattr(options, name) for name in passed})

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .files import atomic_folder
+from .utils.files import atomic_folder
 
 
 CONVOLUTIONS_AND_ATTENTION = [

@@ -12,9 +12,7 @@ from torch import nn
 from torch.nn.attention import sdpa_kernel
 
 from . import presets
-from .adaptive import difference_map
-from .device import to_device
-from .files import atomic_folder, verify_hashes
+from .adaptive.timesteps import difference_map
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
 from .fold.grid import FoldedGrid, even_timesteps
 from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
@@ -22,8 +20,10 @@ from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
-from .tiled_vae import decode_tiled, encode_tiled
-from .tiling import tiled
+from .tiling.grid import tiled
+from .tiling.vae import decode_tiled, encode_tiled
+from .utils.device import to_device
+from .utils.files import atomic_folder, verify_hashes
 
 
 LQ_ENCODER = "lq_encoder.safetensors"  # of a folded model
@@ -85,7 +85,7 @@ class OMGSR(nn.Module):
     def encode(self, lq_pixels, *, generator=None, mode=None, **options):
         """LQ latents of the adapted encoder. Sides must be multiples of `self.multiple` pixels.
 
-        `mode` "exact" or "flat" encodes in parts, with the `options` of `tiled_vae.FlatPass`; None in one piece.
+        `mode` "exact" or "flat" encodes in parts, with the `options` of `tiling.vae.FlatPass`; None in one piece.
         """
         height, width = lq_pixels.shape[-2:]
         if height % self.multiple or width % self.multiple:
@@ -141,7 +141,7 @@ class OMGSR(nn.Module):
         With `tile` (in latents, as `overlap`) the model output of the tiles is blended and the formula is applied once
         to the whole, as in the two-stage tiled restoration of the paper. With an `overlap` the tiles lie as published;
         without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch` and `progress`
-        of `tiling.tiled`.
+        of `tiling.grid.tiled`.
         """
         timestep = self.timestep if timestep is None else timestep
         if tile is None:
@@ -391,6 +391,6 @@ def _read_about(folder, *keys):
 
 
 def _load_estimator(folder):
-    from .estimator import load_estimator  # of a class of diffusers, which takes seconds to import
+    from .adaptive.estimator import load_estimator  # of a class of diffusers, which takes seconds to import
 
     return load_estimator(folder)

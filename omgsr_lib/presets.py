@@ -20,7 +20,7 @@ class Recipe:
     resolution: int  # side of a training crop in pixels
     scale: int  # down-scaling factor of the degradation
     timestep: int  # mid-timestep t*, an index into the schedule
-    adaptive: bool = False  # train each picture at its own mid-timestep (`adaptive`); not in the paper
+    adaptive: bool = False  # train each picture at its own mid-timestep (`adaptive/`); not in the paper
     dial: bool = False  # degradations from mild to extreme (`Degradation.dial`) instead of the published chain
     start: str | None = None  # adapters to start from, a folder of the package's weights
     revision: str | None = None  # commit of the hub id
@@ -184,3 +184,16 @@ def recipe(preset, variant, **changes):
         known = ", ".join(f"{p} {v}" for p, v in RECIPES)
         raise ValueError(f"A recipe must be one of: {known}. Got {preset!r} {variant!r}.")
     return replace(RECIPES[preset, variant], **{name: value for name, value in changes.items() if value is not None})
+
+
+def preset_recipe(preset, variant, **changes):
+    """The recipe of a preset's variant "s" or "f" (the first resolution listed), with `changes`."""
+    for name, part in RECIPES:
+        if name == preset and part[0] == variant:
+            return recipe(preset, part, **changes)
+    raise ValueError(f"A preset with recipes must be one of {sorted({name for name, _ in RECIPES})}: got {preset!r}.")
+
+
+def ships(recipe):
+    """Whether the recipe's base comes with this package (presets `mini` and `smoke`)."""
+    return recipe.base in (*PACKAGED_PRIORS, "tiny")

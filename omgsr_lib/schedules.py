@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .device import to_device
+from .utils.device import to_device
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")

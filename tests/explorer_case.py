@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from omgsr_lib.frames import PANELS, FrameCache
+from omgsr_lib.explorer.cache import PANELS, FrameCache
 
 
 SIZE = 32
@@ -53,7 +53,7 @@ def fill(cache, timesteps=TIMESTEPS):
 
 
 class FakeExplorer:
-    """The interface of `explorer.Explorer`; `order` lists what was computed, `gate` holds `compute` back."""
+    """The interface of `explorer.compute.Explorer`; `order` lists what was computed, `gate` holds `compute` back."""
 
     def __init__(self, folder, variants=("s", "f")):
         self.folder, self.variants = folder, variants

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms
 
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 
 
 def picture(width=16, height=16, mode="RGB", seed=0):

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
-from omgsr_lib import study as study_module
-from omgsr_lib.ablation import CONTRASTS, contrast_table, read_study, sweep_table
-from omgsr_lib.study import StudyData, StudyRun, execute_run, study, study_runs
+from omgsr_lib.report.contrasts import CONTRASTS, contrast_table, read_study, sweep_table
+from omgsr_lib.study import ablation as study_module
+from omgsr_lib.study.ablation import StudyData, StudyRun, execute_run, study, study_runs
 
 
 MIDS = {"s": 273, "f": 244}

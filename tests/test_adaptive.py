@@ -9,14 +9,19 @@ from PIL import Image
 from scipy.stats import norm
 
 from omgsr_lib import OMGSR, restore
-from omgsr_lib.adaptive import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
+from omgsr_lib.adaptive.estimator import (
+    DifferenceEstimator,
+    calibrate,
+    log_likelihood_loss,
+    pixel_statistics,
+)
+from omgsr_lib.adaptive.timesteps import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import to_image, to_pixels
-from omgsr_lib.estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from omgsr_lib.midstep import snr_mid_timestep
 from omgsr_lib.priors.latents import encode_latents
-from omgsr_lib.restore import estimated_timestep
-from omgsr_lib.speed import prepare
+from omgsr_lib.restore.pipeline import estimated_timestep
+from omgsr_lib.restore.prepare import prepare
 
 
 FAMILIES = {"ddpm": 273, "flow": 244}

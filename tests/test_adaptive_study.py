@@ -6,14 +6,18 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from omgsr_lib import adaptive_plots, adaptive_study, adaptive_tables
-from omgsr_lib.adaptive import own_timesteps
-from omgsr_lib.analysis import load_schedule, restored_pairs, score_pairs
+from omgsr_lib.adaptive.timesteps import own_timesteps
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import packaged_photos, to_pixels
 from omgsr_lib.data.single import KINDS, degrade_by
+from omgsr_lib.metrics.evaluate import score_pairs
 from omgsr_lib.model import OMGSR
-from omgsr_lib.plots import save_figure
+from omgsr_lib.priors.latent_space import load_schedule
+from omgsr_lib.report import plots_adaptive as adaptive_plots
+from omgsr_lib.report import tables_adaptive as adaptive_tables
+from omgsr_lib.report.plots import save_figure
+from omgsr_lib.restore.pairs import restored_pairs
+from omgsr_lib.study import adaptive as adaptive_study
 
 
 SCHEDULES = {"s": load_schedule("ddpm"), "f": load_schedule("flow")}

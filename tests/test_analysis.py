@@ -5,28 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.analysis import (
-    compare_tilings,
-    decoded_noisy_latents,
-    encode_pairs,
-    latent_space,
-    load_schedule,
-    prediction_tiles,
-    restored_pairs,
-)
 from omgsr_lib.data.pairs import EvaluationPair
 from omgsr_lib.data.photos import to_image, to_pixels
-from omgsr_lib.experiment import (
-    evaluated_models,
-    low_quality_pictures,
-    preset_model,
-    study_photos,
-)
-from omgsr_lib.large import restore_array
 from omgsr_lib.metrics.measures import checkerboard, psnr_rgb, seam_energy, seam_lines
 from omgsr_lib.model import OMGSR
-from omgsr_lib.priors.latents import decode_latents, encode_latents
+from omgsr_lib.priors.latent_space import latent_space, load_schedule
+from omgsr_lib.priors.latents import decode_latents, decoded_noisy_latents, encode_latents, encode_pairs
 from omgsr_lib.priors.loading import WEIGHTS
+from omgsr_lib.restore.out_of_core import restore_array
+from omgsr_lib.restore.pairs import restored_pairs
+from omgsr_lib.study.notebook import evaluated_models, low_quality_pictures, preset_model, study_photos
+from omgsr_lib.study.tilings import compare_tilings, prediction_tiles
 
 
 def pair(seed=0, size=64):

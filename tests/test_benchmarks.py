@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from omgsr_lib import benchmark as procedure
 from omgsr_lib.cli import main
-from omgsr_lib.data import benchmarks as data
-from omgsr_lib.data.benchmarks import BENCHMARKS, assert_no_leak, build_synthetic, open_benchmark, pixel_checksum
+from omgsr_lib.data import test_sets as data
 from omgsr_lib.data.manifest import verify_manifest
 from omgsr_lib.data.photos import packaged_photos
+from omgsr_lib.data.test_sets import BENCHMARKS, assert_no_leak, build_synthetic, open_benchmark, pixel_checksum
+from omgsr_lib.study import test_sets as procedure
 
 
 def noise(path, side, seed=0):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from omgsr_lib.cards import adapter_card
 from omgsr_lib.data.pairs import EvaluationPair
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors.loading import WEIGHTS
-from omgsr_lib.provenance import sha256
+from omgsr_lib.training.model_card import adapter_card
+from omgsr_lib.utils.files import sha256
 
 
 LOG = [{"step": step, "pixel": 1 / step, "seconds": 0.1} for step in (1, 2, 3)]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from omgsr_lib.losses.chunks import overlap_chunks
-from omgsr_lib.losses.chunkwise import chunk_mean
+from omgsr_lib.losses.chunks import chunk_mean, overlap_chunks
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import find_photos
-from omgsr_lib.journal import alone
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore
-from omgsr_lib.runner import NotebookFailed
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.study.papermill import NotebookFailed
+from omgsr_lib.utils.journal import alone
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,7 +234,7 @@ def test_reproduce_refuses_unknown_presets_and_steps(capsys):
 
 
 def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
-    from omgsr_lib import reproduce
+    from omgsr_lib.study import reproduce
 
     def fail(*_, **__):
         raise NotebookFailed("01_latent_gap failed at In [3]: NameError: x. See file")
@@ -245,8 +245,8 @@ def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
 
 
 def test_warnings_are_a_line_each_but_those_for_developers(photos, tmp_path, capsys, monkeypatch):
-    from omgsr_lib import tile_size
     from omgsr_lib.data.photo_pairs import PhotoPairs
+    from omgsr_lib.restore import auto_tile as tile_size
 
     def run(*_):
         def attempt(settings):
@@ -273,7 +273,7 @@ def test_an_interruption_is_one_line_and_code_130(photos, tiny, tmp_path, capsys
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omgsr_lib.restore_files.Restorer.__call__", interrupt)
+    monkeypatch.setattr("omgsr_lib.restore.folder.Restorer.__call__", interrupt)
     code = main(["restore", str(photos), "--model", str(tiny), "--out", str(tmp_path / "out"), "--scale", "1"])
     assert (code, capsys.readouterr().err) == (130, "omgsr restore: interrupted.\n")
 

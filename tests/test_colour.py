@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib.colour import REACH, ROWS, adain, fix_colour, low_pass, wavelet
+from omgsr_lib.restore.colour import REACH, ROWS, adain, fix_colour, low_pass, wavelet
 
 
 def random_pair(height, width):

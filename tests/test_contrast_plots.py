@@ -7,8 +7,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import rgb2lab
 
-from omgsr_lib import contrast_plots, plots
 from omgsr_lib.metrics.comparisons import rank_stability
+from omgsr_lib.report import plots
+from omgsr_lib.report import plots_compare as contrast_plots
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import time
 import pytest
 import torch
 
-from omgsr_lib.costs import (
+from omgsr_lib.losses.build import build_losses
+from omgsr_lib.model import OMGSR
+from omgsr_lib.presets import recipe
+from omgsr_lib.study.costs import (
     autoencoder_memory,
     dry_run,
     format_dry_run,
@@ -15,10 +18,7 @@ from omgsr_lib.costs import (
     restoration_costs,
     training_costs,
 )
-from omgsr_lib.counting import count
-from omgsr_lib.losses.networks import build_losses
-from omgsr_lib.model import OMGSR
-from omgsr_lib.presets import recipe
+from omgsr_lib.utils.counting import count
 
 
 # TFLOP of a forward pass without adapters: encode, denoiser, decode.

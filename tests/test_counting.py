@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from omgsr_lib.counting import Count, count
 from omgsr_lib.lora import TARGETS, add_lora
 from omgsr_lib.priors.latents import encode_latents
 from omgsr_lib.priors.tiny import new_flow, tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.utils.counting import Count, count
 
 
 class Box:

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.checkpoint import load_state, read_log, save_state
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import freely_licensed
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.prompts import load_prompt_embeds
-from omgsr_lib.train import watched_recipe
+from omgsr_lib.training.checkpoint import load_state, read_log, save_state
+from omgsr_lib.training.loop import watched_recipe
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms
 
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 
 
 def samples(height, width, channels, dtype=np.uint8, seed=0):
@@ -132,7 +132,7 @@ def test_16_bit_channels_one_after_the_other_are_refused(tmp_path, compression):
 @pytest.mark.parametrize("height", [1, 40])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_is_written_exactly(tmp_path, channels, height, monkeypatch):
-    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    monkeypatch.setattr("omgsr_lib.images.sixteen_bit.STRIP", 1000)
     array = samples(height, 29, channels, np.uint16)
     array[:, 5:20] = np.arange(15, dtype=np.uint16)[:, None] * 300  # smooth, as photographs are
     split = 1 if channels < 3 else 3
@@ -153,7 +153,7 @@ def test_16_bit_png_is_written_exactly(tmp_path, channels, height, monkeypatch):
 @pytest.mark.parametrize("height", [1, 40])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_tiff_is_written_exactly(tmp_path, channels, height, monkeypatch):
-    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    monkeypatch.setattr("omgsr_lib.images.sixteen_bit.STRIP", 1000)
     array, exif = samples(height, 29, channels, np.uint16), Image.Exif()
     exif[271] = "maker"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
@@ -172,8 +172,8 @@ def test_16_bit_tiff_is_written_exactly(tmp_path, channels, height, monkeypatch)
 
 @pytest.mark.parametrize("height", [1, 40])
 def test_a_tiff_beyond_4_gib_is_a_bigtiff(tmp_path, height, monkeypatch):
-    monkeypatch.setattr("omgsr_lib.data.deep.CLASSIC", 0)
-    monkeypatch.setattr("omgsr_lib.data.deep.STRIP", 1000)
+    monkeypatch.setattr("omgsr_lib.images.sixteen_bit.CLASSIC", 0)
+    monkeypatch.setattr("omgsr_lib.images.sixteen_bit.STRIP", 1000)
     exif = Image.Exif()
     exif[271] = "maker"
     exif[ExifTags.IFD.Exif] = {ExifTags.Base.ISOSpeedRatings: 400}

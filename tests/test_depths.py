@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from omgsr_lib.data.photos import open_photo, to_pixels, to_rgb
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 
 
 Y, X = np.mgrid[:24, :32]

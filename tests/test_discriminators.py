@@ -6,8 +6,8 @@ from torch import nn
 
 from omgsr_lib.losses.adversarial import SOFT_LABEL, Discriminator, discriminator_loss, generator_loss
 from omgsr_lib.losses.augment import diff_augment
+from omgsr_lib.losses.backbones import DINOv2Features, DINOv3Features
 from omgsr_lib.losses.chunks import overlap_chunks
-from omgsr_lib.losses.features import DINOv2Features, DINOv3Features
 from omgsr_lib.losses.heads import DINOV3_LEAST_SIDE, dinov2_heads, dinov3_heads
 
 

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from omgsr_lib.data.photo_pairs import PhotoPairs
 from omgsr_lib.data.photos import open_photo
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 
 
 FORMATS = ["png", "jpeg", "webp", "tiff"]

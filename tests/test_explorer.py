@@ -6,17 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib import explorer as module
-from omgsr_lib.analysis import decoded_noisy_latents, encode_pairs, preset_recipe, restored_pairs
 from omgsr_lib.data.degradation import Degradation
 from omgsr_lib.data.pairs import EvaluationPair, evaluation_pairs
 from omgsr_lib.data.photos import to_image
-from omgsr_lib.experiment import preset_model, untuned_model
-from omgsr_lib.explorer import Explorer, explorer_models, preset_models, write_explorer_page
-from omgsr_lib.frames import FrameCache
+from omgsr_lib.explorer import compute as module
+from omgsr_lib.explorer.cache import FrameCache
+from omgsr_lib.explorer.compute import Explorer, explorer_models, preset_models, write_explorer_page
 from omgsr_lib.midstep import snr_mid_timestep
 from omgsr_lib.model import OMGSR
-from omgsr_lib.priors.latents import encode_latents
+from omgsr_lib.presets import preset_recipe
+from omgsr_lib.priors.latents import decoded_noisy_latents, encode_latents, encode_pairs
+from omgsr_lib.restore.pairs import restored_pairs
+from omgsr_lib.study.notebook import preset_model, untuned_model
 
 
 @pytest.fixture(scope="module")

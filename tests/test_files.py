@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from omgsr_lib.files import atomic_folder, verify_hashes, write_hashes
+from omgsr_lib.utils.files import atomic_folder, verify_hashes, write_hashes
 
 
 def test_a_new_folder_appears_when_it_is_complete(tmp_path):

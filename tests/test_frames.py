@@ -5,7 +5,7 @@ import pytest
 from explorer_case import SIZE, TIMESTEPS, colour, empty_cache, fill, photograph
 from PIL import Image
 
-from omgsr_lib.frames import PANELS, FrameCache, detail_centre
+from omgsr_lib.explorer.cache import PANELS, FrameCache, detail_centre
 
 
 def test_a_cache_read_again_holds_what_was_added(tmp_path):

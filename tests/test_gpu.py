@@ -6,7 +6,7 @@ import torch
 from omgsr_lib.data.pairs import Pairs
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
-from omgsr_lib.train import train
+from omgsr_lib.training.loop import train
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from omgsr_lib.memory import meta_twin
 from omgsr_lib.model import OMGSR
+from omgsr_lib.utils.memory import meta_twin
 
 
 def load(name):

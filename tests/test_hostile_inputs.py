@@ -5,10 +5,10 @@ import re
 import pytest
 from hostile_inputs import TABLE
 
-from omgsr_lib.data.folders import output_names
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore_files import JOURNAL, restore_folder
+from omgsr_lib.restore.folder import JOURNAL, restore_folder
+from omgsr_lib.restore.names import output_names
 
 
 @pytest.fixture(scope="module")

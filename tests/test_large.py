@@ -1,15 +1,15 @@
-"""large.py: equal to `restore` with a flat autoencoder, within the rounding to 8 bits."""
+"""`out_of_core`: equal to `restore` with a flat autoencoder, within the rounding to 8 bits."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.estimator import DifferenceEstimator
-from omgsr_lib.large import BLOCK, restore_array
+from omgsr_lib.adaptive.estimator import DifferenceEstimator
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore
-from omgsr_lib.tensor_file import TensorFile
+from omgsr_lib.restore.out_of_core import BLOCK, restore_array
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.restore.tensor_file import TensorFile
 
 
 def lq_picture(height, width, seed=0):

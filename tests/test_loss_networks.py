@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from omgsr_lib.losses.backbone_weights import vgg16_features
+from omgsr_lib.losses.build import build_losses
 from omgsr_lib.losses.dists import VGG16_WIDTHS, vgg16_dists
-from omgsr_lib.losses.networks import build_losses
 from omgsr_lib.losses.perceptual import chunked_distance, lpips_squeeze, lpips_vgg
-from omgsr_lib.losses.pretrained import vgg16_features
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors.tiny import tiny_autoencoder
 

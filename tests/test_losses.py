@@ -6,8 +6,8 @@ import torch
 
 from omgsr_lib.losses.adversarial import Discriminator, discriminator_loss, generator_loss
 from omgsr_lib.losses.augment import _cut_out, _translate, diff_augment, shifted_views
+from omgsr_lib.losses.backbones import EncoderFeatures, Pixels
 from omgsr_lib.losses.chunks import overlap_chunks
-from omgsr_lib.losses.features import EncoderFeatures, Pixels
 from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib.memory import LiveMemory, free_memory, meta_twin, out_of_memory, release_memory
+from omgsr_lib.utils.memory import LiveMemory, free_memory, meta_twin, out_of_memory, release_memory
 
 
 KIB = 1024

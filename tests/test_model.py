@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omgsr_lib import model as model_module
-from omgsr_lib.files import write_hashes
 from omgsr_lib.lora import FOLDERS
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import PROMPT_V1, recipe
 from omgsr_lib.priors.loading import WEIGHTS
+from omgsr_lib.utils.files import write_hashes
 
 
 TIMESTEPS = {"ddpm": 273, "flow": 244}

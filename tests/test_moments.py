@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from omgsr_lib.moments import Moments
+from omgsr_lib.utils.moments import Moments
 
 
 def values(seed=0, offset=0.0, dtype=torch.float64):

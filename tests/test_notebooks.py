@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from omgsr_lib.reproduce import STEPS, reproduce
+from omgsr_lib.study.reproduce import STEPS, reproduce
 
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"

@@ -34,16 +34,16 @@ def test_importing_the_model_and_restore_imports_no_diffusers():
 @pytest.mark.parametrize(
     "first",
     [
-        "import omgsr_lib.restore",
-        "from omgsr_lib.restore import restore",
-        "import omgsr_lib.restore_files",
+        "import omgsr_lib.restore.pipeline",
+        "from omgsr_lib.restore.pipeline import restore",
+        "import omgsr_lib.restore.folder",
         "from omgsr_lib import *",
-        "import omgsr_lib; omgsr_lib.restore",
+        "import omgsr_lib; omgsr_lib.restore.pipeline",
     ],
 )
 def test_restore_is_the_function_whatever_is_imported_first(first):
     code = f"{first}\nimport omgsr_lib, sys; from omgsr_lib import restore\n"
-    code += "assert restore is omgsr_lib.restore is sys.modules['omgsr_lib.restore'].restore"
+    code += "assert restore is omgsr_lib.restore.pipeline is sys.modules['omgsr_lib.restore.pipeline'].restore"
     run(code)
 
 

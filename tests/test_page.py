@@ -8,8 +8,8 @@ import pytest
 from explorer_case import SIZE, TIMESTEPS, colour, empty_cache, fill
 from PIL import Image
 
-from omgsr_lib.page import explore_page
-from omgsr_lib.panels import caption, cell_of, columns_of, difference_colours
+from omgsr_lib.explorer.drawing import caption, cell_of, columns_of, difference_colours
+from omgsr_lib.explorer.page import explore_page
 
 
 @pytest.fixture(scope="module")

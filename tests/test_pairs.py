@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.data.benchmarks import build_synthetic
 from omgsr_lib.data.crops import CropSampler
 from omgsr_lib.data.degradation import Degradation, degrade
 from omgsr_lib.data.pairs import Pairs, assert_disjoint, evaluation_pairs
 from omgsr_lib.data.photos import find_photos, packaged_photos, to_image, to_pixels
 from omgsr_lib.data.synthetic import dead_leaves
+from omgsr_lib.data.test_sets import build_synthetic
 
 
 @pytest.fixture(scope="module")

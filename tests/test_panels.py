@@ -8,9 +8,17 @@ import pytest
 from explorer_case import SIZE, colour, empty_cache, fill
 from PIL import Image
 
-from omgsr_lib import panels
-from omgsr_lib.curves import curves_svg, plot_svg
-from omgsr_lib.panels import caption, cell_of, columns_of, contact_sheet, crop_box, difference_map, explorer_picture
+from omgsr_lib.explorer import drawing as panels
+from omgsr_lib.explorer.curves import curves_svg, plot_svg
+from omgsr_lib.explorer.drawing import (
+    caption,
+    cell_of,
+    columns_of,
+    contact_sheet,
+    crop_box,
+    difference_map,
+    explorer_picture,
+)
 
 
 LEFT, TOP = 20, 36  # of the first picture

@@ -15,9 +15,9 @@ import training_script
 from safetensors.torch import load_file
 
 import omgsr_lib
-from omgsr_lib.checkpoint import read_log
-from omgsr_lib.data.batches import StepBatches
-from omgsr_lib.parallel import average_gradients
+from omgsr_lib.training.batches import StepBatches
+from omgsr_lib.training.checkpoint import read_log
+from omgsr_lib.training.distributed import average_gradients
 
 
 SCRIPT = Path(training_script.__file__)

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from omgsr_lib import benchmark as procedure
-from omgsr_lib import peers
 from omgsr_lib.cli import main
-from omgsr_lib.peers import PEERS, Peer, model_files, operations_per_pixel
+from omgsr_lib.study import peers
+from omgsr_lib.study import test_sets as procedure
+from omgsr_lib.study.peers import PEERS, Peer, model_files, operations_per_pixel
 
 
 NAME = "realesrgan-x4plus"

@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from omgsr_lib.data.photos import to_image, to_pixels
-from omgsr_lib.data.pictures import FORMATS, Picture
+from omgsr_lib.images.image_file import FORMATS, Picture
 
 
 def samples(height, width, channels, dtype=np.uint8, seed=0):

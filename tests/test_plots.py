@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from skimage.data import astronaut
 
-from omgsr_lib import plots
+from omgsr_lib.report import plots
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from omgsr_lib.data.photos import open_photo
-from omgsr_lib.data.pictures import Picture
+from omgsr_lib.images.image_file import Picture
 
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omgsr_lib.precision import native_precision
+from omgsr_lib.utils.precision import native_precision
 
 
 @pytest.mark.parametrize(

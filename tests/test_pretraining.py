@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib.checkpoint import load_state, read_log
 from omgsr_lib.data.photos import packaged_photos
 from omgsr_lib.presets import PRETRAINING
 from omgsr_lib.pretraining import estimator as estimator_training
@@ -23,6 +22,7 @@ from omgsr_lib.pretraining.prior import (
 )
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.training.checkpoint import load_state, read_log
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from omgsr_lib.priors import prompts
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, randomise, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
-from omgsr_lib.tiling import plan_tiles, tiled
+from omgsr_lib.tiling.grid import plan_tiles, tiled
 
 
 def latents_of(batch, height=8, width=8, seed=0):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from omgsr_lib import provenance
-from omgsr_lib.provenance import atomic_write, git_state, seed_everything, sha256, start_run, versions, write_json
+from omgsr_lib.study import run_record as provenance
+from omgsr_lib.study.run_record import git_state, seed_everything, start_run, versions
+from omgsr_lib.utils.files import atomic_write, sha256, write_json
 
 
 @pytest.fixture

@@ -9,15 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omgsr_lib import paper, report
-from omgsr_lib.ablation import CONTRASTS, contrast_table, sweep_table
 from omgsr_lib.cli import main
 from omgsr_lib.metrics.comparisons import compare_methods
 from omgsr_lib.metrics.specs import SPECS
 from omgsr_lib.metrics.statistics import summarise
-from omgsr_lib.report import CONTRAST_CLAIMS, NOT_SHOWN, NOT_TESTABLE, SHOWN, findings, judge, write_report
-from omgsr_lib.study import study_runs
-from omgsr_lib.tables import to_html, to_latex, to_markdown
+from omgsr_lib.report import claims as report
+from omgsr_lib.report import render as paper
+from omgsr_lib.report.claims import (
+    CONTRAST_CLAIMS,
+    NOT_SHOWN,
+    NOT_TESTABLE,
+    SHOWN,
+    findings,
+    judge,
+    write_report,
+)
+from omgsr_lib.report.contrasts import CONTRASTS, contrast_table, sweep_table
+from omgsr_lib.report.tables import to_html, to_latex, to_markdown
+from omgsr_lib.study.ablation import study_runs
 
 
 MIDS = {"s": 300, "f": 200}

@@ -7,15 +7,15 @@ import nbformat
 import pytest
 from PIL import Image
 
-from omgsr_lib import reproduce as reproduce_module
 from omgsr_lib.cli import main
-from omgsr_lib.reproduce import STEPS, run_steps
-from omgsr_lib.runner import NotebookFailed, check_type, clean
+from omgsr_lib.study import reproduce as reproduce_module
+from omgsr_lib.study.papermill import NotebookFailed, check_type, clean
+from omgsr_lib.study.reproduce import STEPS, run_steps
 
 
 TOY_STEPS = {"00_first": (), "01_second": ("00_first",), "02_third": ("study",)}
 PARAMETERS = 'preset = "mini"\nresults = "results"\nphotos = None\nsteps: int = 3  # how many\nrate = 0.5\n'
-# Writes one file and the record of it, as omgsr_lib.provenance does, and appends its name to a trace.
+# Writes one file and the record of it, as omgsr_lib.study.run_record does, and appends its name to a trace.
 BODY = """
 import hashlib, json
 from pathlib import Path

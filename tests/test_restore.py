@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms
 
-from omgsr_lib.colour import adain
 from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore
+from omgsr_lib.restore.colour import adain
+from omgsr_lib.restore.pipeline import restore
 
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])

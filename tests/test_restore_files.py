@@ -15,13 +15,14 @@ import torch
 from hostile_inputs import SRGB, picture, png16
 from PIL import ExifTags, Image
 
-from omgsr_lib import oversize, restore_files
-from omgsr_lib.data.folders import output_names
-from omgsr_lib.data.pictures import Picture
-from omgsr_lib.journal import alone
+from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import Restorer, batches, restore
-from omgsr_lib.restore_files import JOURNAL, fingerprint, restore_folder
+from omgsr_lib.restore import folder as restore_files
+from omgsr_lib.restore import oversize
+from omgsr_lib.restore.folder import JOURNAL, fingerprint, restore_folder
+from omgsr_lib.restore.names import output_names
+from omgsr_lib.restore.pipeline import Restorer, batches, restore
+from omgsr_lib.utils.journal import alone
 
 
 @pytest.fixture(scope="module")

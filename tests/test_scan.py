@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omgsr_lib.data.benchmarks import BENCHMARKS, Benchmark, open_benchmark
-from omgsr_lib.data.folders import find_pictures
 from omgsr_lib.data.photos import find_photos
-from omgsr_lib.journal import JOURNAL
+from omgsr_lib.data.test_sets import BENCHMARKS, Benchmark, open_benchmark
 from omgsr_lib.metrics.evaluate import paired_files
+from omgsr_lib.restore.names import find_pictures
+from omgsr_lib.utils.journal import JOURNAL
 
 
 def put(folder, *names):

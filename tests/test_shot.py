@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from omgsr_lib.data.shot import photons, photons_on_device
+from omgsr_lib.data.poisson import photons, photons_on_device
 
 
 def draw(distinct):

@@ -11,10 +11,9 @@ from torch.nn.attention import SDPBackend
 from omgsr_lib.cli import build_parser
 from omgsr_lib.commands import prepared_model
 from omgsr_lib.fold import FoldedPrior
-from omgsr_lib.memory import meta_twin
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore
-from omgsr_lib.speed import (
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.restore.prepare import (
     KERNELS,
     Attention,
     attention_calls,
@@ -26,6 +25,7 @@ from omgsr_lib.speed import (
     prepare,
     quantise_linear,
 )
+from omgsr_lib.utils.memory import meta_twin
 
 
 TIMESTEPS = {"ddpm": 273, "flow": 244}
@@ -128,7 +128,7 @@ def test_kernels_in_the_order_of_their_times(monkeypatch):
     cudnn, flash, efficient, math = KERNELS
     seconds = {flash: {small: 1, large: None}, efficient: {small: 3, large: 3}, math: {small: 5, large: 1}}
     monkeypatch.setattr(
-        "omgsr_lib.speed.attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
+        "omgsr_lib.restore.prepare.attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
     )
     order = [fastest_kernels(Counter(calls), "cpu", torch.float32) for calls in ({small: 1}, {small: 3, large: 1})]
     assert order[0] == [flash, efficient, math, cudnn]

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omgsr_lib import paper
 from omgsr_lib.metrics.comparisons import compare_methods
 from omgsr_lib.metrics.statistics import summarise
-from omgsr_lib.published import PROTOCOL, read_published, read_published_cost
-from omgsr_lib.tables import (
+from omgsr_lib.report import render as paper
+from omgsr_lib.report.published import PROTOCOL, read_published, read_published_cost
+from omgsr_lib.report.tables import (
     Table,
     convention_notes,
     difference_table,

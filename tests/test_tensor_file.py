@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from omgsr_lib.tensor_file import TensorFile
+from omgsr_lib.restore.tensor_file import TensorFile
 
 
 def test_it_holds_zeros_and_then_what_was_written(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib import tile_size
-from omgsr_lib.memory import LiveMemory
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import restore
-from omgsr_lib.tile_size import STEP, VAE_TILES, Peaks, Settings, fitting_settings, retry_smaller
-from omgsr_lib.tiled_vae import FlatPass
-from omgsr_lib.vae_layers import decoder_layers, encoder_layers
+from omgsr_lib.restore import auto_tile as tile_size
+from omgsr_lib.restore.auto_tile import STEP, VAE_TILES, Peaks, Settings, fitting_settings, retry_smaller
+from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.tiling.vae import FlatPass
+from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
+from omgsr_lib.utils.memory import LiveMemory
 
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])
@@ -149,11 +149,11 @@ def test_restore_continues_with_smaller_tiles(model, monkeypatch):
 
 def test_automatic_tiles_restore(model, peaks, monkeypatch):
     """Much memory: one pass. Little: the tiles of `fitting_settings` for half of what is free."""
-    monkeypatch.setattr(import_module("omgsr_lib.restore"), "Peaks", lambda model: peaks)
+    monkeypatch.setattr(import_module("omgsr_lib.restore.pipeline"), "Peaks", lambda model: peaks)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
 
     def restored(free):
-        monkeypatch.setattr(import_module("omgsr_lib.restore"), "free_memory", lambda device: free)
+        monkeypatch.setattr(import_module("omgsr_lib.restore.pipeline"), "free_memory", lambda device: free)
         return np.asarray(restore(model, image, tile="auto", progress=False).images[0])
 
     assert np.array_equal(restored(1 << 40), np.asarray(restore(model, image, progress=False).images[0]))

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from omgsr_lib import tiled_vae
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
-from omgsr_lib.memory import LiveMemory
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
-from omgsr_lib.tiled_vae import FlatPass, decode_tiled, encode_tiled
-from omgsr_lib.vae_layers import decoder_layers, encoder_layers
+from omgsr_lib.tiling import vae as tiled_vae
+from omgsr_lib.tiling.vae import FlatPass, decode_tiled, encode_tiled
+from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
+from omgsr_lib.utils.memory import LiveMemory
 
 
 def stable_diffusion_layout(latent_channels=4, layers=2):

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from omgsr_lib.tiling import WINDOWS, plan_tiles, tiled
+from omgsr_lib.tiling.grid import WINDOWS, plan_tiles, tiled
 
 
 def picture(height, width, batch=2, channels=3, seed=0):

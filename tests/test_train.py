@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from omgsr_lib.adaptive import own_timesteps
-from omgsr_lib.checkpoint import append_log, load_state, read_log, save_state, trim_log
+from omgsr_lib.adaptive.timesteps import own_timesteps
 from omgsr_lib.data.pairs import EvaluationPair, Pairs
 from omgsr_lib.data.photos import to_image
-from omgsr_lib.journal import alone
 from omgsr_lib.losses.refinement import refinement_loss
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm
-from omgsr_lib.train import learning_rate_factor, train, watch, watched_recipe
+from omgsr_lib.training.checkpoint import append_log, load_state, read_log, save_state, trim_log
+from omgsr_lib.training.loop import learning_rate_factor, train, watch, watched_recipe
+from omgsr_lib.utils.journal import alone
 
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -114,7 +114,7 @@ def test_adaptive_training_takes_each_picture_at_its_own_timestep(variant, tmp_p
     model, chosen = new_model(variant, batch_size=2, adaptive=True)
     model.adaptive, seen = True, []
     monkeypatch.setattr(
-        "omgsr_lib.train.refinement_loss",
+        "omgsr_lib.training.loop.refinement_loss",
         lambda lq, hq, schedule, t, generator: seen.append((lq.detach(), t)) or refinement_loss(lq, hq, schedule, t),
     )
     train(model, SmoothPairs(), chosen, tmp_path, steps=1, progress=False)

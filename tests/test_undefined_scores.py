@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from omgsr_lib.data.deep import write_png, write_tiff
+from omgsr_lib.images.sixteen_bit import write_png, write_tiff
 from omgsr_lib.metrics.comparisons import compare_methods, rank_stability
 from omgsr_lib.metrics.conventions import convention_scores
 from omgsr_lib.metrics.evaluate import evaluate_folder, evaluate_images

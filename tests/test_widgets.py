@@ -11,9 +11,9 @@ import pytest
 from explorer_case import TIMESTEPS, FakeExplorer, colour
 from PIL import Image
 
-from omgsr_lib import widgets
-from omgsr_lib.panels import contact_sheet, explorer_picture, wiper_picture
-from omgsr_lib.widgets import ExplorerView, before_after, nearest, timestep_explorer
+from omgsr_lib.explorer import widgets
+from omgsr_lib.explorer.drawing import contact_sheet, explorer_picture, wiper_picture
+from omgsr_lib.explorer.widgets import ExplorerView, before_after, nearest, timestep_explorer
 
 
 @pytest.fixture
@@ -266,5 +266,5 @@ def test_labels_are_escaped(shown):
 
 
 def test_import_needs_no_ipywidgets():
-    code = "import sys, omgsr_lib.widgets; sys.exit('ipywidgets' in sys.modules or 'IPython' in sys.modules)"
+    code = "import sys, omgsr_lib.explorer.widgets; sys.exit('ipywidgets' in sys.modules or 'IPython' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

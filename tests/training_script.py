@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 from test_train import SmoothPairs, new_model
 
-from omgsr_lib.parallel import shard_frozen
-from omgsr_lib.train import train
+from omgsr_lib.training.distributed import shard_frozen
+from omgsr_lib.training.loop import train
 
 
 def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False):

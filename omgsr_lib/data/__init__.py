@@ -1,0 +1,1 @@
+"""Training and evaluation data: photographs, crops, the degradation, pairs, public test sets."""

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..device import to_device
+from ..utils.device import to_device
 from .filters import filter2d, filter2d_batch
 from .jpeg import jpeg
 from .kernels import gaussian_kernel, plateau_kernel, sinc_kernel
-from .shot import photons, photons_on_device
+from .poisson import photons, photons_on_device
 
 
 MODES = ("area", "bilinear", "bicubic")
@@ -273,7 +273,7 @@ def poisson_noise(image, *, scale, grey, rng):
     """Add `scale` times the shot noise of the 8-bit picture (of its grey version if `grey`); clamp to `[0, 1]`.
 
     White stands for `2^ceil(log2(n))` photons, `n` being the number of distinct 8-bit values (BasicSR's rule). Each
-    pixel turns one uniform number into its photons by the inverse distribution function, see `shot`.
+    pixel turns one uniform number into its photons by the inverse distribution function, see `poisson`.
     """
     signal = (0.2989 * image[:1] + 0.587 * image[1:2] + 0.114 * image[2:]) if grey else image
     levels = (signal.clamp(0, 1) * 255).round_()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 
-from ..device import to_device
+from ..utils.device import to_device
 
 
 def filter2d(image, kernel):

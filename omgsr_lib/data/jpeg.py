@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..device import to_device
+from ..utils.device import to_device
 
 
 # Tables of ITU-T T.81 (1992), annex K.1; rows are vertical frequencies.

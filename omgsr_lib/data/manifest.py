@@ -8,7 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..provenance import atomic_write, sha256
+from ..utils.files import atomic_write, sha256
 
 
 COLUMNS = ("path", "sha256")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..provenance import sha256
+from ..utils.files import sha256
 from .crops import CropSampler
 from .degradation import degrade
 from .photos import open_photo, to_pixels

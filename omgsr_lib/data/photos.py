@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..images.image_file import Picture
+from ..images.scan import scan_folder
 from .manifest import read_manifest
-from .pictures import Picture
-from .scan import scan_folder
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

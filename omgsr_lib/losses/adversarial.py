@@ -5,8 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .augment import diff_augment
-from .chunks import overlap_chunks
-from .chunkwise import chunk_mean
+from .chunks import chunk_mean, overlap_chunks
 from .heads import plain_head
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from ..device import to_device
-from ..noise import rand, randint
+from ..utils.device import to_device
+from ..utils.random import rand, randint
 
 
 def diff_augment(pixels, generator):
@@ -12,7 +12,7 @@ def diff_augment(pixels, generator):
 
     Order and ranges are those of OMGSR's discriminator: x + u - 0.5; factor 2u about the mean over channels; factor
     u + 0.5 about the picture's mean; translation with zero fill; a rectangle of half the sides with uniform centre,
-    clipped at the border, set to 0. u ~ U(0, 1). `generator`: see `noise`.
+    clipped at the border, set to 0. u ~ U(0, 1). `generator`: see `utils.random`.
     """
     batch, _, height, width = pixels.shape
 
@@ -32,7 +32,7 @@ def shifted_views(pictures, offset, generator):
     """The pictures `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
 
     Corners lie below `offset` pixels on each axis and the cut leaves `H - offset` by `W - offset`: a loss that sees
-    such views cannot lock a pattern to the period of the latents. `generator`: see `noise`; one draw for all pictures.
+    such views cannot lock a pattern to the period of the latents. One draw for all pictures.
     """
     top, left, mirrored, transposed = (int(randint(stop, 1, generator)[0]) for stop in (offset, offset, 2, 2))
     views = []

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .backbone_weights import dists_weights, vgg16_features
+from .backbones import Standardise
 from .blur import L2Pool
-from .features import Standardise
-from .pretrained import dists_weights, vgg16_features
 
 
 VGG16_WIDTHS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
@@ -106,7 +106,7 @@ class DINOv3Maps(nn.Module):
 
 
 def vgg16_dists(weights=None, *, pretrained=True):
-    """`DISTS` as published: VGG16 and the learned alpha and beta, from the folder `weights` (module `pretrained`).
+    """`DISTS` as published: VGG16 and the learned alpha and beta, from the folder `weights`.
 
     `pretrained=False` gives random convolutions and equal weights.
     """

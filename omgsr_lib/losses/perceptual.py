@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .chunkwise import chunk_mean
-from .pretrained import squeezenet_features, vgg16_features
+from .backbone_weights import squeezenet_features, vgg16_features
+from .chunks import chunk_mean
 
 
 def lpips_squeeze(weights, *, pretrained=True):

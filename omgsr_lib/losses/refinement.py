@@ -2,7 +2,7 @@
 
 from torch.nn import functional as F
 
-from ..noise import randn
+from ..utils.random import randn
 
 
 def refinement_loss(lq_latents, hq_latents, schedule, timestep, *, generator=None):
@@ -15,7 +15,7 @@ def refinement_loss(lq_latents, hq_latents, schedule, timestep, *, generator=Non
         lq_latents: `(B, C, H, W)` of the adapted encoder; gradients flow into it.
         hq_latents: same shape, of the frozen encoder.
         schedule: `NoiseSchedule`; timestep: int or `(B,)`.
-        generator: of the noise, see `noise`.
+        generator: of the noise, see `utils.random`.
     """
     noise = randn(hq_latents.shape, generator, hq_latents)
     return F.mse_loss(lq_latents, schedule.add_noise(hq_latents, noise, timestep))

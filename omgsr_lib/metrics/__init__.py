@@ -1,0 +1,1 @@
+"""Metrics with stated conventions, and the statistics to compare methods."""

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.deep import is_deep
 from ..data.photos import find_photos, open_photo, to_pixels
-from ..data.png import png_source
-from ..provenance import sha256, write_json
+from ..images.png import png_source
+from ..images.sixteen_bit import is_deep
+from ..utils.files import sha256, write_json
 from .measures import Undefined
 from .scorers import metric_scorer
 from .specs import metric_spec
@@ -285,3 +285,12 @@ def _check_sizes(name, pair):
 
 def _row(name, spec, value):
     return (name, spec.name, float(value), spec.lower_better, spec.backend, spec.version, spec.convention)
+
+
+def score_pairs(restored, pairs, *, method, metrics, weights=None):
+    """Long data frame (method, image, metric, value, ...) of restored pictures against the photographs."""
+    frame = evaluate_images(
+        restored, [pair.hq for pair in pairs], metrics, [pair.name for pair in pairs], weights=weights
+    )
+    frame.insert(0, "method", method)
+    return frame

@@ -1,0 +1,1 @@
+"""How the small autoencoder, priors and estimator of the `mini` preset were trained."""

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 
-from ..cards import autoencoder_card, estimator_card, prior_card
-from ..checkpoint import load_state, read_log
 from ..data.crops import CropSampler
 from ..data.photos import find_photos
-from ..journal import alone
 from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
+from ..training.checkpoint import load_state, read_log
+from ..training.model_card import autoencoder_card, estimator_card, prior_card
+from ..utils.journal import alone
 from .autoencoder import reconstruction_quality, train_autoencoder
 from .estimator import train_estimator
 from .prior import cache_latents, clean_error, prior_crops, sample, train_prior

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import load_state, save_state
+from ..adaptive.estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from ..data.degradation import random_dial
 from ..data.pairs import Pairs
-from ..estimator import DifferenceEstimator, calibrate, log_likelihood_loss, pixel_statistics
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
+from ..training.checkpoint import load_state, save_state
 from .loop import cosine_with_warmup, run_steps
 
 

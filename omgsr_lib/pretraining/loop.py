@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import append_log, load_state, save_state, trim_log
+from ..training.checkpoint import append_log, load_state, save_state, trim_log
 
 
 def cosine_with_warmup(optimizer, steps, *, warmup, flat=0.3):

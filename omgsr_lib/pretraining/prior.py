@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..checkpoint import load_state, save_state
 from ..data.photos import open_photo, to_pixels
 from ..priors.latents import compression, encode_latents
 from ..priors.tiny import new_ddpm, new_flow
+from ..training.checkpoint import load_state, save_state
 from .loop import cosine_with_warmup, pretraining_autocast, run_steps
 
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from ..device import to_device
 from ..schedules import NoiseSchedule
+from ..utils.device import to_device
 
 
 class DDPMPrior(nn.Module):

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ..device import to_device
 from ..schedules import NoiseSchedule
+from ..utils.device import to_device
 from .latents import pack_latents, position_ids, unpack_latents
 
 

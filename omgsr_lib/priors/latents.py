@@ -2,14 +2,14 @@
 
 import torch
 
-from ..noise import randn
+from ..utils.random import randn
 
 
 def encode_latents(vae, pixels, *, generator=None):
     """Scaled latents `(B, C, H / f, W / f)` of pixels `(B, 3, H, W)` in `[-1, 1]`.
 
     Takes every diffusers autoencoder, whether it returns a posterior (`AutoencoderKL`: its mean, or a sample if a
-    `generator` is given, see `noise`), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are
+    `generator` is given), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are
     deterministic.
     `z = (latent - shift_factor) * scaling_factor`, as in the Stable Diffusion and FLUX pipelines.
     """
@@ -82,6 +82,22 @@ def position_ids(height, width, device=None):
     axes = (torch.arange(length // 2, device=device, dtype=torch.float32) for length in (height, width))
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
+
+
+@torch.no_grad()
+def encode_pairs(vae, pairs):
+    """LQ and HQ latents of `EvaluationPair`s, one picture at a time."""
+    lq = [encode_latents(vae, pair.lq[None])[0] for pair in pairs]
+    hq = [encode_latents(vae, pair.hq[None])[0] for pair in pairs]
+    return torch.stack(lq), torch.stack(hq)
+
+
+@torch.no_grad()
+def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
+    """Pictures `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph `(C, h, w)`, one per timestep."""
+    noise = torch.randn(hq_latents.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = [schedule.add_noise(hq_latents[None], noise[None], timestep) for timestep in timesteps]
+    return [decode_latents(vae, latents)[0].clamp(-1, 1) for latents in noisy]
 
 
 def _scale_and_shift(vae):

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..provenance import atomic_write
+from ..utils.files import atomic_write
 from .hub import explained
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omgsr_lib.frames import FrameCache
+from omgsr_lib.explorer.cache import FrameCache
 
 
 pytestmark = pytest.mark.browser

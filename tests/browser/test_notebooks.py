@@ -2,7 +2,7 @@
 
 import pytest
 
-from omgsr_lib.reproduce import STEPS
+from omgsr_lib.study.reproduce import STEPS
 
 
 pytestmark = pytest.mark.browser

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omgsr_lib.explorer import Explorer, explorer_models
-from omgsr_lib.page import QUALITY, explore_page
-from omgsr_lib.panels import caption, crop_box, difference_colours, difference_map
+from omgsr_lib.explorer.compute import Explorer, explorer_models
+from omgsr_lib.explorer.drawing import caption, crop_box, difference_colours, difference_map
+from omgsr_lib.explorer.page import QUALITY, explore_page
 
 
 pytestmark = pytest.mark.browser

@@ -1,0 +1,90 @@
+"""A mid-timestep for each picture: `(sigma_t / alpha_t)^2 = D`, with `D = E[(z_L - z_H)^2]` of that picture alone.
+
+Whoever has the clean picture knows D (`own_timesteps`). Of a photograph it is estimated from its LQ latents, window by
+window (`difference_map`), so that parts of a large photograph can differ. The paper names the timestep per picture as
+its open problem.
+"""
+
+import math
+from itertools import product
+
+import torch
+from torch.nn import functional as F
+
+from ..priors.latents import encode_latents
+from ..schedules import pair_power
+from ..tiling.grid import tiled
+
+
+WINDOW = 16  # latents: side of the crops that the estimator was trained on
+STRIDE = 8
+
+
+@torch.no_grad()
+def own_timesteps(vae, lq, hq, schedule):
+    """Each pair's own mid-timestep `(B,)`, the minimiser of the SNR rule for it alone.
+
+    `lq`, `hq`: pixels `(B, 3, H, W)`; both are encoded by the untrained `vae`, means of its posterior.
+    """
+    _, difference = pair_power(encode_latents(vae, lq).float(), encode_latents(vae, hq).float())
+    return schedule.nearest_timestep(1 / difference)
+
+
+@torch.no_grad()
+def difference_map(estimator, lq_latents):
+    """Estimated D of each neighbourhood, `(B, 1, h, w)` float32, of the frozen encoder's latents `(B, C, h, w)`.
+
+    The estimator sees windows of 16 latents, 8 apart; in between the map is bilinear in log D. Latents with no side
+    above 16 are one window.
+    """
+    batch, _, *size = lq_latents.shape
+    starts = [_starts(side) for side in size]
+    windows = [lq_latents[..., y : y + WINDOW, x : x + WINDOW] for y, x in product(*starts)]
+    means = torch.stack([estimator(window)[0] for window in windows], dim=1)
+    means = means.unflatten(1, [len(s) for s in starts])[:, None]
+    return F.interpolate(means, size, mode="bilinear", align_corners=True).exp()
+
+
+def _starts(side):
+    count = max(0, math.ceil((side - WINDOW) / STRIDE)) + 1
+    return [round(k * max(side - WINDOW, 0) / max(count - 1, 1)) for k in range(count)]
+
+
+def shifted_timesteps(difference, schedule, strength=0.0):
+    """Timesteps of `difference` (any shape) with `sigma_t / alpha_t` moved by `2^strength` from the square root of D.
+
+    Negative values keep to the photograph, positive ones let the prior add more.
+    """
+    return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
+
+
+@torch.no_grad()
+def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, **options):
+    """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
+
+    Args:
+        model: its prior may be folded on a grid; then the nearest timesteps of the grid are taken.
+        lq_latents: of `model.encode`.
+        difference: `(B, 1, h, w)`, of `difference_map`; the mean over a picture or a tile decides.
+        strength: see `shifted_timesteps`.
+        tile, options: of `tiled`. The clean latents of the tiles are blended, since the formula that leads to
+            them depends on the timestep.
+    """
+
+    predict = tile_predictor(model, strength)
+    joined = torch.cat([lq_latents, difference.to(lq_latents)], dim=1)
+    if tile is None:
+        return predict(joined)
+    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)
+
+
+def tile_predictor(model, strength=0.0):
+    """The function of `(n, C + 1, h, w)`, LQ latents and behind them their D, that `predict_adaptive` tiles."""
+
+    def predict(parts):
+        latents, difference = parts[:, :-1], parts[:, -1:]
+        timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
+        timesteps = model.taken_timesteps(timesteps)
+        return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
+
+    return predict

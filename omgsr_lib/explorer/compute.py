@@ -1,0 +1,255 @@
+"""Compute what the explorer shows: frames of photographs, degraded and injected at many timesteps."""
+
+import copy
+import math
+import tempfile
+import threading
+from pathlib import Path, PurePath
+
+import pandas as pd
+import torch
+
+from ..adaptive.timesteps import shifted_timesteps
+from ..data.degradation import STRENGTHS, Degradation
+from ..data.pairs import evaluation_pairs
+from ..data.photos import find_photos, open_photo, packaged_photos, to_image
+from ..gap import latent_gap
+from ..lora import remove_lora
+from ..metrics.evaluate import score_pairs
+from ..model import OMGSR
+from ..presets import FAMILIES, preset_recipe
+from ..priors.latents import decoded_noisy_latents, encode_pairs
+from ..restore.pairs import restored_pairs
+from ..schedules import pair_power
+from ..utils.files import atomic_write, sha256, writing
+from .cache import FrameCache
+from .page import explore_page
+
+
+CURVE_STEP = 20  # timesteps between two points of a curve
+
+
+def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
+    """`{variant: (prior, tuned model)}` of names and folders that `OMGSR.from_pretrained` takes, "s" before "f".
+
+    With adaptive models the slider is their dial, and t* is each photograph's own. `base` and `adapter` as there.
+    Raises `ValueError` for two models of one family, or one without adapters.
+    """
+    models = {}
+    for name in names:
+        model = OMGSR.from_pretrained(name, base=base, adapter=adapter)
+        if not model.ranks:
+            raise ValueError(f"The explorer compares a prior with its adapters: '{name}' has none. Name an adapter.")
+        (variant,) = (v for v, family in FAMILIES.items() if family == model.prior.family)
+        if variant in models:
+            raise ValueError(f"The explorer takes one model of a family: '{name}' is the second {model.prior.family}.")
+        prior = copy.deepcopy(model)
+        for part in (prior.lq_vae.encoder, prior.prior.denoiser):
+            remove_lora(part)
+        prior.ranks, prior.adaptive, prior.estimator = None, False, None
+        models[variant] = prior, model.merge()
+    return {variant: models[variant] for variant in FAMILIES if variant in models}
+
+
+def preset_models(preset, names=None):
+    """`explorer_models` of preset "mini" (of `names`), or for "smoke" random ones, prior and tuned model alike.
+
+    Raises `ValueError` for another preset, as no adapters of it ship.
+    """
+    if preset == "mini":
+        return explorer_models(names or ("mini-s", "mini-f"))
+    if preset != "smoke":
+        raise ValueError(
+            f"The explorer's notebook is for a preset whose adapters ship, mini or smoke: got {preset!r}."
+        )
+    return {variant: (OMGSR.from_recipe(preset_recipe(preset, variant)),) * 2 for variant in FAMILIES}
+
+
+class Explorer:
+    """Photographs through priors and tuned models, frame by frame.
+
+    Args:
+        models: `{"s": (prior, tuned), "f": (prior, tuned)}` or one of them; `OMGSR` models, schedules of one length.
+        photos: photographs to choose from, as for `find_photos`; None for those of the evaluation inside the
+            dependencies.
+        folder: where frames and the user's own pictures are written.
+        size: side in pixels of what is shown, the centre of a photograph reduced to a short side of `2 * size`.
+        steps: number of timesteps, evenly spread; the mid-timesteps of the models are added.
+
+    Attributes: `photos` (names to choose from), `strengths`, `timesteps`.
+    Raises `ValueError` for a size that the models cannot take, or less than two steps.
+    """
+
+    def __init__(self, models, photos, folder, *, size=128, steps=20, scale=4, seed=0):
+        multiple = math.lcm(*(model.multiple for pair in models.values() for model in pair))
+        if size < 32 or size % multiple:
+            raise ValueError(f"size must be a multiple of {multiple} pixels, 32 or more: got {size}.")
+        self.last = len(next(iter(models.values()))[0].prior.schedule.sigmas) - 1
+        if not 2 <= steps <= self.last + 1:
+            raise ValueError(f"steps must be a number of timesteps from 2 to {self.last + 1}: got {steps}.")
+        grid = {round(self.last * index / (steps - 1)) for index in range(steps)}
+        self.timesteps = sorted(grid | {tuned.timestep for _, tuned in models.values()})
+        self.strengths = list(STRENGTHS)
+        self.models, self.folder = models, Path(folder)
+        self.size, self.scale, self.seed = size, scale, seed
+        self._paths, self._cases, self._lock = {}, {}, threading.Lock()
+        for path in find_photos(photos) if photos else packaged_photos("eval"):
+            self._add(path)
+
+    @property
+    def photos(self):
+        return list(self._paths)
+
+    def add_photo(self, name, content):
+        """Keep the user's picture, the bytes `content` of a file `name`; returns the name to choose it by.
+
+        Raises `ValueError`, and keeps nothing, if it is no picture.
+        """
+        path = self.folder / "own" / PurePath(name.replace("\\", "/")).name
+        with atomic_write(path) as part:
+            part.write_bytes(content)
+            try:
+                open_photo(part)
+            except ValueError as err:
+                raise ValueError(str(err).replace(str(part), path.name)) from err
+        return self._add(path)
+
+    def open(self, photo, strength):
+        """The `FrameCache` of a photograph at a strength of `data.degradation.STRENGTHS`; at first without a frame.
+
+        Raises `ValueError` for an unknown photograph or strength, or a photograph of one colour.
+        """
+        if photo not in self._paths:
+            raise ValueError(f"A photograph must be one of {', '.join(self._paths)}: got {photo!r}.")
+        path, settings = self._paths[photo], Degradation.of_strength(strength)
+        folder = self.folder / f"{path.stem}-{sha256(path)[:8]}-{strength}"
+        if folder not in self._cases:
+            chain = dict(seed=self.seed, scale=self.scale, short_side=2 * self.size, settings=settings)
+            pair = evaluation_pairs([path], self.size, **chain)[0]
+            latents = {variant: encode_pairs(prior.vae, [pair]) for variant, (prior, _) in self.models.items()}
+            cache = FrameCache.create(folder, **self._case(photo, strength, pair, latents))
+            self._cases[folder] = cache, pair, latents
+        return self._cases[folder][0]
+
+    def compute(self, cache, timestep):
+        """Add the frames of all variants at `timestep` to a cache of `open`, unless there; one thread at a time."""
+        with self._lock:
+            if not cache.has(timestep):
+                cache.add(timestep, self._frames(cache, timestep))
+
+    def fill(self, cache, timesteps=None, *, progress=False):
+        """Compute what `cache` lacks of `timesteps` (of all by default) and return the cache."""
+        from tqdm.auto import tqdm
+
+        wanted = [t for t in cache.missing if timesteps is None or t in timesteps]
+        for timestep in tqdm(wanted, desc=cache.folder.name, disable=None if progress else True):
+            self.compute(cache, timestep)
+        return cache
+
+    def _frames(self, cache, timestep):
+        """What `FrameCache.add` takes: pictures and scores of each variant."""
+        _, pair, latents = self._cases[cache.folder]
+        frames = {}
+        for variant, (prior, tuned) in self.models.items():
+            schedule, hq_latents = prior.prior.schedule, latents[variant][1][0]
+            pixels = {
+                "noisy": decoded_noisy_latents(prior.vae, schedule, hq_latents, [timestep], seed=self.seed)[0],
+                "prior": restored_pairs(prior, [pair], timestep=timestep)[0],
+                "tuned": restored_pairs(tuned, [pair], timestep=timestep)[0],
+            }
+            scores = {f"psnr_{panel}": psnr(pixels[panel], pair) for panel in ("prior", "tuned")}
+            frames[variant] = {panel: to_image(picture) for panel, picture in pixels.items()}, scores
+        return frames
+
+    def _add(self, path):
+        name, number = path.stem, 1
+        while self._paths.get(name, path) != path:
+            number += 1
+            name = f"{path.stem} ({number})"
+        self._paths[name] = path
+        return name
+
+    @torch.no_grad()
+    def _own(self, model, pair):
+        """The mid-timestep of a model; of an adaptive one the timestep of the slider nearest to the estimated one."""
+        if model.estimator is None:
+            return model.timestep
+        estimated = shifted_timesteps(model.difference(pair.lq[None]).mean(), model.prior.schedule)
+        return min(self.timesteps, key=lambda timestep: abs(timestep - int(estimated)))
+
+    def _case(self, photo, strength, pair, latents):
+        """What `FrameCache.create` takes: facts, pictures and curves of a pair."""
+        if torch.equal(pair.lq, pair.hq):
+            raise ValueError(f"A photograph must lose something when it is degraded: '{photo}' is flat. Take another.")
+        variants, curves = {}, []
+        points = sorted({*range(0, self.last + 1, CURVE_STEP), *self.timesteps})
+        for variant, (prior, tuned) in self.models.items():
+            schedule = prior.prior.schedule
+            power, difference = (float(value) for value in pair_power(*latents[variant]))
+            variants[variant] = {"timestep": self._own(tuned, pair), "snr": 10 * math.log10(power / difference)}
+            frame = latent_gap(*latents[variant], schedule, points, distances=("sliced_wasserstein",))
+            snr = 10 * torch.log10(power * schedule.snr()[points])
+            curves.append(frame.assign(variant=variant, snr=snr.numpy(), gap=frame["value"]))
+        return {
+            "about": {
+                "photo": photo,
+                "strength": strength,
+                "timesteps": self.timesteps,
+                "last": self.last,
+                "psnr": psnr(pair.lq, pair),
+                "variants": variants,
+            },
+            "lq": to_image(pair.lq),
+            "photo": to_image(pair.hq),
+            "curves": pd.concat(curves),
+        }
+
+
+def write_explorer_page(
+    path,
+    names=("mini-s", "mini-f"),
+    *,
+    base=None,
+    adapter=None,
+    photos=None,
+    first=3,
+    strengths=tuple(STRENGTHS),
+    size=128,
+    steps=20,
+    seed=0,
+    progress=True,
+):
+    """Compute frames and write them as one HTML page to `path`, whole or not at all; returns the path.
+
+    Args:
+        names, base, adapter: as for `explorer_models`.
+        photos, size, steps, seed: as for `Explorer`; of the photographs the `first` are taken. At 128 pixels one at a
+            strength adds about half a megabyte.
+        strengths: out of `data.degradation.STRENGTHS`.
+        progress: show a bar for each photograph and strength, in a terminal.
+
+    Raises `OSError` if the page cannot be written and `ValueError` for bad input, before any frame is computed.
+    """
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"The explorer's page is an .html file: got '{path.name}'. Change the suffix.")
+    if first < 1 or not strengths or not names:
+        raise ValueError("A page needs at least one photograph, one strength and one model.")
+    for strength in strengths:
+        Degradation.of_strength(strength)
+    if photos:
+        for photo in find_photos(photos)[:first]:
+            open_photo(photo)
+    with writing(path):  # fails here, before anything is loaded or computed, where the page cannot be written
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames = tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent)
+    with frames as folder:
+        models = explorer_models(names, base=base, adapter=adapter)
+        explorer = Explorer(models, photos, folder, size=size, steps=steps, seed=seed)
+        cases = [explorer.open(photo, strength) for photo in explorer.photos[:first] for strength in strengths]
+        return explore_page(path, [explorer.fill(case, progress=progress) for case in cases])
+
+
+def psnr(pixels, pair):
+    """PSNR-Y in dB of a picture `(3, H, W)` against the photograph of its pair."""
+    return float(score_pairs([pixels], [pair], method="", metrics=("psnr_y",))["value"].iloc[0])

@@ -1,0 +1,338 @@
+"""Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
+
+import io
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+
+from .exif import dots_per_inch, kept_exif, upright, with_resolution
+from .png import png_source
+from .sixteen_bit import BITS, is_deep, read_deep, write_png, write_tiff
+
+
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
+LOSSY = ("jpeg", "webp")
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
+JPEG_EXIF = 65533  # bytes of a segment of a JPEG file
+PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Upright samples of a picture.
+
+    Attributes:
+        colour: `(h, w, 1)` (grey) or `(h, w, 3)`, uint8 or uint16.
+        alpha: `(h, w, 1)` of the same type, or None.
+        icc: ICC profile that the colours refer to, or None.
+        exif: EXIF data without orientation, resolution, thumbnail and what belongs to the file's format, or None.
+        dpi: `(x, y)` in dots per inch, or None.
+        chunks: `(name, bytes)` of a PNG file: what the colours mean where it has no profile (see `png.COLOUR`).
+        notes: what was not kept, in words.
+    """
+
+    colour: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple | None = None
+    chunks: tuple = ()
+    notes: tuple = ()
+
+    @property
+    def size(self):
+        """`(width, height)`, as PIL has it."""
+        return self.colour.shape[1::-1]
+
+    @property
+    def is_grey(self):
+        return self.colour.shape[2] == 1
+
+    @property
+    def levels(self):
+        """The largest sample: 255 or 65535."""
+        return np.iinfo(self.colour.dtype).max
+
+    @classmethod
+    def from_image(cls, image):
+        """The picture of a PIL image, turned upright by its EXIF orientation.
+
+        Grey modes stay grey, with 1 bit as with 16; palettes, YCbCr, HSV, LAB and CMYK become RGB, the last one
+        through its embedded profile; every kind of transparency becomes alpha. Mode "I" must lie in 0 .. 65535, "F" in
+        0 .. 1; both become 16 bits. Raises `ValueError` for other values.
+        """
+        image.load()
+        tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
+        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+        image = upright(image)
+        icc = image.info.get("icc_profile")
+        if image.mode.startswith("I") or image.mode == "F":
+            samples = _grey16(image, tags)
+        else:
+            if image.mode == "LAB":
+                lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+                image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+            elif image.mode == "CMYK":
+                image, note = _rgb_of_cmyk(image, icc)
+                icc, notes = None, notes + note
+            grey = image.mode in ("1", "L", "LA", "La")
+            image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
+            samples = np.atleast_3d(np.asarray(image))
+        return cls._of_samples(samples, icc, exif, dpi, notes)
+
+    @classmethod
+    def open(cls, path, *, max_pixels=None):
+        """The picture in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
+
+        Raises `ValueError` if it is not a picture, is damaged, or has more than `max_pixels` (by default twice
+        Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
+        """
+        try:
+            file, colour, left_out = png_source(path)
+            with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
+                _check_pixels(image, path, max_pixels)
+                deep, frames = is_deep(image), getattr(image, "n_frames", 1)
+                if deep:
+                    samples = read_deep(lambda: _opened(file), upright)
+                    image.load()
+                    (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+                    picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
+                else:
+                    picture = cls.from_image(image)
+        except Image.DecompressionBombError as err:
+            raise ValueError(_too_many(path, str(err))) from err
+        except _TooManyPixels:
+            raise
+        except Exception as err:  # whatever the decoders make of damaged data
+            if isinstance(err, OSError) and err.errno is not None:  # the file itself cannot be read
+                raise
+            reason = "" if isinstance(err, UnidentifiedImageError) else f" ({str(err) or type(err).__name__})"
+            raise ValueError(
+                f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
+            ) from err
+        picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
+        if frames > 1:
+            picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
+        return picture
+
+    @classmethod
+    def _of_samples(cls, samples, icc, exif, dpi, notes):
+        channels = 1 if samples.shape[2] < 3 else 3
+        alpha = samples[..., channels:] if samples.shape[2] > channels else None
+        if icc and icc[16:20] != (b"GRAY" if channels == 1 else b"RGB "):
+            icc, notes = (
+                None,
+                (*notes, f"its ICC profile is not one of {'grey' if channels == 1 else 'RGB'}: left out"),
+            )
+        return cls(samples[..., :channels], alpha, icc or None, exif, dpi, notes=notes)
+
+    def enlarge(self, width, height):
+        """The bicubic enlargement, 8-bit samples exactly as PIL makes them, hidden colours filled first."""
+        picture = self.with_hidden_filled()
+        return picture.with_colour(_resized(picture.colour, width, height))
+
+    def with_hidden_filled(self):
+        """The picture with the colours of the visible pixels nearby where it is fully transparent.
+
+        So enlarging leaves no fringe at the edge of what is visible.
+        """
+        if self.alpha is None:
+            return self
+        colour = _filled(self.colour.astype(np.float32), self.alpha[..., 0] / np.float32(self.levels))
+        return replace(self, colour=colour.round().astype(self.colour.dtype))
+
+    def to_pixels(self):
+        """Colours as a float32 tensor `(3, h, w)` in `[-1, 1]`, grey in all three channels."""
+        samples = torch.from_numpy(self.colour.astype(np.float32)).permute(2, 0, 1)
+        return (samples / (self.levels / 2) - 1).expand(3, -1, -1)
+
+    def with_pixels(self, pixels):
+        """This picture with the colours of `pixels` `(3, h, w)` in `[-1, 1]` (clamped), rounded to its own levels."""
+        pixels = pixels.detach().float().clamp(-1, 1)
+        if self.is_grey:
+            pixels = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))[None]
+        samples = ((pixels + 1) * (self.levels / 2)).round().permute(1, 2, 0).cpu().numpy()
+        return replace(self, colour=samples.astype(self.colour.dtype))
+
+    def with_colour(self, colour):
+        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
+
+        So it keeps its size on paper.
+        """
+        height, width = colour.shape[:2]
+        alpha = None if self.alpha is None else _resized(self.alpha, width, height)
+        dpi = self.dpi and tuple(
+            dots * to / by for dots, to, by in zip(self.dpi, (width, height), self.size, strict=True)
+        )
+        return replace(self, colour=colour, alpha=alpha, dpi=dpi)
+
+    def to_8_bits(self):
+        """The picture with 8-bit samples."""
+        if self.levels == 255:
+            return self
+        colour, alpha = (None if x is None else _short(x) for x in (self.colour, self.alpha))
+        return replace(self, colour=colour, alpha=alpha)
+
+    def image(self):
+        """A PIL image of mode L, LA, RGB, RGBA or, of 16-bit grey without alpha, I;16; other 16-bit samples become 8.
+
+        Profile, EXIF data and resolution stand in its `info`.
+        """
+        if self.levels == 65535 and self.is_grey and self.alpha is None:
+            image = Image.fromarray(self.colour[..., 0])
+        else:
+            image = Image.fromarray(self.to_8_bits()._samples())
+        kept = {"icc_profile": self.icc, "exif": self.exif, "dpi": self.dpi}
+        image.info.update({name: value for name, value in kept.items() if value})
+        return image
+
+    def check_format(self, format, size, path):
+        """Raise `ValueError`, naming `path`, if no file of `format` holds this picture at `size`: its alpha, sides."""
+        if format == "jpeg" and self.alpha is not None:
+            raise ValueError(f"A JPEG file holds no transparency: '{path}' has some. Choose png, webp or tiff.")
+        width, height = size
+        if max(size) > LARGEST_SIDE.get(format, max(size)):
+            raise ValueError(
+                f"The sides of a {format} file are at most {LARGEST_SIDE[format]} pixels: '{path}' restored is "
+                f"{width}x{height}. Choose png or tiff."
+            )
+
+    def losses(self, format):
+        """What a file of `format` does not keep, in words: of "samples", "chunks", "icc" and "exif"."""
+        lost = {}
+        if format in LOSSY and self.levels > 255:
+            lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
+        meaning = [name.decode() for name, _ in self.chunks if name != b"sRGB"]
+        if format != "png" and meaning and not self.icc:
+            lost["chunks"] = f"what its colours mean ({', '.join(meaning)}) is left out; png keeps it"
+        if format == "webp" and self.is_grey and self.icc:
+            lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
+        if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
+            lost["exif"] = f"its EXIF data takes more than the {JPEG_EXIF} bytes of a JPEG file: left out"
+        return lost
+
+    def save(self, file, format="png", *, quality=95):
+        """Write to the path `file` as "png", "jpeg", "webp" or "tiff"; the last two but one with 8 bits, lossy.
+
+        `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour. See `losses`.
+        """
+        if format == "tiff" or (format == "png" and self.levels == 65535):
+            write = {"png": partial(write_png, chunks=self.chunks), "tiff": write_tiff}[format]
+            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif, dpi=self.dpi)
+            return
+        options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
+        image = self.to_8_bits().image()
+        lost = self.losses(format)
+        icc, exif = (None if name in lost else getattr(self, name) for name in ("icc", "exif"))
+        if self.dpi and format == "webp":
+            exif = with_resolution(exif, self.dpi)
+        elif self.dpi:
+            options["dpi"] = self.dpi
+        if format == "png":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            for chunk in self.chunks:
+                options["pnginfo"].add(*chunk)
+        image.save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
+
+    def _samples(self):
+        samples = self.colour if self.alpha is None else np.concatenate([self.colour, self.alpha], axis=2)
+        return samples[..., 0] if samples.shape[2] == 1 and self.levels == 255 else samples
+
+
+def _opened(file):
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())
+    return Image.open(file, formats=READABLE)
+
+
+class _TooManyPixels(ValueError):
+    pass
+
+
+@contextmanager
+def _limit(max_pixels):
+    """Pillow's own limit, which is one of the process, is lifted while a file with another limit is read."""
+    before = Image.MAX_IMAGE_PIXELS
+    if max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_pixels(image, path, max_pixels):
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise _TooManyPixels(_too_many(path, f"{image.width}x{image.height}, limit {max_pixels}"))
+
+
+def _too_many(path, reason):
+    return (
+        f"A picture must not have more pixels than the limit: '{path}' does ({reason}). If you trust it, raise the "
+        "limit with max_pixels (--max-pixels)."
+    )
+
+
+def _grey16(image, tags):
+    samples = np.asarray(image)
+    if image.mode == "F":
+        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
+            raise ValueError("floating-point samples must be finite and lie in 0 .. 1")
+        samples = (samples * 65535).round()
+    elif samples.min() < 0 or samples.max() > 65535:
+        raise ValueError(f"integer samples must lie in 0 .. 65535: got {samples.min()} .. {samples.max()}")
+    if tags.get(BITS) == (12,):
+        samples = (samples * (65535 / 4095)).round()
+    if tags.get(PHOTOMETRIC) == 0:
+        samples = 65535 - samples
+    samples = samples.astype(np.uint16)[..., None]
+    key = image.info.get("transparency")
+    if key is None:
+        return samples
+    return np.concatenate([samples, (samples != key) * np.uint16(65535)], axis=2)
+
+
+def _rgb_of_cmyk(image, icc):
+    """`(RGB image, notes)`, through the embedded profile to sRGB where there is one."""
+    if not icc:
+        return image.convert("RGB"), ()
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"), ()
+    except (OSError, ImageCms.PyCMSError):
+        return image.convert("RGB"), ("its CMYK profile is damaged: converted without it",)
+
+
+def _filled(colour, weight):
+    """`colour` `(h, w, c)` where `weight` `(h, w)` is not 0, elsewhere the mean of what surrounds it (push-pull)."""
+    if weight.all() or not weight.any():
+        return colour
+    height, width = weight.shape
+    even = ((0, height % 2), (0, width % 2))
+    weights = np.pad(weight, even)
+    weighted = np.pad(colour, (*even, (0, 0))) * weights[..., None]
+    halves = (weights.shape[0] // 2, 2, weights.shape[1] // 2, 2)
+    sums = weights.reshape(halves).sum((1, 3))
+    means = weighted.reshape(*halves, -1).sum((1, 3)) / np.maximum(sums, 1e-9)[..., None]
+    coarse = _filled(means, np.minimum(sums, 1)).repeat(2, axis=0).repeat(2, axis=1)
+    return np.where(weight[..., None] > 0, colour, coarse[:height, :width])
+
+
+def _resized(samples, width, height):
+    size = (width, height)
+    if samples.dtype == np.uint8:
+        plane = samples[..., 0] if samples.shape[2] == 1 else samples
+        return np.atleast_3d(np.asarray(Image.fromarray(plane).resize(size, Image.BICUBIC)))
+    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(samples, 2, 0)]
+    large = np.stack([np.asarray(channel.resize(size, Image.BICUBIC)) for channel in channels], axis=2)
+    return large.round().clip(0, 65535).astype(np.uint16)
+
+
+def _short(samples):
+    return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -1,0 +1,41 @@
+"""Which files of a folder are pictures to read: not what is hidden, belongs to a system, or is a result of ours."""
+
+import os
+from pathlib import Path
+
+from ..utils.journal import JOURNAL
+
+
+# Folders in which systems and programs keep copies, thumbnails and deleted files; names in any case.
+SYSTEM = {"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"}
+
+
+def scan_folder(root, suffixes, on_error=None, *, skip=None):
+    """Paths of the files below the folder `root` with one of `suffixes` (lower case; any case matches), sorted.
+
+    Left out are hidden files and folders (a leading dot, as also of part files), folders of `SYSTEM`, the folder
+    `skip`, and folders below `root` that hold a journal of `omgsr restore`, and so results. Links to folders are
+    followed once: a folder that was seen under another path is not read again. `on_error` is called with the `OSError`
+    of a folder that cannot be read.
+    """
+    found, starts = [], [str(root)]
+    seen = {_identity(skip)} if skip and os.path.exists(skip) else set()
+    for start in starts:  # grows by the links met, so that a folder goes by its own path where it has one
+        for folder, below, names in os.walk(start, onerror=on_error):
+            if _identity(folder) in seen or (JOURNAL in names and folder != str(root)):
+                below.clear()
+                continue
+            seen.add(_identity(folder))
+            below[:] = sorted(name for name in below if not _foreign(name))
+            starts += [path for path in (os.path.join(folder, name) for name in below) if os.path.islink(path)]
+            found += [Path(folder, name) for name in names if name.lower().endswith(suffixes) and not _foreign(name)]
+    return sorted(found)
+
+
+def _identity(folder):
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
+
+
+def _foreign(name):
+    return name.startswith(".") or name.lower() in SYSTEM

@@ -1,0 +1,1 @@
+"""Tables, figures and claims from CSV files: no model, no image, seconds."""

@@ -1,0 +1,397 @@
+"""Every figure, from data frames and pictures: functions return a matplotlib `Figure` and leave nothing open.
+
+Widths are those of a paper's column and page; one method has one colour in all figures.
+"""
+
+import io
+from functools import wraps
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from ..metrics.specs import SPECS
+from ..utils.files import atomic_write
+
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+COLUMN, PAGE = 3.25, 6.75  # inches
+DASHED = (0, (3, 2))
+
+METHOD_COLOURS = {
+    "bicubic": "#7F7F7F",
+    "prior": "#CC79A7",
+    "prior-s": "#88B7D5",
+    "prior-f": "#F2CDB0",
+    "short-s": "#56B4E9",
+    "short-f": "#E69F00",
+    "untuned": "#CC79A7",
+    "omgsr-s": "#0072B2",
+    "omgsr-f": "#D55E00",
+    "full": "#0072B2",
+    "frozen-encoder": "#009E73",
+    "full-random": "#56B4E9",
+    "frozen-encoder-random": "#E69F00",
+    "mini-s": "#0072B2",
+    "mini-f": "#D55E00",
+    "published": "#009E73",
+    "mid": "#262626",
+}
+SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#CA9161", "#332288", "#44AA99")
+METHOD_LABELS = {
+    "bicubic": "Bicubic",
+    "prior": "Prior, not tuned",
+    "prior-s": "Prior S",
+    "prior-f": "Prior F",
+    "short-s": "S, short",
+    "short-f": "F, short",
+    "untuned": "Prior, not tuned",
+    "omgsr-s": "OMGSR-S",
+    "s": "OMGSR-S",
+    "omgsr-f": "OMGSR-F",
+    "f": "OMGSR-F",
+    "full": "Encoder and denoiser tuned",
+    "frozen-encoder": "Encoder frozen",
+    "full-random": "Both tuned, random prior",
+    "frozen-encoder-random": "Encoder frozen, random prior",
+    "mini-s": "OMGSR-S (mini)",
+    "mini-f": "OMGSR-F (mini)",
+    "mini-s-adaptive": "S, own timesteps (mini)",
+    "mini-f-adaptive": "F, own timesteps (mini)",
+    "realesrgan-x4plus": "Real-ESRGAN x4plus",
+    "photograph": "Photograph",
+}
+DISTANCE_LABELS = {
+    "snr": "SNR difference",
+    "sliced_wasserstein": "Sliced Wasserstein",
+    "frechet": "Gaussian Fréchet",
+    "power_spectrum": "Power spectrum",
+    "paired_mse": "Paired MSE",
+    "mse_difference": "Difference of MSEs",
+    "absolute_difference": "MSE of differences",
+}
+
+
+def figure(function):
+    """Draw in the paper's style and hand the figure over closed, so that a notebook shows it once."""
+
+    @wraps(function)
+    def drawn(*args, **kwargs):
+        with plt.style.context(STYLE):
+            fig = function(*args, **kwargs)
+        plt.close(fig)
+        return fig
+
+    return drawn
+
+
+def save_figure(fig, path, *, dpi=200, note=None):
+    """Write `fig` to `path`, whole or not at all: `.png` at `dpi`, or `.pdf` and beside it the PNG of the same name.
+
+    The metadata is fixed (`note`, for instance the commit, becomes comment and subject), so equal figures give equal
+    bytes. Returns the list of paths written; raises `ValueError` for another suffix.
+    """
+    path = Path(path)
+    if path.suffix not in (".png", ".pdf"):
+        raise ValueError(f"Figures are written as .png or .pdf: got '{path.name}'. Change the suffix.")
+    paths = [path] if path.suffix == ".png" else [path, path.with_suffix(".png")]
+    for target in paths:
+        metadata = {"CreationDate": None, "Subject": note} if target.suffix == ".pdf" else {"Software": None}
+        if note is not None and target.suffix == ".png":
+            metadata["Comment"] = note
+        with atomic_write(target) as part, plt.style.context(STYLE):
+            fig.savefig(part, format=target.suffix[1:], dpi=dpi, metadata=metadata)
+        fig.set_layout_engine("none")  # the second file has the places of the first, which take long to find
+    plt.close(fig)
+    return paths
+
+
+def preview(fig):
+    """A figure of photographs for a notebook: an IPython image, JPEG at 110 dpi, an eighth of the PNG."""
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    with plt.style.context(STYLE):
+        fig.savefig(buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 90})
+    return Image(data=buffer.getvalue(), format="jpeg")
+
+
+@figure
+def plot_gap(frame, minima, mid=None):
+    """Distance between LQ latents and noisy latents over timesteps: one panel per distance, its minimum marked.
+
+    `frame` has the columns timestep, distance, value (`gap.latent_gap`); `minima` distance, timestep, value
+    (`gap.gap_minimum`). `mid` is the mid-timestep, a dashed line.
+    """
+    minima = minima.set_index("distance")
+    columns = min(4, len(minima))
+    rows = -(-len(minima) // columns)
+    fig, axes = panels(rows, columns, (PAGE, 1.4 * rows + 0.3), sharex=True)
+    for ax, (distance, curve) in zip(axes.flat, frame.groupby("distance", sort=False), strict=False):
+        curve = curve[np.isfinite(curve["value"])]
+        least = minima.loc[distance]
+        if mid is not None:
+            ax.axvline(mid, color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED, zorder=1)
+        ax.plot(curve["timestep"], curve["value"], color=METHOD_COLOURS["omgsr-s"])
+        ax.plot(least["timestep"], least["value"], "o", color=METHOD_COLOURS["omgsr-s"], mec="white", mew=0.8, ms=5)
+        if curve["value"].min() > 0 and curve["value"].max() > 30 * curve["value"].min():
+            _log_scale(ax.yaxis, ax.set_yscale)
+        else:
+            ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        ax.set_title(DISTANCE_LABELS.get(distance, distance), pad=12)
+        ax.annotate(f"least at t = {int(least['timestep'])}", (0, 1), (0, 3), xycoords="axes fraction",
+                    textcoords="offset points", color=METHOD_COLOURS["omgsr-s"], fontsize=7)  # fmt: skip
+    for ax in axes.flat[len(minima) :]:
+        ax.set_visible(False)
+    for ax in axes.flat[: len(minima)]:
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.tick_params(labelbottom=True)
+    fig.supxlabel("Timestep t" + ("" if mid is None else f"   (dashed: mid-timestep {mid})"), fontsize=7)
+    fig.supylabel("Distance to LQ latents", fontsize=7)
+    return fig
+
+
+@figure
+def plot_snr_match(curve, mid, interval, published=None):
+    """The objective of the SNR rule over timesteps (`MidTimestep.curve()`: timestep, objective) and its minimum.
+
+    `interval` (low, high) is shaded; `published` is the paper's value, a grey line.
+    """
+    curve = curve[np.isfinite(curve["objective"]) & (curve["objective"] > 0)]
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
+    ax.axvspan(*interval, color=METHOD_COLOURS["mid"], alpha=0.18, lw=0, label=f"95 % interval {_range(interval)}")
+    ax.plot(curve["timestep"], curve["objective"], color=METHOD_COLOURS["omgsr-s"])
+    least = curve.loc[curve["timestep"] == mid, "objective"]
+    ax.plot([mid], least, "o", color=METHOD_COLOURS["mid"], mec="white", mew=0.8, ms=6, label=f"mid-timestep {mid}")
+    if published is not None:
+        ax.axvline(published, color=METHOD_COLOURS["published"], lw=0.9, ls=DASHED, label=f"published {published}")
+    _log_scale(ax.yaxis, ax.set_yscale)
+    ax.set(xlabel="Timestep t", ylabel="Mean |SNR(z$_t$) − SNR(z$_L$)|")
+    handles, labels = ax.get_legend_handles_labels()
+    order = [labels.index(label) for label in sorted(labels, key=lambda text: text.startswith("95"))]
+    ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper right")
+    return fig
+
+
+@figure
+def plot_per_image_timesteps(per_image, mid):
+    """How the mid-timestep differs from picture to picture: every picture a dot, the quartiles dotted, `mid` a line.
+
+    `per_image` is a sequence of timesteps, or a dictionary of name to timesteps with `mid` a dictionary likewise.
+    """
+    groups = per_image if isinstance(per_image, dict) else {"": per_image}
+    mids = mid if isinstance(mid, dict) else {"": mid}
+    names = list(groups)
+    values = [np.asarray(groups[name]) for name in names]
+    order = [METHOD_LABELS.get(name, name) for name in names]
+    fig, ax = plt.subplots(figsize=(COLUMN, 0.85 + 0.55 * len(names)))
+    sns.violinplot(x=np.concatenate(values), y=np.repeat(order, [len(v) for v in values]), order=order, ax=ax, cut=0,
+                   inner="quart", width=0.75, color="#EDEDED", linewidth=0.7, linecolor="#7F7F7F")  # fmt: skip
+    jitter = np.random.default_rng(0)
+    for row, (name, timesteps) in enumerate(zip(names, values, strict=True)):
+        ax.scatter(timesteps, row + jitter.uniform(-0.22, 0.22, len(timesteps)), s=5, alpha=0.55, lw=0, zorder=3,
+                   color=METHOD_COLOURS.get(name, METHOD_COLOURS["omgsr-s"]))  # fmt: skip
+    for row, name in enumerate(names):
+        ax.plot([mids[name]] * 2, [row - 0.42, row + 0.42], color=METHOD_COLOURS["mid"], lw=1.6, zorder=5)
+        ax.annotate(f"mid-timestep {mids[name]}", (mids[name], row - 0.42), (0, 2), textcoords="offset points",
+                    ha="center", va="bottom", color=METHOD_COLOURS["mid"])  # fmt: skip
+    ax.set(xlabel="Timestep of each picture", ylabel="", ylim=(len(names) - 0.45, -0.75))
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(left=False)
+    return fig
+
+
+@figure
+def plot_losses(log_frame):
+    """Training losses over steps: one panel per numeric column of `log_frame` (besides step and seconds), smoothed."""
+    names = [
+        name
+        for name in log_frame.select_dtypes("number").columns
+        if name != "step" and not name.startswith("seconds") and log_frame[name].notna().any()
+    ]
+    if "step" not in log_frame or not names:
+        raise ValueError(f"A loss figure needs the column 'step' and losses, got {list(log_frame.columns)}.")
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    fig, axes = panels(rows, columns, (COLUMN if columns == 1 else PAGE, 1.4 * rows + 0.1), sharex=True)
+    for ax, name in zip(axes.flat, names, strict=False):
+        series = log_frame[["step", name]].dropna()
+        smooth = series[name].rolling(len(series) // 20 + 1, center=True, min_periods=1).mean()
+        ax.plot(series["step"], series[name], color=METHOD_COLOURS["omgsr-s"], alpha=0.25, lw=0.6)
+        ax.plot(series["step"], smooth, color=METHOD_COLOURS["omgsr-s"])
+        ax.set_title(name.replace("_", " ").capitalize())
+        if series[name].min() > 0 and series[name].max() > 20 * series[name].min():
+            _log_scale(ax.yaxis, ax.set_yscale)
+        else:
+            ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.tick_params(labelbottom=True)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    fig.supxlabel("Step", fontsize=7)
+    return fig
+
+
+@figure
+def plot_timestep_sweep(frame, mids=None):
+    """Quality against the timestep of injection: a row per metric, a column per variant, a line per protocol.
+
+    `frame` has the columns variant, protocol, metric, timestep, mean, lo, hi. `mids` maps a variant to its
+    mid-timestep, a dashed line. Arrows on the axes say which way is better.
+    """
+    metrics, variants = list(frame["metric"].unique()), list(frame["variant"].unique())
+    protocols = list(frame["protocol"].unique())
+    colours = palette(protocols)
+    size = (PAGE if len(variants) > 1 else COLUMN, 1.35 * len(metrics) + 0.55)
+    fig, axes = panels(len(metrics), len(variants), size, sharex="col", sharey="row")
+    for row, metric in zip(axes, metrics, strict=True):
+        row[0].set_ylabel(metric_label(metric))
+        for ax, variant in zip(row, variants, strict=True):
+            if mids is not None:
+                ax.axvline(mids[variant], color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED, zorder=1)
+            for shift, protocol in enumerate(protocols):
+                line = frame.query("metric == @metric and variant == @variant and protocol == @protocol")
+                line = line.sort_values("timestep")
+                ax.errorbar(
+                    line["timestep"] + 6 * (shift - (len(protocols) - 1) / 2),  # intervals side by side
+                    line["mean"],
+                    yerr=[line["mean"] - line["lo"], line["hi"] - line["mean"]],
+                    fmt="-" + "osD^v"[shift % 5],
+                    color=colours[protocol],
+                    elinewidth=0.8,
+                    mec="white",
+                    mew=0.4,
+                    label=METHOD_LABELS.get(protocol, protocol),
+                )
+            ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    for ax, variant in zip(axes[0], variants, strict=True):
+        ax.set_title(METHOD_LABELS.get(variant, variant))
+    for ax, variant in zip(axes[-1], variants, strict=True):
+        ax.set_xlabel("Timestep t" + ("" if mids is None else f"   (dashed: mid-timestep {mids[variant]})"))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)) if len(variants) > 1 else 1)
+    return fig
+
+
+@figure
+def plot_tradeoff(summary, x="psnr_y", y="lpips_squeeze"):
+    """Perception against distortion: each method a point with its intervals (`statistics.summarise`)."""
+    table = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
+    methods = list(summary["method"].unique())
+    colours = palette(methods)
+    fig, ax = plt.subplots(figsize=(COLUMN, 2.5))
+    for index, method in enumerate(methods):
+        point = table.loc[method]
+        (px, py), low, high = (point[kind][[x, y]].to_numpy(float) for kind in ("mean", "lo", "hi"))
+        ax.errorbar(
+            px,
+            py,
+            xerr=[[px - low[0]], [high[0] - px]],
+            yerr=[[py - low[1]], [high[1] - py]],
+            fmt="osD^vP*X"[index % 8],
+            color=colours[method],
+            elinewidth=0.8,
+            ms=5,
+            mec="white",
+            mew=0.5,
+            label=METHOD_LABELS.get(method, method),
+        )
+    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@figure
+def compare_crops(rows, labels, scores=None, boxes=None):
+    """Restored pictures side by side: a row per photograph, a column per method, native pixels, scores below.
+
+    `rows` holds lists of pictures (PIL or `(H, W, 3)` arrays) in the order of `labels`; `scores` strings of the same
+    shape; `boxes` one (left, top, right, bottom) per row, the same crop for all its pictures.
+    """
+    if any(len(row) != len(labels) for row in rows):
+        raise ValueError(f"Each row needs {len(labels)} pictures, one per label, got {[len(row) for row in rows]}.")
+    frames = boxes or [None] * len(rows)
+    cropped = [[cut(picture, box) for picture in row] for row, box in zip(rows, frames, strict=True)]
+    width = PAGE / len(labels)
+    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
+    fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for i, row in enumerate(cropped):
+        for j, picture in enumerate(row):
+            show_picture(axes[i, j], picture)
+            if scores:
+                axes[i, j].set_xlabel(scores[i][j], labelpad=2, fontsize=6.5)
+    for ax, label in zip(axes[0], labels, strict=True):
+        ax.set_title(METHOD_LABELS.get(label, label), fontsize=7, loc="center", pad=3)
+    return fig
+
+
+@figure
+def contact_sheet(images, labels, columns=None):
+    """Pictures (PIL or `(H, W, 3)` arrays) of one size in rows, each with its label above ("" for none)."""
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(f"A contact sheet needs pictures with one label each, got {len(images)} and {len(labels)}.")
+    columns = columns or min(5, len(images))
+    count = -(-len(images) // columns)
+    pictures = [np.asarray(image) for image in images]
+    width = PAGE / columns
+    height = pictures[0].shape[0] / pictures[0].shape[1] * width + (0.14 if any(labels) else 0.02)
+    fig, axes = panels(count, columns, (PAGE, count * height + 0.05))
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for ax in axes.flat[len(images) :]:
+        ax.set_visible(False)
+    for ax, picture, label in zip(axes.flat, pictures, labels, strict=False):
+        show_picture(ax, picture)
+        if label:
+            ax.set_title(label, fontsize=6.5, fontweight="normal", loc="center", pad=2)
+    return fig
+
+
+def panels(rows, columns, size, **options):
+    """Figure and its axes as an array `(rows, columns)`; `size` in inches."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+
+
+def show_picture(ax, picture):
+    """An array `(H, W)` or `(H, W, 3)` without ticks or frame."""
+    ax.imshow(picture, cmap="gray" if picture.ndim == 2 else None)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+
+
+def cut(picture, box):
+    """The part (left, top, right, bottom) of a picture as an array, all of it for None; `ValueError` outside it."""
+    picture = np.asarray(picture)
+    if box is None:
+        return picture
+    left, top, right, bottom = box
+    if not (0 <= left < right <= picture.shape[1] and 0 <= top < bottom <= picture.shape[0]):
+        raise ValueError(f"A crop box must lie in its picture of {picture.shape[1]}x{picture.shape[0]}, got {box}.")
+    return picture[top:bottom, left:right]
+
+
+def _log_scale(axis, set_scale):
+    set_scale("log")
+    axis.set_major_locator(LogLocator(numticks=5))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _range(interval):
+    return f"{interval[0]}" if interval[0] == interval[1] else f"{interval[0]}–{interval[1]}"
+
+
+def metric_label(name):
+    """Heading of a metric with the arrow of its better direction."""
+    spec = SPECS.get(name)
+    return name if spec is None else f"{spec.label} {'↓' if spec.lower_better else '↑'}"
+
+
+def palette(names):
+    """Fixed colours for known methods; the others get those of `SPARE_COLOURS` in order of appearance."""
+    spare = cycle(SPARE_COLOURS)
+    return {name: METHOD_COLOURS[name] if name in METHOD_COLOURS else next(spare) for name in names}

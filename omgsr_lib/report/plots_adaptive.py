@@ -1,0 +1,127 @@
+"""Figures of notebook 08: the estimator, the dial, and how the mid-timestep moves with each kind of degradation."""
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from .plots import DASHED, METHOD_COLOURS, PAGE, figure, metric_label, palette, panels
+from .plots_compare import MARKERS
+from .tables_adaptive import variant_label
+
+
+KIND_LABELS = {
+    "mix": "Mix",
+    "scale": "Scale (factor)",
+    "blur": "Blur (pixels)",
+    "noise": "Noise (1/255)",
+    "jpeg": "JPEG (quality)",
+}
+SPACE_COLOURS = {"mini": "#0072B2", "FLUX.2 tiny": "#009E73"}
+
+
+@figure
+def plot_calibration(errors, coverage):
+    """True against estimated D by kind of degradation, and the share of true values inside the intervals.
+
+    `errors` is `timesteps.csv`, `coverage` is `tables_adaptive.coverage_table`.
+    """
+    kinds = list(errors["kind"].unique())
+    colours = palette(kinds)
+    fig, axes = panels(1, 2, (PAGE, 2.6), width_ratios=[1.25, 1])
+    scatter, curve = axes[0]
+    for kind in kinds:
+        part = errors[errors["kind"] == kind]
+        scatter.plot(np.exp(part["estimated"]), np.exp(part["true"]), ".", ms=2.2, alpha=0.5, color=colours[kind])
+        part = coverage[coverage["kind"] == kind]
+        marker = MARKERS[kinds.index(kind)]
+        label = KIND_LABELS[kind].split(" (")[0]
+        curve.plot(part["level"], part["covered"], "-" + marker, ms=3.5, lw=1, color=colours[kind], label=label)
+    ends = np.exp([errors[["true", "estimated"]].min(axis=None), errors[["true", "estimated"]].max(axis=None)])
+    scatter.plot(ends, ends, color=METHOD_COLOURS["mid"], lw=0.7)
+    scatter.set(xscale="log", yscale="log", xlabel="Estimated D", ylabel="True D")
+    curve.plot([0.4, 1], [0.4, 1], color=METHOD_COLOURS["mid"], lw=0.7)
+    curve.set(xlabel="Interval of the estimator", ylabel="Share of true D inside", ylim=(0, 1.02))
+    fig.legend(loc="outside lower center", ncols=len(kinds))
+    return fig
+
+
+@figure
+def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
+    """Perception against distortion along the dial: a panel per set, a line per variant, its middle large.
+
+    The published recipe at t* is a cross, the same with the training mix of the adaptive model (control) a plus.
+    `dial` is `tables_adaptive.dial_table`, `means` `mean_table`.
+    """
+    sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
+    colours = palette([f"omgsr-{variant}" for variant in variants])
+    fig, axes = panels(1, len(sets), (PAGE, 2.3))
+    for ax, name in zip(axes[0], sets, strict=True):
+        for place, variant in enumerate(variants):
+            colour = colours[f"omgsr-{variant}"]
+            part = dial[(dial["dataset"] == name) & (dial["variant"] == variant)]
+            line = part.pivot(index="shift", columns="metric", values="value")
+            ax.plot(line[x], line[y], "-" + MARKERS[place], ms=2.5, lw=1, color=colour, label=variant_label(variant))
+            ax.plot(line.loc[0, x], line.loc[0, y], MARKERS[place], ms=6, color=colour, mec="white", mew=0.6)
+            fixed = means[(means["dataset"] == name) & (means["variant"] == variant)]
+            points = fixed.pivot(index="method", columns="metric", values="mean")
+            for method, marker, label in (("published, fixed", "x", "t*"), ("control, fixed", "+", "t*, control")):
+                if method in points.index:
+                    ax.plot(*points.loc[method, [x, y]], marker, ms=5, mew=1.2, color=colour,
+                            label=f"{variant_label(variant)}, {label}", ls="none")  # fmt: skip
+        ax.set_title(name)
+        ax.set_xlabel(metric_label(x))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    axes[0, 0].set_ylabel(metric_label(y))
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+@figure
+def plot_shift(dial, metrics):
+    """Change of each metric along the dial against its middle, with paired intervals: a row per metric, a column per
+    set, over the timesteps moved from the estimate (mean over pictures).
+    """
+    sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
+    colours = palette([f"omgsr-{variant}" for variant in variants])
+    fig, axes = panels(len(metrics), len(sets), (PAGE, 1.25 * len(metrics) + 0.5), sharex=True, sharey="row")
+    for row, metric in zip(axes, metrics, strict=True):
+        for ax, name in zip(row, sets, strict=True):
+            ax.axhline(0, color=METHOD_COLOURS["mid"], lw=0.7)
+            ax.axvline(0, color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED)
+            for place, variant in enumerate(variants):
+                part = dial[(dial["dataset"] == name) & (dial["variant"] == variant) & (dial["metric"] == metric)]
+                part, colour = part.fillna(0), colours[f"omgsr-{variant}"]
+                ax.fill_between(part["moved"], part["lo"], part["hi"], color=colour, alpha=0.2, lw=0)
+                ax.plot(part["moved"], part["mean"], "-" + MARKERS[place], ms=2.5, lw=1, color=colour,
+                        label=variant_label(variant))  # fmt: skip
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+        row[0].set_ylabel(metric_label(metric))
+    for ax, name in zip(axes[0], sets, strict=True):
+        ax.set_title(name)
+    for ax in axes[-1]:
+        ax.set_xlabel("Timesteps moved")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
+    return fig
+
+
+@figure
+def plot_kinds(table):
+    """The mid-timestep against the level of one degradation alone: a row per variant, a column per kind, a line per
+    latent space with the quartiles over photographs. `table` is `tables_adaptive.kind_table`.
+    """
+    kinds, variants = list(table["kind"].unique()), list(table["variant"].unique())
+    fig, axes = panels(len(variants), len(kinds), (PAGE, 1.5 * len(variants) + 0.5), sharey="row", sharex="col")
+    for row, variant in zip(axes, variants, strict=True):
+        for ax, kind in zip(row, kinds, strict=True):
+            part = table[(table["variant"] == variant) & (table["kind"] == kind)]
+            for place, (space, line) in enumerate(part.groupby("space", sort=False)):
+                colour = SPACE_COLOURS[space]
+                ax.fill_between(line["level"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
+                ax.plot(line["level"], line["median"], "-" + MARKERS[place], ms=3, lw=1, color=colour, label=space)
+            if kind == "jpeg":
+                ax.set_xlim(100, 15)
+        row[0].set_ylabel(f"t*, {variant_label(variant)}")
+    for ax, kind in zip(axes[-1], kinds, strict=True):
+        ax.set_xlabel(KIND_LABELS[kind])
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title="Latent space")
+    return fig

@@ -1,0 +1,311 @@
+"""Figures that set methods against each other: contrasts, ranks, published points, costs, one box of many pictures."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from .plots import (
+    COLUMN,
+    METHOD_COLOURS,
+    METHOD_LABELS,
+    PAGE,
+    cut,
+    figure,
+    metric_label,
+    palette,
+    panels,
+    show_picture,
+)
+
+
+MARKERS = "osD^vP*X"
+AUTOENCODER_LABELS = {"ddpm": "SD", "flow": "FLUX"}
+BOX = "#E69F00"  # frames of boxes in pictures
+
+
+@figure
+def plot_contrasts(table, metrics=None):
+    """Paired differences with their intervals: a row per contrast, a panel per metric, a colour per variant.
+
+    `table` has the columns contrast, variant, metric, mean, lo, hi (`contrasts.contrast_table` of one protocol). The
+    side where the first of the contrast is better is shaded; marks whose interval holds 0 are hollow. Axes are linear
+    near 0 and logarithmic beyond (asinh), since contrasts differ tenfold. Those without a mean were not run and
+    are left out.
+    """
+    table = table.dropna(subset="mean")
+    metrics = list(table["metric"].unique()) if metrics is None else list(metrics)
+    contrasts, variants = list(table["contrast"].unique()), list(table["variant"].unique())
+    colours = palette([_method(variant) for variant in variants])
+    fig, axes = panels(1, len(metrics), (PAGE, 0.3 * len(contrasts) + 0.75), sharey=True)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        rows = table[table["metric"] == metric]
+        for place, variant in enumerate(variants):
+            shift = 0.26 * (place - (len(variants) - 1) / 2)
+            for row in rows[rows["variant"] == variant].itertuples():
+                colour, y = colours[_method(variant)], contrasts.index(row.contrast) + shift
+                ax.plot([row.lo, row.hi], [y, y], color=colour, lw=1)
+                face = colour if row.lo > 0 or row.hi < 0 else "white"
+                ax.plot(row.mean, y, MARKERS[place], color=colour, mfc=face, ms=3.5, mew=0.8)
+        reach = 1.3 * np.nanmax(np.abs(rows[["lo", "hi"]].to_numpy()))
+        lower = metric_label(metric).endswith("↓")
+        ax.axvspan(-reach if lower else 0, 0 if lower else reach, color="#F0F0F0", lw=0, zorder=0)
+        ax.axvline(0, color=METHOD_COLOURS["mid"], lw=0.7, zorder=1)
+        ax.set_xscale("asinh", linear_width=float(rows["mean"].abs().median()))
+        ax.set_title(metric_label(metric), fontsize=7 if len(metrics) > 4 else 8)
+        ax.set(xlim=(-reach, reach), ylim=(len(contrasts) - 0.5, -0.5))
+        tick = float(f"{reach / 2:.0e}")
+        ax.set_xticks([-tick, 0, tick], [f"{-tick:g}", "0", f"{tick:g}"])
+        ax.set_xticks([-tick / 10, tick / 10], minor=True)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(left=False)
+    axes[0, 0].set_yticks(range(len(contrasts)), contrasts)
+    keys = [
+        Line2D([], [], color=colours[_method(v)], marker=MARKERS[place], lw=1, ms=3.5, label=METHOD_LABELS.get(v, v))
+        for place, v in enumerate(variants)
+    ]
+    title = "First minus second, paired 95 % interval; shaded: first better; hollow: undecided. Small ticks: a tenth"
+    fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
+    return fig
+
+
+@figure
+def plot_ranks(stability):
+    """How sure each rank is: a panel per metric, a bar per method, its parts the shares of the ranks (number inside).
+
+    `stability` is `comparisons.rank_stability` of one dataset.
+    """
+    metrics, methods = list(stability["metric"].unique()), list(stability["method"].unique())
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    shades = plt.get_cmap("cividis")(np.linspace(0.98, 0.1, len(methods)))
+    fig, axes = panels(rows, columns, (PAGE, rows * (0.2 * len(methods) + 0.45) + 0.15), sharex=True, sharey=True)
+    for ax, metric in zip(axes.flat, metrics, strict=False):
+        part = stability[stability["metric"] == metric].pivot(index="method", columns="rank", values="probability")
+        part = part.reindex(methods)
+        left = np.zeros(len(methods))
+        for rank in part.columns:
+            share = part[rank].to_numpy()
+            ax.barh(range(len(methods)), share, left=left, color=shades[rank - 1], height=0.78, lw=0)
+            for y in np.flatnonzero(share > 0.12):
+                ink = "black" if rank <= len(methods) / 2 else "white"
+                ax.text(left[y] + share[y] / 2, y, str(rank), ha="center", va="center", color=ink, fontsize=6.5)
+            left += np.nan_to_num(share)
+        ax.set(title=metric_label(metric), xlim=(0, 1), ylim=(len(methods) - 0.5, -0.5))
+        ax.grid(visible=False)
+        ax.tick_params(left=False, labelbottom=True)
+        ax.set_yticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_visible(False)
+    fig.supxlabel("Share of bootstrap draws of the pictures in which the method has the rank", fontsize=7)
+    return fig
+
+
+@figure
+def plot_beside_published(summary, published, x="psnr_y", y="niqe"):
+    """Our methods with their intervals among published points (grey, as printed, not re-measured).
+
+    Published points are named as far as the names cover neither each other nor our methods.
+    `summary` and `published` of one dataset (`statistics.summarise`, `published.read_published`).
+    """
+    fig, ax = plt.subplots(figsize=(COLUMN, 3.0))
+    points = published.pivot_table(index=["method", "source"], columns="metric", values="mean").reindex(columns=[x, y])
+    points = points.dropna().sort_values(y)
+    ax.plot(points[x], points[y], "o", color="#9E9E9E", ms=3, label="Published")
+    means = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
+    colours = palette(means.index)
+    for place, method in enumerate(summary["method"].unique()):
+        centre, low, high = (means.loc[method, kind][[x, y]].to_numpy(float) for kind in ("mean", "lo", "hi"))
+        errors = np.nan_to_num(np.stack([centre - low, high - centre]))
+        ax.errorbar(*centre, xerr=errors[:, :1], yerr=errors[:, 1:], fmt=MARKERS[place % 8], color=colours[method],
+                    elinewidth=0.8, ms=5, mec="white", mew=0.5, label=METHOD_LABELS.get(method, method))  # fmt: skip
+    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
+    fig.legend(loc="outside lower center", ncols=2)
+    _name_points(ax, [(name, tuple(point)) for (name, _), point in points.iterrows()])
+    return fig
+
+
+def _name_points(ax, points):
+    """Write each name beside its point, to the right or to the left, where it covers no other name and no bar."""
+    ax.figure.draw_without_rendering()
+    segments = [segment for bars in ax.containers for bar in bars.lines[2] for segment in bar.get_segments()]
+    taken = [bars.lines[0].get_window_extent() for bars in ax.containers]
+    taken += [Bbox(ax.transData.transform(segment)) for segment in segments]
+    style = dict(textcoords="offset points", fontsize=5, color="#6E6E6E")
+    for name, point in points:
+        for side, offset in (("left", 2), ("right", -2)):
+            text = ax.annotate(name, point, (offset, 2), ha=side, **style)
+            box = text.get_window_extent()
+            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+@figure
+def plot_costs(costs):
+    """What each stage costs: a panel per quantity, a bar per method, its parts the stages.
+
+    `costs` has the columns method, stage and one per quantity, named as it shall be printed (`measured_costs`).
+    """
+    quantities = [name for name in costs.columns if name not in ("method", "stage", "size")]
+    methods, stages = list(costs["method"].unique()), list(costs["stage"].unique())
+    colours = dict(zip(stages, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=False))
+    fig, axes = panels(1, len(quantities), (PAGE, 0.3 * len(methods) + 0.8), sharey=True)
+    for ax, quantity in zip(axes[0], quantities, strict=True):
+        values = costs.pivot(index="method", columns="stage", values=quantity).loc[methods, stages].fillna(0)
+        left = np.zeros(len(methods))
+        for stage in stages:
+            ax.barh(range(len(methods)), values[stage], left=left, color=colours[stage], height=0.6, label=stage)
+            left += values[stage].to_numpy()
+        ax.set(title=quantity[0].upper() + quantity[1:], ylim=(len(methods) - 0.5, -0.5))
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(left=False)
+    axes[0, 0].set_yticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return fig
+
+
+@figure
+def plot_memory(frame):
+    """Peak memory against the side of the picture: a panel per family and stage, a line per mode.
+
+    `frame` has the columns family, stage, mode, side, bytes (`study.costs.autoencoder_memory`).
+    """
+    parts = list(frame.groupby(["family", "stage"], sort=False))
+    colours = palette(frame["mode"].unique())
+    fig, axes = panels(1, len(parts), (PAGE if len(parts) > 2 else COLUMN, 2.0), sharey=True)
+    for ax, ((family, stage), part) in zip(axes[0], parts, strict=True):
+        for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
+            ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("Side (pixels)")
+        ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_title(f"{AUTOENCODER_LABELS.get(family, family)}, {stage}")
+    axes[0, 0].set_ylabel("Peak memory (GB)")
+    axes[0, 0].set_ylim(bottom=0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return fig
+
+
+@figure
+def plot_boxed_crops(rows, labels, boxes, scores=None):
+    """One box of each photograph as every method shows it, with its score below; first the photograph with the box.
+
+    Args:
+        rows: per photograph a list of pictures of one size (PIL or arrays), the photograph itself last.
+        labels: method of each column.
+        boxes: per photograph (left, top, right, bottom), cut from all of its pictures alike.
+        scores: per photograph a text for each picture, "" for none.
+    """
+    if any(len(row) != len(labels) for row in rows) or len(boxes) != len(rows):
+        raise ValueError(
+            f"Each of {len(rows)} photographs needs {len(labels)} pictures, one per label, and a box; got "
+            f"{[len(row) for row in rows]} pictures and {len(boxes)} boxes."
+        )
+    columns = len(labels) + 1
+    width = PAGE / columns
+    fig, axes = panels(len(rows), columns, (PAGE, len(rows) * (width + 0.16) + 0.15))
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for number, (row, box) in enumerate(zip(rows, boxes, strict=True)):
+        show_picture(axes[number, 0], np.asarray(row[-1]))
+        axes[number, 0].add_patch(_frame(box, 1.0))
+        for place, picture in enumerate(row, start=1):
+            show_picture(axes[number, place], cut(picture, box))
+            if scores:
+                axes[number, place].set_xlabel(scores[number][place - 1], labelpad=2, fontsize=6)
+    for ax, label in zip(axes[0], ["", *labels], strict=True):
+        ax.set_title(METHOD_LABELS.get(label, label), fontsize=6.5, loc="center", pad=3)
+    return fig
+
+
+@figure
+def plot_tiles(pictures, tiles, boxes):
+    """A large picture: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
+
+    Args:
+        pictures: `{method: PIL picture or (H, W, 3) array}` of one size, the first restored in tiles.
+        tiles: data frame with a row per tile: left, top, right, bottom in pixels.
+        boxes: (left, top, right, bottom) of the details, squares.
+    """
+    height, width = np.asarray(next(iter(pictures.values()))).shape[:2]
+    ratios = [width / height] + [1] * len(boxes)
+    side = (PAGE - 0.15) / sum(ratios)
+    fig, axes = panels(len(pictures), len(ratios), (PAGE, len(pictures) * (side + 0.02)), width_ratios=ratios)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for line, (method, picture) in zip(axes, pictures.items(), strict=True):
+        for ax, box in zip(line, [None, *boxes], strict=True):
+            show_picture(ax, cut(picture, box))
+        line[0].set_ylabel(METHOD_LABELS.get(method, method), fontsize=7, labelpad=2)
+    whole = axes[0, 0]
+    for tile in tiles.itertuples():
+        corner, sides = (tile.left, tile.top), (tile.right - tile.left, tile.bottom - tile.top)
+        whole.add_patch(Rectangle(corner, *sides, fill=False, ec="white", lw=0.4, alpha=0.8))
+    for box in boxes:
+        whole.add_patch(_frame(box, 1.2))
+    return fig
+
+
+def joint_boxes(picture, tiles, side, count=2):
+    """`count` boxes of `side` pixels around places where four tiles overlap, apart, those with the most detail.
+
+    `tiles` as in `plot_tiles`. Detail is the mean absolute difference of neighbouring pixels.
+    """
+    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    boxes = []
+    for y in _joints(tiles["top"], tiles["bottom"]):
+        for x in _joints(tiles["left"], tiles["right"]):
+            left, top = (
+                min(max(at - side // 2, 0), end - side) for at, end in ((x, grey.shape[1]), (y, grey.shape[0]))
+            )
+            part = grey[top : top + side, left : left + side]
+            detail = np.abs(np.diff(part, axis=0)).mean() + np.abs(np.diff(part, axis=1)).mean()
+            boxes.append((detail, (left, top, left + side, top + side)))
+    chosen = []
+    for _, box in sorted(boxes, reverse=True):
+        if len(chosen) < count and all(abs(box[0] - o[0]) >= side or abs(box[1] - o[1]) >= side for o in chosen):
+            chosen.append(box)
+    return chosen
+
+
+def _joints(starts, ends):
+    """Middles of the overlaps along an axis."""
+    starts, ends = sorted(set(starts)), sorted(set(ends))
+    return [int(start + end) // 2 for start, end in zip(starts[1:], ends, strict=False)]
+
+
+def detail_box(picture, side):
+    """(left, top, right, bottom) of the square with the most detail: mean absolute difference of neighbouring pixels.
+
+    Searched on a grid of `side / 4`; the first of equal ones.
+    """
+    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    detail = np.zeros_like(grey)
+    detail[1:] += np.abs(np.diff(grey, axis=0))
+    detail[:, 1:] += np.abs(np.diff(grey, axis=1))
+    total = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    step = max(1, side // 4)
+    tops, lefts = (np.arange(0, length - side + 1, step) for length in grey.shape)
+    bottoms, rights = tops + side, lefts + side
+    sums = (total[np.ix_(bottoms, rights)] - total[np.ix_(tops, rights)] - total[np.ix_(bottoms, lefts)]) + total[
+        np.ix_(tops, lefts)
+    ]
+    row, column = np.unravel_index(np.argmax(sums.round(6)), sums.shape)
+    return int(lefts[column]), int(tops[row]), int(rights[column]), int(bottoms[row])
+
+
+def _frame(box, width):
+    left, top, right, bottom = box
+    return Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=BOX, lw=width)
+
+
+def _method(variant):
+    """Fixed colour of a variant: that of its method."""
+    return {"s": "omgsr-s", "f": "omgsr-f"}.get(variant, variant)

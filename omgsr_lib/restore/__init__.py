@@ -1,0 +1,1 @@
+"""Restoring photographs: in memory, from files, larger than the memory; colours and speed."""

@@ -1,0 +1,127 @@
+"""How large the tiles of a restoration may be: what the free memory holds, and less when it was too little."""
+
+import warnings
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+from ..priors.latents import compression
+from ..tiling.vae import flat_peak
+from ..tiling.vae_layers import decoder_layers, encoder_layers
+from ..utils.memory import LiveMemory, meta_twin, out_of_memory
+
+
+STEP = 8  # latents between the tiles that are considered
+VAE_TILES = (128, 64, 32, 16)  # latents, of the flat autoencoder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sides in latents: tile of the prediction (None: one pass), its overlap, and that of a flat autoencoder.
+
+    `tile_batch`: how many tiles are predicted at once.
+    """
+
+    tile: int | None
+    overlap: int | None = None
+    vae_mode: str | None = None
+    vae_tile: int = 64
+    tile_batch: int = 1
+
+    @property
+    def vae(self):
+        """Options of `OMGSR.encode` and `OMGSR.decode`."""
+        return dict(mode=self.vae_mode) | (dict(tile=self.vae_tile) if self.vae_mode == "flat" else {})
+
+    def smaller(self, side, multiple):
+        """Half the tile, of latents with the longer side `side`, one at a time; a flat autoencoder with half its."""
+
+        def half(value):
+            return value // 2 // multiple * multiple
+
+        tile = max(half(self.tile or side), multiple)
+        return Settings(
+            tile=tile,
+            overlap=None if self.overlap is None else min(half(self.overlap), tile - multiple),
+            vae_mode="flat",
+            vae_tile=self.vae_tile // 2 if self.vae_mode == "flat" else self.vae_tile,
+        )
+
+    def __str__(self):
+        prediction = "one pass" if self.tile is None else f"tiles of {self.tile} latents"
+        return f"prediction: {prediction}, autoencoder: {self.vae_mode or 'one piece'}"
+
+
+class Peaks:
+    """Bytes that the activations of a model's stages take at the most, sides in latents.
+
+    Counted on the meta device, each shape once: a second or so for a large network, and without the memory inside of
+    kernels.
+    """
+
+    def __init__(self, model):
+        self.twin, self.factor = meta_twin(model), compression(model.vae)
+        self.channels, self.dtype = model.vae.config.latent_channels, next(model.parameters()).dtype
+        self.prediction, self.autoencoder, self.flat = map(cache, (self._prediction, self._autoencoder, self._flat))
+
+    def _prediction(self, count, height, width):
+        """Of the denoiser, for `count` tiles at once."""
+        return self._peak(lambda z: self.twin.prior(z, self.twin.timestep), self._latents(height, width, count))
+
+    def _autoencoder(self, height, width):
+        """Of encoder and decoder in one piece."""
+        encode = self._peak(self.twin.encode, self._pixels(height, width))
+        return max(encode, self._peak(self.twin.decode, self._latents(height, width)))
+
+    def _flat(self, tile):
+        """Of both in tiles of `tile`, whatever the picture: three along a side have all that more of them have."""
+        side = 3 * tile
+        with torch.inference_mode():
+            encode = flat_peak(encoder_layers(self.twin.lq_vae), self._pixels(side, side), tile=tile)
+            return max(encode, flat_peak(decoder_layers(self.twin.vae), self._latents(side, side), tile=tile))
+
+    def _peak(self, function, x):
+        with torch.inference_mode(), LiveMemory() as memory:
+            function(x.clone())
+        return memory.peak
+
+    def _latents(self, height, width, count=1):
+        return torch.empty(count, self.channels, height, width, device="meta", dtype=self.dtype)
+
+    def _pixels(self, height, width):
+        return torch.empty(1, 3, height * self.factor, width * self.factor, device="meta", dtype=self.dtype)
+
+
+def fitting_settings(peaks, height, width, budget, overlap=None, tile_batch=1):
+    """`Settings` for a picture of `height` x `width` pixels whose activations take at most `budget` bytes by `peaks`.
+
+    One pass and one piece where they fit, else the largest tile that does, `tile_batch` at once and each larger than
+    `overlap`; the smallest where none does.
+    """
+    height, width = height // peaks.factor, width // peaks.factor
+    longer, settings = max(height, width), Settings(None, overlap, tile_batch=tile_batch)
+    if peaks.prediction(1, height, width) > budget:
+        smallest = (overlap or 0) // STEP * STEP + STEP
+        sides = range(smallest, longer, STEP) or [smallest]
+        count = bisect_right(
+            sides, budget, key=lambda side: peaks.prediction(tile_batch, min(side, height), min(side, width))
+        )
+        settings = replace(settings, tile=sides[max(count - 1, 0)])
+    if peaks.autoencoder(height, width) > budget:
+        vae_tile = next((side for side in VAE_TILES if peaks.flat(side) <= budget), VAE_TILES[-1])
+        settings = replace(settings, vae_mode="flat", vae_tile=vae_tile)
+    return settings
+
+
+def retry_smaller(attempt, settings, side, multiple):
+    """`attempt(settings)`; if the memory was too little, a warning and one more with `settings.smaller(...)`."""
+    try:
+        return attempt(settings)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    smaller = settings.smaller(side, multiple)
+    warnings.warn(f"Out of memory with {settings}. Trying once more with {smaller}.", stacklevel=3)
+    return attempt(smaller)

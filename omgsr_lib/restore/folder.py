@@ -1,0 +1,273 @@
+"""Restore files: a picture or a folder in, files out, while reading, computing and writing overlap; resumable."""
+
+import errno
+import hashlib
+import shutil
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain
+from numbers import Integral
+from pathlib import Path
+
+from ..images.image_file import FORMATS, LOSSY, Picture
+from ..utils.files import atomic_write, remove_parts, sha256
+from ..utils.journal import JOURNAL, Journal, alone
+from ..utils.memory import out_of_memory
+from .names import find_pictures, output_names, refuse_inputs
+from .oversize import check_oversize, fits_memory, restore_oversize
+from .pipeline import Restorer, batches, check_count
+
+
+SCRATCH = ".omgsr-scratch"
+MIN_SIDE = 16  # pixels of an input
+WRITERS = 3  # threads; packing a PNG file of 4096x4096 takes longer than a GPU takes to restore it
+EVERY = 30  # seconds between two lines of progress where there is no terminal
+
+
+@dataclass
+class FolderReport:
+    """Files written, files that a run before has finished, and `(path, reason)` of each input that failed."""
+
+    restored: list = field(default_factory=list)
+    skipped: list = field(default_factory=list)
+    failed: list = field(default_factory=list)
+
+    def __str__(self):
+        others = (f"{len(paths)} {name}" for name, paths in vars(self).items() if paths and name != "restored")
+        return ", ".join([f"{len(self.restored)} restored", *others])
+
+
+def restore_folder(
+    model,
+    source,
+    target,
+    *,
+    format="png",
+    quality=95,
+    force=False,
+    max_pixels=None,
+    batch_size=1,
+    progress=True,
+    say=None,
+    **options,
+):
+    """Restore a picture, or every picture below the folder `source`, into the folder `target`; a `FolderReport`.
+
+    Args:
+        format: of the files: "png", "jpeg", "webp" or "tiff". 16 bits stay in "png" and "tiff".
+        quality: of "jpeg" and "webp", 1 to 100.
+        force: restore again what is finished, and replace files that are not from a run before.
+        max_pixels: of an input; by default that of Pillow, 179 million.
+        batch_size: how many pictures of equal padded size go through the model at once.
+        progress: a bar in a terminal or notebook, elsewhere a line every half minute.
+        say: called with a line for each failure and for what a file could not keep; by default to stderr.
+        options: those of `Restorer`.
+
+    Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
+    run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
+    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. With `tile="auto"`
+    a picture whose restoration does not fit into the memory is restored in files (see `oversize`). Raises `ValueError`
+    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
+    `OSError` if `target` cannot be written, the disk is full, or another run writes into `target`.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
+    if not (isinstance(quality, Integral) and 1 <= quality <= 100):
+        raise ValueError(f"quality must be an integer in 1 .. 100: got {quality!r}.")
+    check_count("batch_size", batch_size)
+    if max_pixels is not None:
+        check_count("max_pixels", max_pixels)
+    restorer = Restorer(model, **options)
+    source, target = Path(source), Path(target)
+    unreadable = []
+    sources = find_pictures(source, target, unreadable.append)
+    root = source if source.is_dir() else source.parent
+    names = output_names([path.relative_to(root) for path in sources], FORMATS[format])
+    outputs = dict(zip(sources, (target / name for name in names), strict=True))
+    refuse_inputs(sources, target, outputs.values())
+    bar = Progress(len(sources) + len(unreadable), progress, say)
+    with alone(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
+        run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels)
+        for error in unreadable:
+            run.fail(error.filename, error)
+        jobs = run.read_jobs(reader.ahead(run.read, sources))
+        groups = batches(
+            jobs, lambda job: (job.oversize and job.output, restorer.padded(job.picture.size)), batch_size
+        )
+        results = chain.from_iterable(run.compute(group) for group in groups)
+        run.collect(writers.ahead(run.write, results))
+    return run.report
+
+
+def fingerprint(model):
+    """A hash of the model's timestep and of up to 64 values of each of its tensors, spread evenly."""
+    digest = hashlib.sha256(str(model.timestep).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.reshape(-1)[:: max(1, tensor.numel() // 64)].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    output: Path
+    entry: dict  # its line of the journal, without the hash of the result
+    picture: Picture | None  # enlarged, later restored; None: finished before
+    oversize: bool = False  # not enlarged beforehand, and restored in files
+
+
+class _Run:
+    """The stages of `restore_folder`, and what became of each input."""
+
+    def __init__(self, restorer, target, outputs, progress, format, quality, force, max_pixels):
+        self.restorer, self.target, self.outputs, self.progress = restorer, target, outputs, progress
+        self.format, self.quality, self.force, self.max_pixels = format, quality, force, max_pixels
+        self.journal, self.report, self.scratch = Journal(target / JOURNAL), FolderReport(), target / SCRATCH
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of a run that was killed
+        chosen = {f.name: getattr(restorer, f.name) for f in fields(restorer) if f.name not in ("model", "tile_batch")}
+        self.settings = chosen | {"model": fingerprint(restorer.model), "format": format}
+        if format in LOSSY:
+            self.settings["quality"] = quality
+
+    def read(self, path):
+        """The job of an input, its picture enlarged; in the reading thread."""
+        if path.exists() and not path.is_file():
+            raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
+        output = self.outputs[path]
+        if output.exists() and not output.is_file():
+            raise ValueError(f"A restored picture must not replace what is no file: '{output}' is none. Move it away.")
+        name = output.relative_to(self.target).as_posix()
+        entry = {"file": name, "source": sha256(path), "settings": self.settings}
+        if not self.force and self.journal.is_finished(entry, output):
+            return _Job(path, output, entry, None)
+        picture = Picture.open(path, max_pixels=self.max_pixels)
+        if min(picture.size) < MIN_SIDE:
+            width, height = picture.size
+            raise ValueError(
+                f"A photograph must measure at least {MIN_SIDE} pixels on each side: '{path}' is {width}x{height}. "
+                "Remove or replace it."
+            )
+        size = self.restorer.size(picture.size)
+        picture.check_format(self.format, size, path)
+        if fits_memory(*size):
+            return _Job(path, output, entry, self.restorer.enlarge(picture))
+        check_oversize(self.restorer, picture, self.target, path)
+        return _Job(path, output, entry, picture, oversize=True)
+
+    def read_jobs(self, futures):
+        """The jobs to do; what failed and what is finished is recorded."""
+        for path, future in futures:
+            try:
+                job = future.result()
+            except (OSError, ValueError, MemoryError) as error:
+                self.fail(path, error)
+                continue
+            if job.picture is None:
+                self.report.skipped.append(job.output)
+                self.progress.advance()
+            else:
+                yield job
+
+    def compute(self, group):
+        """Jobs with their pictures restored. What does not even fit with the smallest tiles is recorded."""
+        try:
+            if group[0].oversize:
+                restored = [restore_oversize(self.restorer, group[0].picture, self.scratch)]
+            else:
+                restored, _ = self.restorer([job.picture for job in group])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(group) > 1:
+                return [job for alone in group for job in self.compute([alone])]
+            reason = f"Out of memory: '{group[0].source}' could not be restored. Choose smaller tiles."
+            self.fail(group[0].source, ValueError(reason))
+            return []
+        return [replace(job, picture=picture) for job, picture in zip(group, restored, strict=True)]
+
+    def write(self, job):
+        """Write the restored picture of a job; in a writing thread."""
+        remove_parts(job.output)
+        with atomic_write(job.output) as part:
+            job.picture.save(part, self.format, quality=self.quality)
+            self.journal.add(job.entry | {"sha256": sha256(part)})
+
+    def collect(self, futures):
+        """Record what is written. A full disk ends the run."""
+        for job, future in futures:
+            try:
+                future.result()
+            except (OSError, ValueError) as error:
+                if getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.fail(job.source, error)
+                continue
+            for note in (*job.picture.notes, *job.picture.losses(self.format).values()):
+                self.progress.say(_line(f"'{job.source}': {note}."))
+            self.report.restored.append(job.output)
+            self.progress.advance()
+
+    def fail(self, path, error):
+        """Record and say that an input failed."""
+        reason = _line(str(error))
+        if isinstance(error, OSError) and error.filename:
+            reason = _line(f"{error.strerror}: '{error.filename}'. Check the path and its permissions.")
+        self.report.failed.append((Path(path), reason))
+        self.progress.say(reason)
+        self.progress.advance()
+
+
+def _line(text):
+    return " ".join(text.split())
+
+
+class _Threads(ThreadPoolExecutor):
+    """`count` threads that work ahead of whoever takes their results."""
+
+    def __init__(self, count):
+        super().__init__(max_workers=count)
+        self.count = count
+
+    def ahead(self, function, items):
+        """`(item, future of function(item))` of each item, in order; at most `count + 1` items are ahead."""
+        pending = deque()
+        for item in items:
+            pending.append((item, self.submit(function, item)))
+            if len(pending) > self.count + 1:
+                yield pending.popleft()
+        yield from pending
+
+    def __exit__(self, *error):
+        self.shutdown(cancel_futures=True)
+
+
+class Progress:
+    """A bar over `total` pictures, with the time that is left; without a terminal a line every `EVERY` seconds."""
+
+    def __init__(self, total, shown=True, say=None):
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=total, desc="restore", unit="picture", disable=None if shown else True)
+        self.say = say or (lambda line: tqdm.write(line, file=sys.stderr))
+        self.shown, self.total, self.done = shown, total, 0
+        self.began = self.told = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def advance(self):
+        """One more is done."""
+        self.bar.update()
+        self.done += 1
+        if self.shown and self.bar.disable and time.monotonic() - self.told >= EVERY:
+            self.told = time.monotonic()
+            rate = self.done / (self.told - self.began)
+            left = (self.total - self.done) / rate
+            self.say(f"{self.done} of {self.total}, {rate:.2f} pictures/s, {left:.0f} s left.")

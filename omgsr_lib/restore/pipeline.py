@@ -1,0 +1,324 @@
+"""Restore photographs: PIL images in, PIL images out. `restore.folder` does the same with files."""
+
+import math
+import time
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from numbers import Integral, Real
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from ..adaptive.timesteps import predict_adaptive, shifted_timesteps
+from ..images.image_file import Picture
+from ..priors.latents import compression
+from ..tiling.grid import plan_tiles
+from ..tiling.vae import MODES
+from ..utils.memory import free_memory, out_of_memory
+from .auto_tile import Peaks, Settings, fitting_settings, retry_smaller
+from .colour import fix_colour
+
+
+STAGES = ("encode", "predict", "decode", "colour")
+
+
+@dataclass
+class RestoreResult:
+    """Restored pictures and what they cost.
+
+    Attributes:
+        images: PIL images in the order of the input, each exactly `scale` times its input's size (rounded).
+        seconds: per stage (encode, predict, decode, colour), summed over pictures.
+    """
+
+    images: list
+    seconds: dict = field(default_factory=dict)
+
+
+def restore(
+    model,
+    images,
+    *,
+    scale=4,
+    timestep=None,
+    strength=0.0,
+    tile=None,
+    overlap=None,
+    window="gaussian",
+    colour_fix="adain",
+    seed=None,
+    progress=True,
+    planner=None,
+    tile_batch=1,
+    vae_mode=None,
+    batch_size=1,
+):
+    """Restore `images` (one PIL image or a list) and return a `RestoreResult`.
+
+    Args:
+        model: `OMGSR`.
+        progress: show a progress bar, in a terminal or notebook.
+        batch_size: how many pictures of equal padded size go through the model at once.
+        scale, timestep, strength, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode: see
+            `Restorer`.
+
+    Pictures are turned upright by their EXIF orientation. Grey ones come back as L (I;16 as I;16), transparent ones
+    with their alpha enlarged, all others as RGB; profile and EXIF data stand in `info` (see `Picture`). A wrong
+    argument raises `ValueError`.
+    """
+    images = [images] if isinstance(images, Image.Image) else list(images)
+    if not images:
+        raise ValueError("restore() needs at least one picture: got an empty list.")
+    for image in images:
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"restore() takes PIL images: got {type(image).__name__}. Open files with PIL.Image.open, turn arrays "
+                "into images with PIL.Image.fromarray."
+            )
+    check_count("batch_size", batch_size)
+    tiling = dict(tile=tile, overlap=overlap, window=window, planner=planner, tile_batch=tile_batch, vae_mode=vae_mode)
+    options = dict(scale=scale, timestep=timestep, strength=strength, colour_fix=colour_fix, seed=seed)
+    restorer = Restorer(model, **options, **tiling)
+    pictures = enumerate(Picture.from_image(image) for image in images)
+    restored, seconds = [None] * len(images), dict.fromkeys(STAGES, 0.0)
+    with _progress(len(images), progress) as bar:
+        for group in batches(pictures, lambda item: restorer.padded(restorer.size(item[1].size)), batch_size):
+            numbers, group = zip(*group, strict=True)
+            results, clock = restorer([restorer.enlarge(picture) for picture in group])
+            for number, result in zip(numbers, results, strict=True):
+                restored[number] = result.image()
+            for stage in STAGES:
+                seconds[stage] += clock[stage]
+            bar.update(len(group))
+    return RestoreResult(restored, seconds)
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """Restores enlarged pictures, several of equal padded size at once.
+
+    Args:
+        model: `OMGSR`.
+        scale: output side / input side, at least 1.
+        timestep: an int for all pictures, instead of the model's t*. "auto", the default of an adaptive model, is that
+            of each picture, or of each tile, as the model's estimator finds it.
+        strength: of "auto": moves the timesteps around the estimate (see `shifted_timesteps`). Below 0 the
+            result keeps to the photograph, above 0 the prior adds more.
+        tile, overlap: in pixels of the output, multiples of `model.multiple`; `tile=None` restores in one pass. The
+            latents are predicted in tiles whose outputs are blended with `window` ("gaussian", "released", "cosine",
+            "ramp"). With an `overlap` the tiles lie as published, without one there are as few as possible, as small
+            as possible. `tile="auto"` is one pass if that fits into half of the free memory, else the largest tile
+            that does, and likewise chooses `vae_mode`.
+        colour_fix: "adain", "wavelet" or None; the reference is the bicubic enlargement.
+        seed: None takes the mean of the encoder's posterior (deterministic), an integer a sample of it, as the
+            authors' code does; every picture is sampled with this seed, in whatever batch it is.
+        planner, tile_batch: "smallest" or "published" tiles, and how many go through the prior at once (see `tiled`).
+        vae_mode: encoder and decoder in one piece (None) or in parts, "exact" or "flat" (see `tiling.vae`); in parts
+            pictures are restored one by one.
+
+    Raises `ValueError` for a wrong argument, before anything is computed.
+    """
+
+    model: object
+    scale: float = 4
+    timestep: int | str | None = None
+    strength: float = 0.0
+    tile: int | str | None = None
+    overlap: int | None = None
+    window: str = "gaussian"
+    colour_fix: str | None = "adain"
+    seed: int | None = None
+    planner: str | None = None
+    tile_batch: int = 1
+    vae_mode: str | None = None
+
+    def __post_init__(self):
+        if not (isinstance(self.scale, Real) and 1 <= self.scale < math.inf):
+            raise ValueError(f"scale must be a number, at least 1 and finite: got {self.scale!r}.")
+        if self.seed is not None and not (isinstance(self.seed, Integral) and -(2**63) <= self.seed < 2**64):
+            raise ValueError(f"seed must be an integer of at most 64 bits or None: got {self.seed!r}.")
+        check_count("tile_batch", self.tile_batch)
+        if self.vae_mode not in (None, *MODES):
+            raise ValueError(f"vae_mode must be one of {', '.join(MODES)} or None: got {self.vae_mode!r}.")
+        tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+        if self.tile not in (None, "auto") and overlap is not None and overlap >= tile:
+            raise ValueError(f"overlap must be less than the tile: got overlap={self.overlap} and tile={self.tile}.")
+        latent_multiple = self.model.prior.latent_multiple
+        side = 2 * latent_multiple if tile in (None, "auto") else tile
+        planned = None if tile in (None, "auto") else overlap
+        planner = self.planner or ("smallest" if planned is None else "published")
+        plan_tiles(side, side, side, planned, planner=planner, multiple=latent_multiple).weights(self.window)
+        fix_colour(*torch.zeros(2, 1, 3, 2, 2), method=self.colour_fix)
+        self._check_timestep()
+
+    def _check_timestep(self):
+        if self.timestep == "auto" and self.model.estimator is None:
+            raise ValueError(
+                'timestep="auto" needs an adaptive model with an estimator: this one has t* = '
+                f"{self.model.timestep}. Take mini-s-adaptive or mini-f-adaptive, or an integer."
+            )
+        if isinstance(self.timestep, str) and self.timestep != "auto":
+            raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
+        if not (isinstance(self.strength, Real) and math.isfinite(self.strength)):
+            raise ValueError(f"strength must be a finite number: got {self.strength!r}.")
+        if self.strength and not self.model.estimates(self.timestep):
+            raise ValueError(
+                f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
+                f"{self.timestep}. Choose the timestep itself, or an adaptive model."
+            )
+        if self.timestep not in (None, "auto"):
+            self.model.prior.schedule.expand(self.timestep, 1)
+
+    def _in_latents(self, name):
+        pixels, multiple = getattr(self, name), self.model.multiple
+        if pixels is None or (name, pixels) == ("tile", "auto"):
+            return pixels
+        least = multiple if name == "tile" else 0
+        if not isinstance(pixels, Integral) or pixels < least or pixels % multiple:
+            raise ValueError(f"{name} must be a multiple of {multiple} pixels, at least {least}: got {pixels!r}.")
+        return pixels // compression(self.model.vae)
+
+    def size(self, size):
+        """`(width, height)` of the restored picture of one of `size`."""
+        return tuple(round(side * self.scale) for side in size)
+
+    def padded(self, size):
+        """The restored `size` filled up to multiples of `model.multiple`: what the model sees."""
+        return tuple(side + -side % self.model.multiple for side in size)
+
+    def enlarge(self, picture):
+        """The bicubic enlargement of a `Picture` to its restored size."""
+        return picture.enlarge(*self.size(picture.size))
+
+    @torch.inference_mode()
+    def __call__(self, pictures):
+        """`(restored, seconds)` of enlarged pictures of one padded size; the seconds are those of each stage.
+
+        Pictures are padded by reflection to a multiple of `model.multiple` and cropped back. Out of memory, a batch is
+        taken apart, and a picture is tried once more with smaller tiles, with a warning.
+        """
+        enlarged = [picture.to_pixels() for picture in pictures]
+        height, width = enlarged[0].shape[-2:]
+        device = next(self.model.parameters()).device
+        settings = self._settings(height, width, device, len(pictures))
+        if settings.vae_mode is None and len(enlarged) > 1:
+            try:
+                pixels, seconds = self._restore(enlarged, settings, device)
+                return [p.with_pixels(x) for p, x in zip(pictures, pixels, strict=True)], seconds
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            warnings.warn(f"Out of memory with {len(enlarged)} pictures at once. Trying one by one.", stacklevel=2)
+        restored, seconds = [], dict.fromkeys(STAGES, 0.0)
+        factor, multiple = compression(self.model.vae), self.model.prior.latent_multiple
+        for picture, alone in zip(pictures, enlarged, strict=True):
+            side = max(alone.shape[-2:]) // factor
+            attempt = lambda settings, alone=alone: self._restore([alone], settings, device)  # noqa: E731
+            pixels, clock = retry_smaller(attempt, settings, side, multiple)
+            restored.append(picture.with_pixels(pixels[0]))
+            seconds = {stage: seconds[stage] + clock[stage] for stage in STAGES}
+        return restored, seconds
+
+    def _settings(self, height, width, device, count):
+        if self.tile != "auto":
+            tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+            return Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch)
+        return self.fitting_settings(height, width, free_memory(device) // 2 // count)
+
+    def fitting_settings(self, height, width, budget):
+        """The `Settings` of tile="auto" for a restored picture of this size and `budget` bytes of memory."""
+        sides, overlap = self.padded((height, width)), self._in_latents("overlap")
+        return fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch)
+
+    @cached_property
+    def _peaks(self):
+        return Peaks(self.model)
+
+    def _restore(self, enlarged, settings, device):
+        """Restored pixels `(3, H, W)` of each of `enlarged` and the seconds of each stage."""
+        model, weight = self.model, next(self.model.parameters())
+        tiling = dict(window=self.window, planner=self.planner, tile_batch=settings.tile_batch)
+        generators = None
+        if self.seed is not None:
+            generators = [torch.Generator().manual_seed(int(self.seed)) for _ in enlarged]
+        reference = [pixels.to(device)[None] for pixels in enlarged]
+        padded = torch.cat([_pad(pixels, model.multiple) for pixels in reference]).to(weight.dtype)
+        clock = [_now(device)]
+        if settings.vae_mode is not None and generators:
+            (generators,) = generators
+        latents = model.encode(padded, generator=generators, **settings.vae)
+        estimates = model.estimates(self.timestep)
+        difference = model.difference(padded, **settings.vae) if estimates else None
+        clock.append(_now(device))
+        tiling |= dict(tile=settings.tile, overlap=settings.overlap)
+        if estimates:
+            clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
+        else:
+            clean = model.predict_clean(model.at_timestep(latents, self.timestep), self.timestep, **tiling)
+        clock.append(_now(device))
+        decoded = model.decode(clean, **settings.vae)
+        clock.append(_now(device))
+        restored = []
+        for pixels, target in zip(decoded.split(1), reference, strict=True):
+            pixels = pixels[..., : target.shape[-2], : target.shape[-1]].float().clamp(-1, 1)
+            restored.append(fix_colour(pixels, target, method=self.colour_fix)[0])
+        clock.append(_now(device))
+        return restored, {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
+
+
+@torch.inference_mode()
+def estimated_timestep(model, image, *, scale=4, strength=0.0):
+    """The timestep that `restore(model, image, scale=scale, timestep="auto", strength=strength)` takes in one pass.
+
+    `image`: a PIL image. Raises `ValueError` as `Restorer` does.
+    """
+    restorer = Restorer(model, scale, timestep="auto", strength=strength)
+    weight = next(model.parameters())
+    pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
+    difference = model.difference(_pad(pixels, model.multiple))
+    return int(model.taken_timesteps(shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
+
+
+def check_count(name, value):
+    """Raise `ValueError` unless `value`, of the argument `name`, is an integer of at least 1."""
+    if not (isinstance(value, Integral) and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1: got {value!r}.")
+
+
+def batches(items, key, size):
+    """Lists of at most `size` items with equal `key`, each in the items' order.
+
+    At most 4 times `size` items wait for others of their kind; then those that have waited longest go on.
+    """
+    waiting = {}
+    for item in items:
+        group = waiting.setdefault(key(item), [])
+        group.append(item)
+        if len(group) == size:
+            yield waiting.pop(key(item))
+        elif sum(map(len, waiting.values())) >= 4 * size:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def _pad(pixels, multiple):
+    height, width = pixels.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(pixels, (0, right, 0, bottom), mode=mode)
+
+
+def _progress(total, shown):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="restore", disable=None if shown else True)  # None: off where there is no terminal
+
+
+def _now(device):
+    """Seconds on a clock, once the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

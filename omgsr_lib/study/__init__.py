@@ -1,0 +1,1 @@
+"""How the numbers were made: notebooks in order, ablation, test sets, costs, run records."""

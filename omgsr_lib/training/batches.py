@@ -1,0 +1,76 @@
+"""The batches of a training: what step, process and micro-batch see which pictures."""
+
+from functools import partial
+
+import torch
+
+from ..data.degradation import Degradation, random_dial
+from ..data.pairs import Pairs
+from ..data.photo_pairs import PhotoPairs
+from ..presets import ships
+from ..utils.device import to_device
+
+
+class StepBatches:
+    """Iterates over optimiser steps; each is an iterator over micro-batches `(lq, hq, indices)` on the device.
+
+    Pictures are numbered through the whole run: of `n` pictures a step, step `s` takes `s n .. (s + 1) n - 1`,
+    micro-batch by micro-batch, in each the processes in turn. A resumed run starts at the number it stopped at, and
+    two processes take what one takes with the double batch.
+
+    Args:
+        pairs: dataset whose item `i` is `{"lq", "hq"}`.
+        recipe: its `batch_size` (of one process) and `accumulation`.
+        accelerator: device and processes.
+        first_step, steps: the steps to iterate over.
+        workers: processes that load data.
+    """
+
+    def __init__(self, pairs, recipe, accelerator, *, first_step, steps, workers):
+        self.first_step, self.steps, self.micro_batches = first_step, steps, recipe.accumulation
+        self.batch_size, self.processes = recipe.batch_size, accelerator.num_processes
+        self.rank, self.device = accelerator.process_index, accelerator.device
+        self.loader = torch.utils.data.DataLoader(
+            _Numbered(pairs),
+            batch_sampler=self._numbers(),
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    @property
+    def images_per_step(self):
+        return self.batch_size * self.processes * self.micro_batches
+
+    def __iter__(self):
+        batches = iter(self.loader)
+        for _ in range(self.first_step, self.steps):
+            yield (self._on_device(next(batches)) for _ in range(self.micro_batches))
+
+    def _numbers(self):
+        for micro in range(self.first_step * self.micro_batches, self.steps * self.micro_batches):
+            first = (micro * self.processes + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def _on_device(self, batch):
+        lq, hq = (to_device(batch[name], self.device) for name in ("lq", "hq"))
+        return lq, hq, batch["index"].tolist()
+
+
+class _Numbered(torch.utils.data.Dataset):
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __getitem__(self, index):
+        return {**self.pairs[index], "index": index}
+
+
+def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):
+    """Training pairs at the recipe's size: crops of small pyramids held in memory for the priors of this package, else
+    crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too).
+    """
+    if ships(recipe):
+        settings = partial(random_dial, seed=seed) if recipe.dial else None
+        options = dict(seed=seed, scale=recipe.scale, synthetic=synthetic, settings=settings)
+        return Pairs(paths, recipe.resolution, **options)
+    settings = Degradation.for_size(recipe.resolution)
+    return PhotoPairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, settings=settings, portraits=portraits)

@@ -1,0 +1,118 @@
+"""`omgsr train`: train the adapters of a recipe, write them in the official layout with their model card."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from ..data.pairs import assert_disjoint, evaluation_pairs
+from ..metrics.evaluate import score_pairs
+from ..midstep import snr_mid_timestep
+from ..model import OMGSR
+from ..presets import ships
+from ..priors.latents import encode_pairs
+from ..priors.loading import WEIGHTS
+from ..restore.pairs import restored_pairs
+from ..utils.journal import alone
+from ..utils.precision import native_precision
+from .batches import training_dataset
+from .loop import train
+from .model_card import adapter_card
+
+
+METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
+PREVIEWS = 4  # pictures of a preview
+
+
+def finetune(
+    recipe,
+    paths,
+    out,
+    *,
+    name,
+    preset,
+    base=None,
+    prompt_embeds=None,
+    portraits=(),
+    evaluation=(),
+    data="",
+    seed=0,
+    measure_timestep=False,
+    precision=None,
+    weights=None,
+    **options,
+):
+    """Train the adapters of `recipe` on photographs `paths` and return the `TrainResult`; resumable in `out`.
+
+    `out` is held until adapters and card are written: a second run in it raises `OSError`.
+
+    Args:
+        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`: the card's.
+        base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
+        portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
+        evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
+            on crops of the training photographs, which the card says, and full-size ones are not.
+        data: what the card calls the training photographs.
+        measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
+            degradation), instead of the recipe's, which belongs to its own base.
+        weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
+        precision, options: of `train`; precision is `native_precision()` by default. In bf16 on a GPU frozen weights
+            are loaded in bf16.
+    """
+    assert_disjoint([*paths, *portraits], evaluation)
+    precision = precision or native_precision()
+    with alone(Path(out)) if PartialState().is_main_process else nullcontext():
+        dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
+        model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
+        if recipe.start:
+            model.load_adapter(WEIGHTS / recipe.start)
+            model.adaptive = recipe.adaptive
+        else:
+            model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+        small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
+        if measure_timestep:
+            crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
+            model.timestep = snr_mid_timestep(*encode_pairs(model.vae, crops), model.prior.schedule).timestep
+        pairs = training_dataset(paths, recipe, seed=seed, portraits=portraits)
+        measured_on = evaluation or (paths if ships(recipe) else ())
+        held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
+        options |= {"seed": seed, "precision": precision, "weights": weights}
+        result = train(
+            model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), held=True, **options
+        )
+        if not PartialState().is_main_process:
+            return result
+        facts = {
+            "preset": preset,
+            "steps": len(result.log),
+            "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
+            "learning rate": recipe.learning_rate,
+            "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
+            "seed": seed,
+            "perceptual loss": recipe.perceptual_loss,
+            "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
+        }
+        if recipe.start:
+            facts["start"] = f"adapters {recipe.start}"
+        if recipe.dial:
+            facts["degradations"] = "from mild to extreme"
+        if recipe.adaptive:
+            facts["timesteps"] = "each picture's own; measured below at the mid-timestep"
+        restored, scores = _measure(model.eval(), held_out, weights)
+        folder = model.save_adapter(Path(out) / name)
+        adapter_card(folder, model, held_out, restored, scores, result.log, facts)
+        return result
+
+
+def _measure(model, pairs, weights):
+    if not pairs:
+        return [], None
+    metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
+    restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
+    scores = pd.concat(
+        score_pairs(pictures, pairs, method=method, metrics=metrics, weights=weights)
+        for method, pictures in restored.items()
+    )
+    return restored["omgsr"], scores
