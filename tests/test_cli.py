@@ -16,7 +16,7 @@ from PIL import Image
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import find_photos
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.restore.pipeline import Restorer, restore
 from omgsr_lib.study.papermill import NotebookFailed
 from omgsr_lib.utils.journal import alone
 
@@ -273,7 +273,7 @@ def test_an_interruption_is_one_line_and_code_130(photos, tiny, tmp_path, capsys
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omgsr_lib.restore.folder.Restorer.__call__", interrupt)
+    monkeypatch.setattr(Restorer, "__call__", interrupt)
     code = main(["restore", str(photos), "--model", str(tiny), "--out", str(tmp_path / "out"), "--scale", "1"])
     assert (code, capsys.readouterr().err) == (130, "omgsr restore: interrupted.\n")
 

@@ -38,7 +38,7 @@ def test_importing_the_model_and_restore_imports_no_diffusers():
         "from omgsr_lib.restore.pipeline import restore",
         "import omgsr_lib.restore.folder",
         "from omgsr_lib import *",
-        "import omgsr_lib; omgsr_lib.restore.pipeline",
+        "import omgsr_lib.restore; omgsr_lib.restore",
     ],
 )
 def test_restore_is_the_function_whatever_is_imported_first(first):

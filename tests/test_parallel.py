@@ -115,7 +115,7 @@ def test_pictures_are_numbered_through_the_run(workers):
 def test_launch_configurations_are_accelerates(name, kind):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(Path(omgsr_lib.__file__).parent / "accelerate" / f"{name}.yaml"))
+    config = load_config_from_file(str(Path(omgsr_lib.__file__).parent / "training" / "accelerate" / f"{name}.yaml"))
     assert str(config.distributed_type.value) == kind
     assert (config.num_processes, config.mixed_precision) == (2, "no")
     if kind == "FSDP":

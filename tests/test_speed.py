@@ -12,6 +12,7 @@ from omgsr_lib.cli import build_parser
 from omgsr_lib.commands import prepared_model
 from omgsr_lib.fold import FoldedPrior
 from omgsr_lib.model import OMGSR
+from omgsr_lib.restore import prepare as prepare_module
 from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.prepare import (
     KERNELS,
@@ -128,7 +129,7 @@ def test_kernels_in_the_order_of_their_times(monkeypatch):
     cudnn, flash, efficient, math = KERNELS
     seconds = {flash: {small: 1, large: None}, efficient: {small: 3, large: 3}, math: {small: 5, large: 1}}
     monkeypatch.setattr(
-        "omgsr_lib.restore.prepare.attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
+        prepare_module, "attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
     )
     order = [fastest_kernels(Counter(calls), "cpu", torch.float32) for calls in ({small: 1}, {small: 3, large: 1})]
     assert order[0] == [flash, efficient, math, cudnn]
