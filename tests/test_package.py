@@ -43,7 +43,7 @@ def test_importing_the_model_and_restore_imports_no_diffusers():
 )
 def test_restore_is_the_function_whatever_is_imported_first(first):
     code = f"{first}\nimport omgsr_lib, sys; from omgsr_lib import restore\n"
-    code += "assert restore is omgsr_lib.restore.pipeline is sys.modules['omgsr_lib.restore.pipeline'].restore"
+    code += "assert restore is omgsr_lib.restore is sys.modules['omgsr_lib.restore.pipeline'].restore"
     run(code)
 
 
