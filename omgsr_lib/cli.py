@@ -59,7 +59,7 @@ def build_parser():
     command(
         commands.run_reproduce,
         "run the notebooks in order",
-        preset=dict(default="mini", help="smoke, mini, latents, paper or release"),
+        preset=dict(default="mini", help="smoke, mini, latents, paper, first-release or release"),
         results=dict(default="results", help="output folder, relative to the project"),
         photos=dict(help="folder with your own photographs"),
         only=dict(nargs="+", help="steps to run, by name"),
@@ -171,7 +171,7 @@ def build_parser():
     command(
         commands.run_train,
         "train the adapters of OMGSR; runs as it is under accelerate launch",
-        preset=dict(default="mini", help="smoke, mini, paper or release"),
+        preset=dict(default="mini", help="smoke, mini, paper, first-release or release"),
         variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
         resolution=count | dict(choices=[512, 1024], help="of paper and release"),
         base=dict(help="folder or mirror of the base model, instead of the recipe's hub id"),
