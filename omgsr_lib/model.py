@@ -14,14 +14,7 @@ from torch.nn.attention import sdpa_kernel
 from . import presets
 from .adaptive.timesteps import difference_map
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
-from .lora import (
-    CONVOLUTIONS_AND_ATTENTION,
-    add_lora,
-    load_adapter,
-    lora_parameters,
-    merge_lora,
-    save_adapter,
-)
+from .lora import CONVOLUTIONS_AND_ATTENTION, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
 from .priors import prior_class
 from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents

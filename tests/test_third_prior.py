@@ -64,11 +64,10 @@ def test_a_third_prior_is_one_class_and_one_row(tmp_path, monkeypatch):
     train(model, Pairs(), chosen, tmp_path / "run", progress=False)
     assert not any(torch.equal(value, before[name]) for name, value in model.trainable_parameters().items())
 
-    loaded = OMGSR.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    folder = model.save_pretrained(tmp_path / "model")
+    loaded = OMGSR.from_pretrained(folder)
     assert isinstance(loaded.prior, ConvolutionalPrior) and loaded.timestep == 29
-    assert {"convolutions", *ConvolutionalPrior.adapter_folders} < {
-        path.name for path in (tmp_path / "model").iterdir()
-    }
+    assert {"convolutions", *ConvolutionalPrior.adapter_folders} < {path.name for path in folder.iterdir()}
     image = to_image(Pairs()[0]["lq"][:, :16, :16])
     first, second = (restore(each, image, scale=4, progress=False).images[0] for each in (model, loaded))
     assert first.size == (64, 64) and first.tobytes() == second.tobytes()
