@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omgsr_lib.fold import fold_prior
 from omgsr_lib.model import OMGSR
-from omgsr_lib.priors.tiny import new_ddpm, new_flow
+from omgsr_lib.priors import DDPMPrior, FlowPrior
 
 
 TOLERANCE = 1e-6
@@ -32,13 +32,13 @@ def shipped(name):
 
 
 def wide_unet():
-    return new_ddpm(4, widths=(64, 128, 256), heads=(1, 2, 4), groups=32, prompt_width=64, seed=0), 273
+    return DDPMPrior.new(4, widths=(64, 128, 256), heads=(1, 2, 4), groups=32, prompt_width=64, seed=0), 273
 
 
 def flux(heads, head_axes, tokens, different):
     """A random transformer with 2 double and 4 single blocks and a prompt of `tokens` of which some are equal."""
     options = dict(blocks=2, single_blocks=4, heads=heads, head_axes=head_axes, prompt_width=64)
-    prior = new_flow(16, **options, seed=0)
+    prior = FlowPrior.new(16, **options, seed=0)
     embeds = torch.randn(1, different, 64, generator=torch.Generator().manual_seed(1))
     prior.prompt_embeds = embeds.repeat(1, tokens // different, 1)
     return prior, 244

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from record import best_in_turns, write_record
 
 from omgsr_lib.midstep import SNRStatistics, snr_mid_timestep
-from omgsr_lib.schedules import NoiseSchedule
+from omgsr_lib.priors import PRIORS
+from omgsr_lib.priors.latent_space import load_schedule
 
 
 GOAL = 500
@@ -44,17 +44,12 @@ def main():
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--shape", type=int, nargs=3, default=(4, 64, 64), metavar=("C", "H", "W"))
     parser.add_argument("--repeats", type=int, default=2, help="scans; ten closed forms run with each")
-    parser.add_argument("--family", choices=("ddpm", "flow"), default="ddpm")
+    parser.add_argument("--family", choices=PRIORS, default="ddpm")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    scheduler = (
-        DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        if args.family == "ddpm"
-        else FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    )
-    schedule = NoiseSchedule.from_scheduler(scheduler)
+    schedule = load_schedule(args.family)
     generator = torch.Generator().manual_seed(0)
     hq = torch.randn(args.pairs, *args.shape, generator=generator)
     size = torch.randn(args.pairs, 1, 1, 1, generator=generator).mul(0.3).exp()

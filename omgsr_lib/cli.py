@@ -5,6 +5,7 @@ import sys
 import warnings
 
 from . import commands
+from .presets import FAMILIES, PRETRAINING
 from .study.papermill import NotebookFailed
 
 
@@ -58,7 +59,7 @@ def build_parser():
     command(
         commands.run_reproduce,
         "run the notebooks in order",
-        preset=dict(default="mini", help="smoke, mini, latents, paper or release"),
+        preset=dict(default="mini", help="smoke, mini, latents, paper, first-release or release"),
         results=dict(default="results", help="output folder, relative to the project"),
         photos=dict(help="folder with your own photographs"),
         only=dict(nargs="+", help="steps to run, by name"),
@@ -140,7 +141,7 @@ def build_parser():
         photos=dict(required=True, help="folder with photographs"),
         vae=dict(default="mini", help="mini, a folder or a hub id of a diffusers autoencoder"),
         provenance=dict(help="CSV with a licence per photograph; pictures for research only are left out"),
-        family=dict(default="ddpm", choices=["ddpm", "flow"]),
+        family=dict(default=FAMILIES["s"], choices=[*FAMILIES.values()]),
         short_side=count | dict(help="reduce photographs to this short side first"),
         size=count | dict(default=512, help="crop side in pixels"),
         scale=count | dict(default=4),
@@ -149,7 +150,7 @@ def build_parser():
     command(
         commands.run_pretrain,
         "train the mini autoencoder or a mini prior",
-        part=dict(positional="part", choices=["autoencoder", "ddpm", "flow", "estimator"]),
+        part=dict(positional="part", choices=[*PRETRAINING]),
         photos=dict(nargs="+", required=True, help="training photographs: folders, lists of paths or manifests"),
         provenance=dict(
             nargs="+", help="CSV with a licence per photograph, one or one per source; research only is left out"
@@ -170,7 +171,7 @@ def build_parser():
     command(
         commands.run_train,
         "train the adapters of OMGSR; runs as it is under accelerate launch",
-        preset=dict(default="mini", help="smoke, mini, paper or release"),
+        preset=dict(default="mini", help="smoke, mini, paper, first-release or release"),
         variant=dict(required=True, help="s (DDPM) or f (flow matching)"),
         resolution=count | dict(choices=[512, 1024], help="of paper and release"),
         base=dict(help="folder or mirror of the base model, instead of the recipe's hub id"),

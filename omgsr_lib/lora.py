@@ -1,9 +1,8 @@
-"""LoRA: which layers are adapted, and adapters on disk.
+"""LoRA: adapters added, merged and on disk. Which layers of a denoiser are adapted is a fact of its prior.
 
-<folder>/unet_lora_adapter/ | flux_adapter/                 the denoiser's
-<folder>/vae_encoder_lora_adapter/ | vae_encoder_adapter/   the autoencoder's encoder's
-    adapter_config.json  adapter_model.safetensors          peft's files, as in the authors' release; written and read
-    pytorch_lora_weights.safetensors                        diffusers' `save_lora_adapter`; read
+<folder>/<adapter_folders of the prior>/             one of the denoiser, one of the autoencoder's encoder
+    adapter_config.json  adapter_model.safetensors   peft's files, as in the authors' release; written and read
+    pytorch_lora_weights.safetensors                 diffusers' `save_lora_adapter`; read
 """
 
 import copy
@@ -17,22 +16,11 @@ from safetensors.torch import save_file
 from .utils.files import atomic_folder
 
 
+# Suffixes of the adapted layers of the autoencoder's encoder, as in the authors' adapters.
 CONVOLUTIONS_AND_ATTENTION = [
     "conv1", "conv2", "conv_in", "conv_shortcut", "conv", "conv_out",
     "to_k", "to_q", "to_v", "to_out.0",
 ]  # fmt: skip
-FLUX_LAYERS = [
-    "x_embedder", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-]  # fmt: skip
-
-# Suffixes of the adapted layers, as in the authors' adapters. The encoder's list serves both families.
-TARGETS = {"ddpm": CONVOLUTIONS_AND_ATTENTION, "flow": FLUX_LAYERS}
-FOLDERS = {
-    "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
-    "flow": ("flux_adapter", "vae_encoder_adapter"),
-}
 PREFIX = "base_model.model."
 WEIGHTS = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
 

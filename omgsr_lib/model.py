@@ -14,12 +14,13 @@ from torch.nn.attention import sdpa_kernel
 from . import presets
 from .adaptive.timesteps import difference_map
 from .fold import FoldedPrior, fold_prior, load_folded, save_folded
-from .fold.grid import FoldedGrid, even_timesteps
-from .lora import FOLDERS, TARGETS, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from .lora import CONVOLUTIONS_AND_ATTENTION, add_lora, load_adapter, lora_parameters, merge_lora, save_adapter
+from .priors import prior_class
 from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.latents import compression, decode_latents, encode_latents
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
-from .priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from .priors.tiny import tiny_autoencoder
+from .schedules import NoiseSchedule
 from .tiling.grid import tiled
 from .tiling.vae import decode_tiled, encode_tiled
 from .utils.device import to_device
@@ -49,7 +50,7 @@ class OMGSR(nn.Module):
 
     Args:
         vae: frozen diffusers autoencoder; encodes HQ pictures and decodes.
-        prior: `DDPMPrior` or `FlowPrior`.
+        prior: of a class in `priors.PRIORS`.
         timestep: mid-timestep t*, an index into `prior.schedule`.
 
     `lq_vae` is a copy of the autoencoder without its decoder: the encoder that LoRA adapts to LQ pictures. `base` and
@@ -115,10 +116,6 @@ class OMGSR(nn.Module):
         """Whether the estimator chooses where `timestep` is asked for: always for "auto", for None if there is one."""
         return timestep == "auto" or (timestep is None and self.estimator is not None)
 
-    def taken_timesteps(self, timesteps):
-        """`timesteps`, or the nearest ones of the grid that the prior is folded on."""
-        return self.prior.nearest(timesteps) if isinstance(self.prior, FoldedGrid) else timesteps
-
     def difference(self, lq_pixels, *, mode=None, **options):
         """Estimated D of each neighbourhood, `(B, 1, H / f, W / f)`, which an adaptive model's timesteps follow.
 
@@ -180,9 +177,9 @@ class OMGSR(nn.Module):
         """Add trainable LoRA to the LQ encoder and the denoiser; a rank of 0 leaves that part frozen. Returns self."""
         torch.manual_seed(seed)
         if vae_rank:
-            add_lora(self.lq_vae.encoder, vae_rank, TARGETS["ddpm"])
+            add_lora(self.lq_vae.encoder, vae_rank, CONVOLUTIONS_AND_ATTENTION)
         if denoiser_rank:
-            add_lora(self.prior.denoiser, denoiser_rank, TARGETS[self.prior.family])
+            add_lora(self.prior.denoiser, denoiser_rank, self.prior.lora_targets)
         self.ranks = (vae_rank, denoiser_rank)
         return self
 
@@ -201,15 +198,16 @@ class OMGSR(nn.Module):
     def fold(self, *, merge_tokens=True):
         """The folded model: the same outputs at t* from fewer parameters and operations (see `fold`), for inference.
 
-        Adapters are part of its weights, and its prior takes t* alone; that of an adaptive model a grid of timesteps
-        (`fold.grid`), t* among them. `merge_tokens` as in `fold_prior`. This model stays as it is, so both are in
-        memory until it is released; a folded model that was saved loads alone.
+        Adapters are part of its weights, and its prior takes t* alone. `merge_tokens` as in `fold_prior`. This model
+        stays as it is, so both are in memory until it is released; a folded model that was saved loads alone. Raises
+        `ValueError` for an adaptive model.
         """
         if self.adaptive:
-            timesteps = [self.timestep, *even_timesteps(self.prior.schedule)]
-            prior = FoldedGrid(self.prior, timesteps, merge_tokens=merge_tokens)
-        else:
-            prior = fold_prior(self.prior, self.timestep, merge_tokens=merge_tokens)
+            raise ValueError(
+                "A folded model has one timestep, and an adaptive model takes each image at its own: leave folding "
+                "out, or set model.adaptive = False first."
+            )
+        prior = fold_prior(self.prior, self.timestep, merge_tokens=merge_tokens)
         folded = copy.deepcopy(self, {id(self.prior): prior})
         merge_lora(folded.lq_vae.encoder)
         folded.ranks = None
@@ -219,7 +217,7 @@ class OMGSR(nn.Module):
         """Write both adapters in the official layout (see `lora`) and the timestep in `omgsr.json`."""
         if self.ranks is None:
             raise ValueError("A model must have adapters to save them: this one has none (never added, or merged).")
-        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        denoiser_folder, encoder_folder = self.prior.adapter_folders
         vae_rank, denoiser_rank = self.ranks
         with atomic_folder(folder) as part:
             if denoiser_rank:
@@ -248,7 +246,7 @@ class OMGSR(nn.Module):
                 )
             expected, self.timestep = about["ranks"], about["timestep"]
             self.adaptive = about.get("adaptive", False)
-        denoiser_folder, encoder_folder = FOLDERS[self.prior.family]
+        denoiser_folder, encoder_folder = self.prior.adapter_folders
         parts = (self.lq_vae.encoder, encoder_folder), (self.prior.denoiser, denoiser_folder)
         self.ranks = tuple(
             load_adapter(module, folder / name) if rank else 0
@@ -259,14 +257,8 @@ class OMGSR(nn.Module):
     def save_pretrained(self, folder):
         """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly.
 
-        Of a folded model the prior and the LQ encoder are written as they are, adapters included. Raises `ValueError`
-        for one folded on a grid.
+        Of a folded model the prior and the LQ encoder are written as they are, adapters included.
         """
-        if isinstance(self.prior, FoldedGrid):
-            raise ValueError(
-                f"An adaptive model is saved unfolded: this one is folded at {len(self.prior.timesteps)} timesteps. "
-                "Save the model that was folded; folding again takes seconds."
-            )
         with atomic_folder(folder) as part:
             save_model(self.vae, part / "vae")
             if self.estimator is not None:
@@ -322,16 +314,17 @@ class OMGSR(nn.Module):
     def from_recipe(cls, recipe, *, base=None, prompt_embeds=None, dtype=torch.float32, revision=None, seed=0):
         """The un-tuned model of a `presets.Recipe` at its mid-timestep, on its own base or on `base`.
 
-        The recipe's revision goes with its own base only. Raises `ValueError` if a DDPM base does not predict epsilon,
-        which the published timesteps and adapters are for; `from_base` takes any prediction type.
+        The recipe's revision goes with its own base only. Raises `ValueError` if the base predicts something else than
+        its family's `prediction_type`, which the published timesteps and adapters are for; `from_base` takes any.
         """
         if base is None or base == recipe.base:
             base, revision = recipe.base, revision or recipe.revision
-        if recipe.family == "ddpm" and base != "tiny" and base not in presets.PACKAGED_PRIORS:
-            predicted = load_scheduler(base, "ddpm", revision).config.prediction_type
-            if predicted != "epsilon":
+        if base != "tiny" and base not in presets.PACKAGED_PRIORS:
+            expected = prior_class(recipe.family).prediction_type
+            predicted = NoiseSchedule.from_scheduler(load_scheduler(base, recipe.family, revision)).prediction_type
+            if predicted != expected:
                 raise ValueError(
-                    f"The timestep and the adapters of this recipe are for a base that predicts epsilon: '{base}' "
+                    f"The timestep and the adapters of this recipe are for a base that predicts {expected}: '{base}' "
                     f"predicts {predicted}. Use {recipe.base} or a copy of it."
                 )
         options = dict(prompt=recipe.prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision, seed=seed)
@@ -349,11 +342,12 @@ class OMGSR(nn.Module):
     ):
         """The un-tuned model on `base`: "tiny" (random, from `seed`), a prior of this package, a folder or a hub id.
 
-        `family` is "ddpm" or "flow"; `prompt` is embedded by the base's text encoders where no embeddings are given.
+        `family`: a key of `priors.PRIORS`. `prompt` is embedded by the base's text encoders where no embeddings are
+        given.
         """
         options = dict(dtype=dtype, revision=revision)
         if base == "tiny":
-            vae, prior = tiny_autoencoder(seed=seed), {"ddpm": tiny_ddpm, "flow": tiny_flow}[family](seed=seed)
+            vae, prior = tiny_autoencoder(seed=seed), prior_class(family).tiny(seed=seed)
         elif base in presets.PACKAGED_PRIORS:
             verify_hashes(WEIGHTS)
             vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)

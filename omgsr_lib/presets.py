@@ -1,7 +1,8 @@
 """Every hyper-parameter of every preset, one aligned table each, with its source.
 
-`paper` is the first version of the paper (August 2025), `release` the authors' later code (October 2025 and on);
-`mini` follows `paper` at the scale of the priors in this package; `smoke` is for tests.
+`paper` is the first version of the paper (August 2025), `first-release` the code that the authors published with it,
+`release` their later code (October 2025 and on); `mini` follows `paper` at the scale of the priors in this package;
+`smoke` is for tests.
 """
 
 from dataclasses import dataclass, replace
@@ -16,109 +17,147 @@ class Recipe:
     """One variant of OMGSR: what it starts from and how it is trained."""
 
     base: str  # folder of the package's weights, "tiny", or hub id
-    family: str  # "ddpm" (OMGSR-S) or "flow" (OMGSR-F)
+    family: str  # of the prior, a key of `priors.PRIORS`
+    revision: str | None = None  # commit of the hub id
+    start: str | None = None  # adapters to start from, a folder of the package's weights
+    checkpointing: bool = False  # recompute the denoiser's activations in the backward pass
+    prompt: str = ""
+
+    timestep: int  # mid-timestep t*, an index into the schedule
+    adaptive: bool  # train each image at its own mid-timestep (`adaptive/`); not in the paper
     resolution: int  # side of a training crop in pixels
     scale: int  # down-scaling factor of the degradation
-    timestep: int  # mid-timestep t*, an index into the schedule
-    adaptive: bool = False  # train each picture at its own mid-timestep (`adaptive/`); not in the paper
-    dial: bool = False  # degradations from mild to extreme (`Degradation.dial`) instead of the published chain
-    start: str | None = None  # adapters to start from, a folder of the package's weights
-    revision: str | None = None  # commit of the hub id
-    prompt: str = ""
-    vae_rank: int = 16  # of the LoRA on the encoder; alpha = rank
-    denoiser_rank: int = 32
-    refinement: float = 5.0  # weight of the LDR (= LRR) loss
-    pixel: float = 2.0  # weight of the pixel loss
-    pixel_loss: str = "mse"  # "mse" or "l1"
-    perceptual: float = 5.0  # weight of the perceptual loss
-    perceptual_loss: str = "lpips"  # "lpips" (VGG), "lpips-squeeze", "ea-dists" (VGG), "dinov3-dists", "autoencoder"
-    chunk: int | None = 224  # side of its overlapping chunks in pixels; None: the whole picture
-    adversarial: float = 0.5  # weight of both GAN losses
-    discriminator: str = "dinov2"  # features under its heads: "dinov2", "dinov3", "autoencoder" or "pixels" (none)
-    critic_chunk: int | None = None  # side of the discriminator's overlapping chunks; None: the whole picture
-    at_once: int | None = None  # chunks that these two hold in memory together; None: all
-    grid: float = 0.0  # weight of the penalty on token-locked patterns; not in the paper
-    offset: int = 0  # pictures of the perceptual loss are cut at a random corner below this, mirrored and transposed
-    sharpen_from: float = 0.0  # share of the steps before the perceptual and the adversarial loss begin
-    learning_rate: float = 2e-5
-    warmup: int = 0  # steps of linear warm-up
-    decay: float = 0.0  # last share of the steps with linear decay to zero
-    steps: int = 50_000
-    batch_size: int = 1
-    accumulation: int = 4
+    dial: bool  # degradations from mild to extreme (`Degradation.dial`) instead of the published chain
+    vae_rank: int  # of the LoRA on the encoder; alpha = rank
+    denoiser_rank: int
+    learning_rate: float
+    warmup: int  # steps of linear warm-up
+    decay: float  # last share of the steps with linear decay to zero
+    steps: int
+    batch_size: int
+    accumulation: int
+    save_every: int  # steps between checkpoints
+
+    refinement: float  # weight of the LDR (= LRR) loss
+    pixel: float  # weight of the pixel loss
+    pixel_loss: str  # "mse" or "l1"
+    perceptual: float  # weight of the perceptual loss
+    perceptual_loss: str  # "lpips" (VGG), "lpips-squeeze", "ea-dists" (VGG), "dinov3-dists", "autoencoder"
+    chunk: int | None  # side of its overlapping chunks in pixels; None: the whole image
+    adversarial: float  # weight of both GAN losses
+    discriminator: str  # features under its heads: "dinov2", "dinov3", "autoencoder" or "pixels" (none)
+    critic_chunk: int | None  # side of the discriminator's overlapping chunks; None: the whole image
+    at_once: int | None  # chunks that these two hold in memory together; None: all
+    grid: float  # weight of the penalty on token-locked patterns; not in the paper
+    offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
+    sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
+
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
     clip: float = 1.0  # gradient norm, each optimiser
-    checkpointing: bool = False  # recompute the denoiser's activations in the backward pass
-    save_every: int = 1000  # steps between checkpoints
 
 
-# Values of the authors' configurations of August (paper) and October 2025 (release). The timestep for 512 pixels is
-# used at 1024 too, as they did. Their effective batch is 8 with two GPUs, 16 with four.
-_paper_s = Recipe(
-    base="stabilityai/sd-turbo", revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
-    family="ddpm", resolution=512, scale=4, timestep=195, prompt=PROMPT_V1, at_once=5,
-)  # fmt: skip
-_paper_f = Recipe(
-    base="black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
-    family="flow", resolution=512, scale=4, timestep=295, prompt=PROMPT_V1, at_once=5,
-    vae_rank=64, denoiser_rank=64, checkpointing=True, save_every=100,
-)  # fmt: skip
-_at_1024 = dict(resolution=1024, scale=8, steps=25_000, critic_chunk=518)
-_sd21_base = dict(
-    base="stabilityai/stable-diffusion-2-1-base", revision="5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06", timestep=273,
-)  # fmt: skip
-_release = dict(
-    prompt="", pixel=0.5, pixel_loss="l1", perceptual_loss="dinov3-dists", chunk=None, discriminator="dinov3",
-    critic_chunk=None, learning_rate=5e-5, steps=6_000,
-)  # fmt: skip
+# What a training starts from; the commits of the hub ids.
+_SD_TURBO, _FLUX = "b261bac6fd2cf515557d5d0707481eafa0485ec2", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"
+_SD21_BASE = "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06"
+_BASE_COLUMNS = ("base", "family", "revision", "prompt", "checkpointing", "start")
+_BASES = {
+    #               base                                     family  commit      prompt     recomp. start
+    "tiny-ddpm":   ("tiny",                                  "ddpm", None,       "",        False, None),
+    "tiny-flow":   ("tiny",                                  "flow", None,       "",        False, None),
+    "mini-ddpm":   ("mini-ddpm",                             "ddpm", None,       "",        False, None),
+    "mini-flow":   ("mini-flow",                             "flow", None,       "",        False, None),
+    "mini-s":      ("mini-ddpm",                             "ddpm", None,       "",        False, "mini-s"),
+    "mini-f":      ("mini-flow",                             "flow", None,       "",        False, "mini-f"),
+    "SD-Turbo":    ("stabilityai/sd-turbo",                  "ddpm", _SD_TURBO,  PROMPT_V1, False, None),
+    "SD2.1-base":  ("stabilityai/stable-diffusion-2-1-base", "ddpm", _SD21_BASE, "",        False, None),
+    "FLUX v1":     ("black-forest-labs/FLUX.1-dev",          "flow", _FLUX,      PROMPT_V1, True,  None),
+    "FLUX":        ("black-forest-labs/FLUX.1-dev",          "flow", _FLUX,      "",        True,  None),
+}  # fmt: skip
 
-# The mini recipe: weights and losses of `paper`; ranks, crops and steps for small priors on two CPU cores. The
-# perceptual and the adversarial loss use features of the frozen autoencoder, since a clone has no pre-trained network.
-# `grid` is this project's: without it a perceptual loss leaves a pattern with the period of the tokens.
-_mini = dict(
-    resolution=128, scale=4, vae_rank=8, denoiser_rank=16, perceptual_loss="autoencoder", discriminator="autoencoder",
-    chunk=48, critic_chunk=48, grid=4000.0,
-    learning_rate=5e-4, warmup=20, decay=0.3, steps=100, batch_size=4, accumulation=1, save_every=50,
+# Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
+# autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
+# leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
+# loss and a discriminator of pixels against a lattice.
+_LOSS_COLUMNS = (
+    "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
+    "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
 )  # fmt: skip
+_LOSSES = {
+    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from
+    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0),
+    "long":       (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.05, "pixels",      None, None,    0.0, 0.5),
+    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
+    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
+    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
+    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
+    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5,    0.0, 0.0),
+}  # fmt: skip
 
-# On from the adapters of mini: photographs from mildly to extremely degraded, each at its own mid-timestep; and, as a
-# control, the same at the fixed one.
-_dial = dict(dial=True, learning_rate=2e-4, decay=0.5, steps=400, save_every=20)
-
-# The long training of adapters on a prior of `PRETRAINING`: L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels against a lattice; degradations from mild to extreme. 100,000 crops.
-_long = dict(
-    resolution=128, scale=4, dial=True, vae_rank=16, denoiser_rank=32,
-    pixel=10.0, pixel_loss="l1", refinement=1.0, sharpen_from=0.5,
-    perceptual=1.0, perceptual_loss="lpips-squeeze", chunk=None, offset=16,
-    adversarial=0.05, discriminator="pixels", critic_chunk=None,
-    learning_rate=5e-4, warmup=100, decay=0.5, steps=12_500, batch_size=8, accumulation=1, save_every=250,
-)  # fmt: skip
+# How images are degraded and where they enter: as published at the fixed t*; from mild to extreme at the fixed t*
+# ("dial"), or each at its own mid-timestep.
+_IMAGES = {
+    "fixed":  dict(dial=False, adaptive=False),
+    "dial":   dict(dial=True,  adaptive=False),
+    "own t*": dict(dial=True,  adaptive=True),
+}  # fmt: skip
 
 # Mid-timesteps of mini: `omgsr midstep --size 128 --short-side 256` on the 255 photographs that its weights were
-# trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs.
-_mini_s = dict(base="mini-ddpm", family="ddpm", timestep=325)
-_mini_f = dict(base="mini-flow", family="flow", timestep=223)
-
-RECIPES = {
-    ("smoke", "s"): Recipe(base="tiny", family="ddpm", timestep=273, **{**_mini, "resolution": 80, "steps": 2}),
-    ("smoke", "f"): Recipe(base="tiny", family="flow", timestep=244, **{**_mini, "resolution": 80, "steps": 2}),
-    ("mini", "s"): Recipe(**_mini_s, **_mini),
-    ("mini", "f"): Recipe(**_mini_f, **_mini),
-    ("mini", "s-adaptive"): Recipe(**_mini_s, **_mini | _dial, start="mini-s", adaptive=True),
-    ("mini", "f-adaptive"): Recipe(**_mini_f, **_mini | _dial, start="mini-f", adaptive=True),
-    ("mini", "s-dial"): Recipe(**_mini_s, **_mini | _dial, start="mini-s"),
-    ("mini", "f-dial"): Recipe(**_mini_f, **_mini | _dial, start="mini-f"),
-    ("mini", "s-long"): Recipe(**_mini_s, **_long),
-    ("mini", "f-long"): Recipe(**_mini_f, **_long),
-    ("paper", "s-512"): _paper_s,
-    ("paper", "s-1024"): replace(_paper_s, **_at_1024),
-    ("paper", "f-512"): _paper_f,
-    ("paper", "f-1024"): replace(_paper_f, **_at_1024, learning_rate=5e-5),
-    ("release", "s-512"): replace(_paper_s, **_sd21_base, **_release),
-    ("release", "f-1024"): replace(_paper_f, **{**_at_1024, **_release}, timestep=244),
+# trained on (95 % intervals 315 to 342 and 217 to 233); notebook 02 finds its own on other photographs. Its adaptive
+# and dial variants continue from its adapters, the dial ones as the control of the adaptive ones; the long training of
+# adapters on a prior of `PRETRAINING` sees 100,000 crops.
+#
+# `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
+# paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
+# as they did. Their effective batch is 8 with two GPUs, 16 with four.
+_COLUMNS = (
+    "timestep", "resolution", "scale", "vae_rank", "denoiser_rank",
+    "learning_rate", "warmup", "decay", "steps", "batch_size", "accumulation", "save_every",
+)  # fmt: skip
+_ROWS = {
+    #                  base          losses        images    t*   crop  x  ranks   rate  warm dec. steps   batch  save
+    "smoke": {
+        "s":          ("tiny-ddpm",  "mini",       "fixed",  273,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
+        "f":          ("tiny-flow",  "mini",       "fixed",  244,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
+    },
+    "mini": {
+        "s":          ("mini-ddpm",  "mini",       "fixed",  325,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
+        "f":          ("mini-flow",  "mini",       "fixed",  223,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
+        "s-adaptive": ("mini-s",     "mini",       "own t*", 325,  128, 4,  8, 16, 2e-4,  20, 0.5,    400, 4, 1,   20),
+        "f-adaptive": ("mini-f",     "mini",       "own t*", 223,  128, 4,  8, 16, 2e-4,  20, 0.5,    400, 4, 1,   20),
+        "s-dial":     ("mini-s",     "mini",       "dial",   325,  128, 4,  8, 16, 2e-4,  20, 0.5,    400, 4, 1,   20),
+        "f-dial":     ("mini-f",     "mini",       "dial",   223,  128, 4,  8, 16, 2e-4,  20, 0.5,    400, 4, 1,   20),
+        "s-long":     ("mini-ddpm",  "long",       "dial",   325,  128, 4, 16, 32, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
+        "f-long":     ("mini-flow",  "long",       "dial",   223,  128, 4, 16, 32, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
+    },
+    "paper": {
+        "s-512":      ("SD-Turbo",   "paper",      "fixed",  195,  512, 4, 16, 32, 2e-5,   0, 0.0, 50_000, 1, 4, 1000),
+        "s-1024":     ("SD-Turbo",   "paper 1024", "fixed",  195, 1024, 8, 16, 32, 2e-5,   0, 0.0, 25_000, 1, 4, 1000),
+        "f-512":      ("FLUX v1",    "paper",      "fixed",  295,  512, 4, 64, 64, 2e-5,   0, 0.0, 50_000, 1, 4,  100),
+        "f-1024":     ("FLUX v1",    "paper 1024", "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
+    },
+    "first-release": {
+        "s-512":      ("SD-Turbo",   "first",      "fixed",  195,  512, 4, 16, 32, 2e-5,   0, 0.0, 50_000, 1, 4, 1000),
+        "f-512":      ("FLUX v1",    "first",      "fixed",  295,  512, 4, 64, 64, 2e-5,   0, 0.0, 50_000, 1, 4,  100),
+        "f-1024":     ("FLUX v1",    "first 1024", "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
+    },
+    "release": {
+        "s-512":      ("SD2.1-base", "release",    "fixed",  273,  512, 4, 16, 32, 5e-5,   0, 0.0,  6_000, 1, 4, 1000),
+        "f-1024":     ("FLUX",       "release",    "fixed",  244, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+    },
 }  # fmt: skip
+
+
+def _recipe(base, losses, images, *values):
+    return Recipe(
+        **dict(zip(_BASE_COLUMNS, _BASES[base], strict=True)),
+        **dict(zip(_LOSS_COLUMNS, _LOSSES[losses], strict=True)),
+        **_IMAGES[images],
+        **dict(zip(_COLUMNS, values, strict=True)),
+    )
+
+
+RECIPES = {(preset, variant): _recipe(*row) for preset, rows in _ROWS.items() for variant, row in rows.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +183,13 @@ PRETRAINING = {
     "estimator":   Pretraining(steps=1000, batch_size=64, learning_rate=1e-3),
 }  # fmt: skip
 
-PRESETS = ("smoke", "mini", "latents", "paper", "release")
+PRESETS = ("smoke", "mini", "latents", "paper", "first-release", "release")
 
 PACKAGED_PRIORS = ("mini-ddpm", "mini-flow")  # folders of omgsr_lib/weights, beside mini-autoencoder
 
 # Tiny autoencoders of preset `latents`: the real latent spaces of Stable Diffusion and FLUX.1, about 10 MB each.
 TINY_AUTOENCODERS = {"s": "madebyollin/taesd", "f": "madebyollin/taef1"}
-FAMILIES = {"s": "ddpm", "f": "flow"}
+FAMILIES = {variant[0]: row.family for (_, variant), row in RECIPES.items()}
 
 # Models by the name that `OMGSR.from_pretrained` takes.
 MODELS = {

@@ -241,18 +241,12 @@ def test_a_fixed_model_has_no_automatic_timestep(model):
             restore(model, to_image(pixels(3, 16, 16)), progress=False, **options)
 
 
-@torch.no_grad()
-def test_folded_it_takes_the_nearest_timestep_of_the_grid(model):
-    folded = model.fold()
-    image = to_image(pixels(3, 64, 64))
-    timestep = estimated_timestep(folded, image, scale=1)
-    assert timestep in folded.prior.timesteps and model.timestep in folded.prior.timesteps
-    options = dict(scale=1, colour_fix=None, progress=False)
-    got = to_pixels(restore(folded, image, **options).images[0])
-    assert (got - to_pixels(restore(model, image, timestep=timestep, **options).images[0])).abs().max() <= 2.01 / 255
-    with pytest.raises(ValueError, match="saved unfolded"):
-        folded.save_pretrained("nowhere")
-    prepare(folded, fold=True)
+def test_an_adaptive_model_runs_unfolded(model):
+    for fold in (model.fold, lambda: prepare(model, fold=True)):
+        with pytest.raises(ValueError, match="model.adaptive = False"):
+            fold()
+    model.adaptive = False
+    assert model.fold().prior.timestep == model.timestep
 
 
 @torch.no_grad()

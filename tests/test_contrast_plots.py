@@ -214,7 +214,7 @@ def test_colours_that_meet_in_a_figure_stay_apart_for_dichromats(vision, togethe
 def test_memory_has_a_panel_per_stage_and_a_line_per_mode():
     modes, sides = ("one piece", "flat"), (1024, 2048)
     rows = [
-        {"family": "ddpm", "stage": stage, "mode": mode, "side": side, "bytes": side**2 * (1 + i) * (3 + j) * 1000}
+        {"autoencoder": "SD", "stage": stage, "mode": mode, "side": side, "bytes": side**2 * (1 + i) * (3 + j) * 1000}
         for i, stage in enumerate(("encode", "decode"))
         for j, mode in enumerate(modes)
         for side in sides

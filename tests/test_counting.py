@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from omgsr_lib.lora import TARGETS, add_lora
+from omgsr_lib.lora import CONVOLUTIONS_AND_ATTENTION, add_lora
+from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.latents import encode_latents
-from omgsr_lib.priors.tiny import new_flow, tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.utils.counting import Count, count
 
 
@@ -55,8 +56,8 @@ def test_linear_and_convolution_in_closed_form():
 
 
 def test_flops_equal_those_of_torchs_counter():
-    prior = tiny_ddpm().to("meta")
-    add_lora(prior.denoiser, 4, TARGETS["ddpm"])
+    prior = DDPMPrior.tiny().to("meta")
+    add_lora(prior.denoiser, 4, DDPMPrior.lora_targets)
     with FlopCounterMode(display=False) as counter:
         found = count(lambda: prior(meta(1, 4, 16, 16, grad=True), 200), [prior])
     assert found.flops == counter.get_total_flops() > 0
@@ -106,14 +107,14 @@ def test_autocast_of_normalisation_is_float32():
 def test_kept_tensors_equal_those_of_the_cpu(part):
     if part == "encoder":
         module = tiny_autoencoder()
-        add_lora(module.encoder, 4, TARGETS["ddpm"])
+        add_lora(module.encoder, 4, CONVOLUTIONS_AND_ATTENTION)
         functions = [lambda m, x: encode_latents(m, x), torch.randn(2, 3, 64, 64)]
     elif part == "decoder":
         module = tiny_autoencoder().requires_grad_(False)
         functions = [lambda m, x: m.decode(x).sample, torch.randn(2, 4, 8, 8, requires_grad=True)]
     else:
-        module = {"ddpm": tiny_ddpm, "flow": tiny_flow}[part]()
-        add_lora(module.denoiser, 4, TARGETS[part])
+        module = {"ddpm": DDPMPrior.tiny, "flow": FlowPrior.tiny}[part]()
+        add_lora(module.denoiser, 4, module.lora_targets)
         functions = [lambda m, x: m(x, 200), torch.randn(2, 4, 16, 16, requires_grad=True)]
     function, batch = functions
     expected = kept_in_reality(lambda: function(module, batch), [module])
@@ -123,8 +124,8 @@ def test_kept_tensors_equal_those_of_the_cpu(part):
 
 def flux(blocks, single_blocks):
     options = dict(heads=2, head_axes=(4, 6, 6), prompt_width=16, seed=0)
-    prior = new_flow(4, blocks=blocks, single_blocks=single_blocks, **options)
-    add_lora(prior.denoiser, 4, TARGETS["flow"])
+    prior = FlowPrior.new(4, blocks=blocks, single_blocks=single_blocks, **options)
+    add_lora(prior.denoiser, 4, FlowPrior.lora_targets)
     return prior.to("meta")
 
 

@@ -16,10 +16,9 @@ from omgsr_lib.priors.ddpm import DDPMPrior
 from omgsr_lib.priors.flow import FlowPrior
 from omgsr_lib.priors.full_size import full_size_prior
 from omgsr_lib.priors.loading import WEIGHTS
-from omgsr_lib.priors.tiny import tiny_ddpm, tiny_flow
 
 
-TINY = {"ddpm": tiny_ddpm, "flow": tiny_flow}
+TINY = {"ddpm": DDPMPrior.tiny, "flow": FlowPrior.tiny}
 TIMESTEPS = {"ddpm": 273, "flow": 244}
 SHAPES = [(1, 4, 16, 16), (2, 4, 6, 10), (1, 4, 24, 8)]
 # diffusers rotates queries and keys of FLUX in float32, whatever the precision.
@@ -80,7 +79,7 @@ def test_unet_of_stable_diffusion_s_shape(shape, linear_projection):
     options = dict(block_out_channels=(16, 16, 32, 32), norm_num_groups=8, attention_head_dim=(1, 2, 2, 2))
     options |= dict(cross_attention_dim=12, transformer_layers_per_block=(1, 2, 1, 1))
     unet = UNet2DConditionModel(**options, use_linear_projection=linear_projection)
-    prior = DDPMPrior(unet.eval(), tiny_ddpm().scheduler, noise((1, 5, 12))).double()
+    prior = DDPMPrior(unet.eval(), DDPMPrior.tiny().scheduler, noise((1, 5, 12))).double()
     latents = noise(shape).double()
     assert difference(fold_prior(prior, 273)(latents, 273), prior(latents, 273)) <= 1e-12
 
@@ -92,7 +91,7 @@ def test_flux_without_guidance_and_with_one_single_block():
     torch.manual_seed(0)
     options = dict(in_channels=16, num_layers=2, num_single_layers=1, attention_head_dim=16, num_attention_heads=2)
     flux = FluxTransformer2DModel(**options, joint_attention_dim=12, pooled_projection_dim=8, axes_dims_rope=(4, 6, 6))
-    prior = FlowPrior(flux.eval(), tiny_flow().scheduler, noise((1, 5, 12)), noise((1, 8))).double()
+    prior = FlowPrior(flux.eval(), FlowPrior.tiny().scheduler, noise((1, 5, 12)), noise((1, 8))).double()
     latents = noise((2, 4, 6, 8)).double()
     assert difference(fold_prior(prior, 244)(latents, 244), prior(latents, 244)) <= EXACT["flow"]
 
@@ -277,10 +276,10 @@ def test_networks_that_are_not_covered():
         flux = FluxTransformer2DModel(num_layers=1, num_single_layers=0)
         prompt, pooled = torch.empty(1, 4, 1280), torch.empty(1, 768)
     with pytest.raises(ValueError, match="has class_embed_type='timestep', not None"):
-        fold_prior(DDPMPrior(unet, tiny_ddpm().scheduler, prompt), 273)
+        fold_prior(DDPMPrior(unet, DDPMPrior.tiny().scheduler, prompt), 273)
     with pytest.raises(ValueError, match="has downsample_padding=0, not 1"):
-        fold_prior(DDPMPrior(padded, tiny_ddpm().scheduler, prompt), 273)
+        fold_prior(DDPMPrior(padded, DDPMPrior.tiny().scheduler, prompt), 273)
     with pytest.raises(ValueError, match="got .'SimpleCrossAttnDownBlock2D'."):
-        fold_prior(DDPMPrior(simple, tiny_ddpm().scheduler, prompt), 273)
+        fold_prior(DDPMPrior(simple, DDPMPrior.tiny().scheduler, prompt), 273)
     with pytest.raises(ValueError, match="with double and single blocks"):
-        fold_prior(FlowPrior(flux, tiny_flow().scheduler, prompt, pooled), 244)
+        fold_prior(FlowPrior(flux, FlowPrior.tiny().scheduler, prompt, pooled), 244)

@@ -8,8 +8,9 @@ from huggingface_hub import errors
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
+from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, save_model, save_prior
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
 SD21 = "stabilityai/stable-diffusion-2-1-base"
@@ -39,7 +40,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def folders(tmp_path):
-    for prior in (tiny_ddpm(), tiny_flow()):
+    for prior in (DDPMPrior.tiny(), FlowPrior.tiny()):
         save_prior(prior, tmp_path / prior.family)
         save_model(tiny_autoencoder(), tmp_path / prior.family / "vae")
     return {family: tmp_path / family for family in ("ddpm", "flow")}

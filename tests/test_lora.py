@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omgsr_lib.lora import (
-    FOLDERS,
-    TARGETS,
+    CONVOLUTIONS_AND_ATTENTION,
     add_lora,
     load_adapter,
     lora_parameters,
@@ -16,7 +15,8 @@ from omgsr_lib.lora import (
     remove_lora,
     save_adapter,
 )
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior
+from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -35,9 +35,9 @@ def residual_blocks(folder, shortcuts):
 
 
 def module_of(kind):
-    make = {"encoder": lambda: tiny_autoencoder().encoder, "ddpm": lambda: tiny_ddpm().denoiser}
-    make["flow"] = lambda: tiny_flow().denoiser
-    return make[kind](), TARGETS["flow" if kind == "flow" else "ddpm"]
+    if kind == "encoder":
+        return tiny_autoencoder().encoder, CONVOLUTIONS_AND_ATTENTION
+    return PRIORS[kind].tiny().denoiser, PRIORS[kind].lora_targets
 
 
 def test_adapted_layers_of_the_encoder():
@@ -47,7 +47,7 @@ def test_adapted_layers_of_the_encoder():
         expected |= set(residual_blocks(f"down_blocks.{level}.resnets", {"0": level == 2}))
     expected |= set(residual_blocks("mid_block.resnets", {"0": False, "1": False}))
     expected |= {f"mid_block.attentions.0.{name}" for name in ATTENTION}
-    assert adapted(add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])) == expected
+    assert adapted(add_lora(tiny_autoencoder().encoder, 4, CONVOLUTIONS_AND_ATTENTION)) == expected
 
 
 def test_adapted_layers_of_the_unet():
@@ -61,7 +61,7 @@ def test_adapted_layers_of_the_unet():
     for transformer in (*transformers, "mid_block.attentions.0"):
         block = f"{transformer}.transformer_blocks.0"
         expected |= {f"{block}.{attention}.{name}" for attention in ("attn1", "attn2") for name in ATTENTION}
-    assert adapted(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"])) == expected
+    assert adapted(add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets)) == expected
 
 
 def test_adapted_layers_of_the_flux_transformer():
@@ -69,12 +69,12 @@ def test_adapted_layers_of_the_flux_transformer():
     double |= {f"{name}.net.{layer}" for name in ("ff", "ff_context") for layer in ("0.proj", "2")}
     expected = {"x_embedder"} | {f"transformer_blocks.0.{name}" for name in double}
     expected |= {f"single_transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v")}
-    assert adapted(add_lora(tiny_flow().denoiser, 4, TARGETS["flow"])) == expected
+    assert adapted(add_lora(FlowPrior.tiny().denoiser, 4, FlowPrior.lora_targets)) == expected
 
 
 def test_start_is_gaussian_times_zero_and_all_else_is_frozen():
     torch.manual_seed(0)
-    module = add_lora(tiny_ddpm().denoiser, 16, TARGETS["ddpm"])
+    module = add_lora(DDPMPrior.tiny().denoiser, 16, DDPMPrior.lora_targets)
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert trainable == set(lora_parameters(module))
     down = torch.cat([p.detach().flatten() for name, p in lora_parameters(module).items() if ".lora_A." in name])
@@ -113,7 +113,7 @@ def test_files_and_round_trip(kind, tmp_path):
 
 
 def test_shapes_of_the_stored_matrices(tmp_path):
-    encoder = add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])
+    encoder = add_lora(tiny_autoencoder().encoder, 4, CONVOLUTIONS_AND_ATTENTION)
     save_adapter(encoder, tmp_path / "a")
     shapes = {name: tuple(v.shape) for name, v in load_file(tmp_path / "a" / "adapter_model.safetensors").items()}
     prefix = "base_model.model"
@@ -126,7 +126,7 @@ def test_shapes_of_the_stored_matrices(tmp_path):
 
 def test_merging_adds_b_times_a():
     torch.manual_seed(0)
-    encoder = add_lora(tiny_autoencoder().encoder, 4, TARGETS["ddpm"])
+    encoder = add_lora(tiny_autoencoder().encoder, 4, CONVOLUTIONS_AND_ATTENTION)
     with torch.no_grad():
         for parameter in lora_parameters(encoder).values():
             parameter.normal_()
@@ -143,7 +143,7 @@ def test_merging_adds_b_times_a():
 
 def half_precision_unet():
     """A UNet in bfloat16 with a random adapter, and the exact sums `W + B A` of its layers in float64."""
-    unet = add_lora(tiny_ddpm().denoiser.to(torch.bfloat16), 4, TARGETS["ddpm"])
+    unet = add_lora(DDPMPrior.tiny().denoiser.to(torch.bfloat16), 4, DDPMPrior.lora_targets)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in lora_parameters(unet).values():
@@ -217,10 +217,10 @@ def test_the_encoder_of_an_adapter_for_a_whole_autoencoder(tmp_path):
 
 
 def test_alpha_survives_loading_and_saving(tmp_path):
-    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a")
+    folder = save_adapter(add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets), tmp_path / "a")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 12}))
-    unet = tiny_ddpm().denoiser
+    unet = DDPMPrior.tiny().denoiser
     load_adapter(unet, folder)
     assert unet.conv_in.scaling["default"] == 3
     again = json.loads((save_adapter(unet, tmp_path / "b") / "adapter_config.json").read_text())
@@ -229,37 +229,37 @@ def test_alpha_survives_loading_and_saving(tmp_path):
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
-    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "a")
+    folder = save_adapter(add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets), tmp_path / "a")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["conv1"]}))
     with pytest.raises(ValueError, match="must fit its base.*tensors without a place"):
-        load_adapter(tiny_ddpm().denoiser, folder)
+        load_adapter(DDPMPrior.tiny().denoiser, folder)
 
-    folder = save_adapter(add_lora(tiny_ddpm().denoiser, 4, TARGETS["ddpm"]), tmp_path / "b")
+    folder = save_adapter(add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets), tmp_path / "b")
     with pytest.raises(ValueError, match="must fit its base.*another shape"):
-        load_adapter(tiny_ddpm(latent_channels=6).denoiser, folder)
+        load_adapter(DDPMPrior.tiny(latent_channels=6).denoiser, folder)
 
     file = folder / "adapter_model.safetensors"
     state = load_file(file)
     state.pop("base_model.model.conv_in.lora_A.weight")
     save_file(state, file)
     with pytest.raises(ValueError, match="lacks 1 .first: conv_in"):
-        load_adapter(tiny_ddpm().denoiser, folder)
+        load_adapter(DDPMPrior.tiny().denoiser, folder)
 
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged"):
-        load_adapter(tiny_ddpm().denoiser, folder)
+        load_adapter(DDPMPrior.tiny().denoiser, folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="must hold adapter_model.safetensors"):
-        load_adapter(tiny_ddpm().denoiser, folder)
+        load_adapter(DDPMPrior.tiny().denoiser, folder)
 
     save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(4, 4)}, folder / "pytorch_lora_weights.safetensors")
     with pytest.raises(ValueError, match="'<layer>.lora_A.weight': .* has none .first: lora_unet_conv_in"):
-        load_adapter(tiny_ddpm().denoiser, folder)
+        load_adapter(DDPMPrior.tiny().denoiser, folder)
 
 
 def test_folder_names_are_the_official_ones():
-    assert FOLDERS == {
+    assert {family: prior.adapter_folders for family, prior in PRIORS.items()} == {
         "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
         "flow": ("flux_adapter", "vae_encoder_adapter"),
     }
@@ -286,7 +286,7 @@ def test_a_block_with_the_name_of_a_layer_is_looked_into(tmp_path):
         torch.manual_seed(0)
         return AutoencoderDC(**CONFIG).encoder
 
-    first = add_lora(encoder(), 2, TARGETS["ddpm"])
+    first = add_lora(encoder(), 2, CONVOLUTIONS_AND_ATTENTION)
     assert "conv_in.conv.lora_A.default.weight" in lora_parameters(first)
     save_adapter(first, tmp_path / "adapter")
     loaded = encoder()

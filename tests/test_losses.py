@@ -11,7 +11,8 @@ from omgsr_lib.losses.chunks import overlap_chunks
 from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors import DDPMPrior, FlowPrior
+from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
 def seeded(seed):
@@ -26,7 +27,7 @@ def uniform(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("make", "timestep", "five_floors"), [
-    (tiny_ddpm, 195, 1.19), (tiny_ddpm, 273, 1.82), (tiny_flow, 295, 1.62), (tiny_flow, 244, 1.28),
+    (DDPMPrior.tiny, 195, 1.19), (DDPMPrior.tiny, 273, 1.82), (FlowPrior.tiny, 295, 1.62), (FlowPrior.tiny, 244, 1.28),
 ])  # fmt: skip
 def test_refinement_floor_and_minimiser(make, timestep, five_floors):
     """The least expected value is sigma^2, reached at alpha z_H; any offset adds its square."""
@@ -42,14 +43,14 @@ def test_refinement_floor_and_minimiser(make, timestep, five_floors):
 
 
 def test_refinement_noise_is_fresh_and_seeded():
-    schedule, hq = tiny_ddpm().schedule, uniform(2, 4, 8, 8)
+    schedule, hq = DDPMPrior.tiny().schedule, uniform(2, 4, 8, 8)
     generator = seeded(3)
     first, second = (refinement_loss(hq, hq, schedule, 273, generator=generator) for _ in range(2))
     assert first != second and first == refinement_loss(hq, hq, schedule, 273, generator=seeded(3))
 
 
 def test_refinement_gradient_reaches_the_lq_latents():
-    schedule, hq = tiny_flow().schedule, uniform(1, 4, 8, 8)
+    schedule, hq = FlowPrior.tiny().schedule, uniform(1, 4, 8, 8)
     lq = uniform(1, 4, 8, 8, seed=1).requires_grad_()
     refinement_loss(lq, hq, schedule, 244, generator=seeded(0)).backward()
     noise = torch.randn(hq.shape, generator=seeded(0))

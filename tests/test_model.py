@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omgsr_lib import model as model_module
-from omgsr_lib.lora import FOLDERS
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import PROMPT_V1, recipe
+from omgsr_lib.priors import PRIORS
 from omgsr_lib.priors.loading import WEIGHTS
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.utils.files import write_hashes
 
 
@@ -122,7 +123,7 @@ def test_a_frozen_encoder_round_trips(pixels, tmp_path):
 def test_adapter_files_are_the_official_ones(family, tmp_path):
     model = tuned(family)
     folder = model.save_adapter(tmp_path / "weight-100")
-    denoiser, encoder = FOLDERS[family]
+    denoiser, encoder = PRIORS[family].adapter_folders
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == sorted(
         ["omgsr.json"]
         + [
@@ -141,7 +142,7 @@ def test_adapters_load_with_peft_alone(family, pixels, tmp_path):
 
     model, bare, pixels = tuned(family).double(), untuned(family).double(), pixels.double()
     folder = model.save_adapter(tmp_path / "a")
-    denoiser, encoder = FOLDERS[family]
+    denoiser, encoder = PRIORS[family].adapter_folders
     bare.lq_vae.encoder = PeftModel.from_pretrained(bare.lq_vae.encoder, folder / encoder)
     bare.prior.denoiser = PeftModel.from_pretrained(bare.prior.denoiser, folder / denoiser)
     torch.testing.assert_close(bare(pixels).images, model(pixels).images, rtol=0, atol=1e-8)
@@ -214,14 +215,14 @@ def test_an_adapter_of_the_other_family_is_refused(tmp_path):
 
 def test_models_of_a_hub_base_get_base_timestep_and_prompt(monkeypatch):
     asked = {}
-    monkeypatch.setattr(model_module, "load_autoencoder", lambda *a, **k: model_module.tiny_autoencoder())
+    monkeypatch.setattr(model_module, "load_autoencoder", lambda *a, **k: tiny_autoencoder())
 
     def load_prior(base, family, **options):
         asked.update(base=base, family=family, **options)
-        return model_module.tiny_ddpm() if family == "ddpm" else model_module.tiny_flow()
+        return PRIORS[family].tiny()
 
     monkeypatch.setattr(model_module, "load_prior", load_prior)
-    monkeypatch.setattr(model_module, "load_scheduler", lambda *a, **k: model_module.tiny_ddpm().scheduler)
+    monkeypatch.setattr(model_module, "load_scheduler", lambda base, family, *a: PRIORS[family].new_scheduler())
     model = OMGSR.from_pretrained("omgsr-f-512", prompt_embeds="embeds.safetensors")
     assert asked["base"] == "black-forest-labs/FLUX.1-dev" and asked["prompt"] == PROMPT_V1
     assert asked["prompt_embeds"] == "embeds.safetensors" and model.timestep == 295

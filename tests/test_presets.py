@@ -6,6 +6,7 @@ import pytest
 
 from omgsr_lib.losses.chunks import chunk_offsets
 from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, default_tile, recipe
+from omgsr_lib.priors import PRIORS
 
 
 PUBLISHED = {
@@ -14,6 +15,9 @@ PUBLISHED = {
     ("paper", "s-1024"): (195, 1024, 8, (16, 32), 2e-5, 25_000, (2.0, "mse"), PROMPT_V1),
     ("paper", "f-512"): (295, 512, 4, (64, 64), 2e-5, 50_000, (2.0, "mse"), PROMPT_V1),
     ("paper", "f-1024"): (295, 1024, 8, (64, 64), 5e-5, 25_000, (2.0, "mse"), PROMPT_V1),
+    ("first-release", "s-512"): (195, 512, 4, (16, 32), 2e-5, 50_000, (2.0, "mse"), PROMPT_V1),
+    ("first-release", "f-512"): (295, 512, 4, (64, 64), 2e-5, 50_000, (2.0, "mse"), PROMPT_V1),
+    ("first-release", "f-1024"): (295, 1024, 8, (64, 64), 5e-5, 25_000, (2.0, "mse"), PROMPT_V1),
     ("release", "s-512"): (273, 512, 4, (16, 32), 5e-5, 6_000, (0.5, "l1"), ""),
     ("release", "f-1024"): (244, 1024, 8, (64, 64), 5e-5, 6_000, (0.5, "l1"), ""),
 }
@@ -27,6 +31,11 @@ def test_published_values(key):
     assert (r.refinement, r.perceptual, r.adversarial) == (5.0, 5.0, 0.5)
     assert (r.betas, r.weight_decay, r.clip, r.batch_size, r.accumulation) == ((0.9, 0.999), 1e-4, 1.0, 1, 4)
     assert (r.warmup, r.decay) == (0, 0.0)
+
+
+@pytest.mark.parametrize("variant", ["s-512", "f-512", "f-1024"])
+def test_the_first_release_differs_from_the_paper_in_its_perceptual_loss_alone(variant):
+    assert recipe("first-release", variant) == recipe("paper", variant, perceptual_loss="ea-dists")
 
 
 @pytest.mark.parametrize("variant", ["s", "f"])
@@ -50,7 +59,7 @@ def test_mini_and_smoke_keep_the_weights_and_losses_of_the_paper(variant):
 
 def test_every_recipe_fits_its_crop_and_every_model_its_recipe():
     for (preset, _), r in RECIPES.items():
-        assert preset in PRESETS and r.family in ("ddpm", "flow")
+        assert preset in PRESETS and r.family in PRIORS
         for chunk in {r.chunk, r.critic_chunk} - {None}:
             assert chunk_offsets(r.resolution, chunk)[-1] + chunk == r.resolution
         assert r.resolution % (16 * r.scale) == 0 or preset in ("mini", "smoke") and r.resolution % 16 == 0

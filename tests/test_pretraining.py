@@ -13,15 +13,14 @@ from omgsr_lib.pretraining.loop import cosine_with_warmup, run_steps
 from omgsr_lib.pretraining.prior import (
     cache_latents,
     clean_error,
-    draw_timesteps,
     latent_windows,
-    new_prior,
     prior_crops,
     sample,
     window_batch,
 )
+from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.training.checkpoint import load_state, read_log
 
 
@@ -145,17 +144,17 @@ def test_learning_rate_of_the_loop():
 
 
 def test_ddpm_timesteps_are_uniform_with_a_quarter_high():
-    timesteps = draw_timesteps(tiny_ddpm().schedule, 200_000, torch.Generator().manual_seed(0))
+    timesteps = DDPMPrior.tiny().draw_timesteps(200_000, torch.Generator().manual_seed(0))
     assert int(timesteps.min()) == 0 and int(timesteps.max()) == 999
     assert float((timesteps >= 700).float().mean()) == pytest.approx(0.25 + 0.75 * 0.3, abs=0.005)
     assert float((timesteps < 350).float().mean()) == pytest.approx(0.75 * 0.35, abs=0.005)
 
 
 def test_flow_timesteps_have_logit_normal_sigmas():
-    schedule = tiny_flow().schedule
-    timesteps = draw_timesteps(schedule, 200_000, torch.Generator().manual_seed(0))
+    prior = FlowPrior.tiny()
+    timesteps = prior.draw_timesteps(200_000, torch.Generator().manual_seed(0))
     assert int(timesteps.min()) >= 0 and int(timesteps.max()) <= 999
-    sigmas = schedule.sigmas[timesteps]
+    sigmas = prior.schedule.sigmas[timesteps]
     for quantile, logit in ((0.1587, -1), (0.5, 0), (0.8413, 1)):
         expected = 1 / (1 + 2.718281828**-logit)
         assert float(sigmas.quantile(quantile)) == pytest.approx(expected, abs=0.006)
@@ -190,10 +189,10 @@ def test_a_prior_of_the_recipe_sees_a_million_crops(part):
         assert prior_crops(row.steps, row.batch_size) >= 1_000_000
 
 
-@pytest.mark.parametrize("family, millions", [("ddpm", 9.4), ("flow", 11.2)])
+@pytest.mark.parametrize("kind, millions", [(DDPMPrior, 9.4), (FlowPrior, 11.2)])
 @torch.no_grad()
-def test_new_priors_predict_latents_of_any_size(family, millions):
-    prior = new_prior(family, 16, seed=0)
+def test_new_priors_predict_latents_of_any_size(kind, millions):
+    prior = kind.mini(16, seed=0)
     assert sum(p.numel() for p in prior.denoiser.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     assert prior(torch.zeros(1, 16, 8, 12), 300).shape == (1, 16, 8, 12)
 
@@ -217,7 +216,7 @@ def test_latents_are_cached_once(tmp_path):
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["latents.pt"]
 
 
-@pytest.mark.parametrize("make", [tiny_ddpm, tiny_flow])
+@pytest.mark.parametrize("make", [DDPMPrior.tiny, FlowPrior.tiny])
 def test_samples_are_seeded(make):
     prior, shape = make(), (2, 4, 8, 8)
     first = sample(prior, shape, steps=4, seed=1)
@@ -226,18 +225,17 @@ def test_samples_are_seeded(make):
 
 
 class Oracle:
-    """A prior that knows the clean latents: `what` is the family's exact model output for the latents it is given."""
+    """A prior that knows the clean latents: its output is the exact one for the latents it is given."""
 
     def __init__(self, prior, clean):
-        self.family, self.schedule, self.scheduler, self.clean = prior.family, prior.schedule, prior.scheduler, clean
+        self.target, self.sampler, self.schedule, self.clean = prior.target, prior.sampler, prior.schedule, clean
 
     def __call__(self, latents, timestep):
         alpha, sigma = float(self.schedule.alphas[timestep]), float(self.schedule.sigmas[timestep])
-        noise = (latents - alpha * self.clean) / sigma
-        return noise if self.family == "ddpm" else noise - self.clean
+        return self.target(self.clean, (latents - alpha * self.clean) / sigma)
 
 
-@pytest.mark.parametrize("make", [tiny_ddpm, tiny_flow])
+@pytest.mark.parametrize("make", [DDPMPrior.tiny, FlowPrior.tiny])
 def test_an_oracle_has_no_error_and_its_samples_are_the_clean_latents(make):
     clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     oracle = Oracle(make(), clean)
@@ -249,7 +247,7 @@ def test_an_oracle_has_no_error_and_its_samples_are_the_clean_latents(make):
 
 def test_predicting_no_velocity_leaves_the_noise():
     """With output 0 a flow prior returns its input: error sigma^2 (1 + E[z^2]) over the variance."""
-    prior = tiny_flow()
+    prior = FlowPrior.tiny()
     clean = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
 
     class Zero(Oracle):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omgsr_lib.priors import prompts
+from omgsr_lib.priors import DDPMPrior, FlowPrior, prompts
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, randomise, save_model, save_prior
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.tiling.grid import plan_tiles, tiled
 
 
@@ -16,13 +16,13 @@ def latents_of(batch, height=8, width=8, seed=0):
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])
 def prior(request):
-    return {"ddpm": tiny_ddpm, "flow": tiny_flow}[request.param]().requires_grad_(False)
+    return {"ddpm": DDPMPrior.tiny, "flow": FlowPrior.tiny}[request.param]().requires_grad_(False)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
 def test_ddpm_equals_the_unet(height, width):
-    prior, latents = tiny_ddpm(), latents_of(2, height, width)
+    prior, latents = DDPMPrior.tiny(), latents_of(2, height, width)
     prompt = prior.prompt_embeds.repeat(2, 1, 1)
     expected = prior.denoiser(latents, 273, encoder_hidden_states=prompt).sample
     assert torch.equal(prior(latents, 273), expected)
@@ -34,7 +34,7 @@ def test_ddpm_equals_the_unet(height, width):
 def test_flow_equals_the_transformer_of_flux(height, width):
     from diffusers import FluxPipeline
 
-    prior, latents = tiny_flow(), latents_of(2, height, width)
+    prior, latents = FlowPrior.tiny(), latents_of(2, height, width)
     sigma = float(prior.schedule.sigmas[244])
     assert sigma == pytest.approx(0.5051124, abs=1e-6)
     tokens = prior.denoiser(
@@ -55,7 +55,7 @@ def test_position_ids_of_flux_are_those_of_each_tile():
     """10 x 20 latents in tiles of 6 x 8: one row of ids per 2 x 2 latents, counted from each tile's own corner."""
     from diffusers import FluxPipeline
 
-    prior, latents, seen = tiny_flow(), latents_of(2, 10, 20), []
+    prior, latents, seen = FlowPrior.tiny(), latents_of(2, 10, 20), []
     plan = plan_tiles(10, 20, 8, multiple=2)
     prior.denoiser.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["img_ids"]), with_kwargs=True)
     tiled(lambda tiles: prior(tiles, 244), latents, tile=8, multiple=2)
@@ -103,16 +103,16 @@ def test_weights_are_rounded_to_the_precision_asked_for(tmp_path):
 
 
 def test_randomise_equals_a_fresh_initialisation():
-    prior, trained = tiny_ddpm(seed=0), tiny_ddpm(seed=0).denoiser.state_dict()
+    prior, trained = DDPMPrior.tiny(seed=0), DDPMPrior.tiny(seed=0).denoiser.state_dict()
     randomise(prior, seed=5)
-    fresh = tiny_ddpm(seed=5).denoiser.state_dict()
+    fresh = DDPMPrior.tiny(seed=5).denoiser.state_dict()
     state = prior.denoiser.state_dict()
     assert all(torch.equal(state[name], fresh[name]) for name in fresh)
     assert not torch.equal(state["conv_in.weight"], trained["conv_in.weight"])
 
 
 def test_prompt_embeddings_come_from_the_named_file(tmp_path, monkeypatch):
-    prior = tiny_flow()
+    prior = FlowPrior.tiny()
     save_prior(prior, tmp_path)
     own = {"prompt_embeds": torch.ones(1, 4, 16), "pooled_prompt_embeds": torch.ones(1, 16)}
     save_file(own, tmp_path / "own.safetensors")
@@ -129,7 +129,7 @@ def test_prompt_embeddings_come_from_the_named_file(tmp_path, monkeypatch):
 
 
 def test_errors_of_loading(tmp_path):
-    save_prior(tiny_flow(), tmp_path)
+    save_prior(FlowPrior.tiny(), tmp_path)
     save_model(tiny_autoencoder(), tmp_path / "vae")
     save_file({"prompt_embeds": torch.ones(1, 4, 16)}, tmp_path / "half.safetensors")
     with pytest.raises(ValueError, match="must hold the tensors .*pooled_prompt_embeds"):

@@ -261,7 +261,7 @@ def test_cleaning_leaves_pictures_and_foreign_paths_alone(tmp_path):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="one of smoke, mini, latents, paper, release, got 'tiny'"):
+    with pytest.raises(ValueError, match="one of smoke, mini, latents, paper, first-release, release, got 'tiny'"):
         reproduce_module.reproduce("tiny")
 
 

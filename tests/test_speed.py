@@ -226,7 +226,7 @@ def test_flags_of_the_command():
 
 
 def test_the_unet_is_not_quantised():
-    with pytest.raises(ValueError, match="Only FLUX's weights are quantised"):
+    with pytest.raises(ValueError, match="quantised.* a ddpm prior"):
         prepare(OMGSR.from_base("tiny", "ddpm", 273), quantise="int8")
 
 

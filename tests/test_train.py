@@ -19,7 +19,8 @@ from omgsr_lib.data.photos import to_image
 from omgsr_lib.losses.refinement import refinement_loss
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm
+from omgsr_lib.priors import DDPMPrior
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.training.checkpoint import append_log, load_state, read_log, save_state, trim_log
 from omgsr_lib.training.loop import learning_rate_factor, train, watch, watched_recipe
 from omgsr_lib.utils.journal import alone
@@ -175,7 +176,7 @@ def test_accumulation_of_micro_batches_equals_one_batch(tmp_path):
         vae = tiny_autoencoder()
         with torch.no_grad():  # log-variance -30: the posterior's sample is its mean
             vae.quant_conv.weight[4:], vae.quant_conv.bias[4:] = 0, -30
-        model = OMGSR(vae, tiny_ddpm(), 273).add_adapters(4, 4)
+        model = OMGSR(vae, DDPMPrior.tiny(), 273).add_adapters(4, 4)
         chosen = recipe("smoke", "s", batch_size=size, accumulation=accumulation, refinement=0.0, adversarial=0.0)
         folder = tmp_path / str(size)
         lines += train(model, SmoothPairs(), chosen, folder, steps=1, progress=False).log

@@ -2,7 +2,8 @@
 
 import torch
 
-from omgsr_lib.priors.tiny import tiny_autoencoder, tiny_ddpm, tiny_flow
+from omgsr_lib.priors import DDPMPrior, FlowPrior
+from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -47,11 +48,11 @@ def save_pipeline(family, folder):
     tokenizer, text_encoder = clip()
     parts = dict(vae=tiny_autoencoder(), tokenizer=tokenizer, text_encoder=text_encoder)
     if family == "ddpm":
-        prior = tiny_ddpm()
+        prior = DDPMPrior.tiny()
         parts |= dict(unet=prior.denoiser, scheduler=prior.scheduler, safety_checker=None, feature_extractor=None)
         pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     else:
-        prior = tiny_flow()
+        prior = FlowPrior.tiny()
         tokenizer_2, text_encoder_2 = t5()
         parts |= dict(tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2)
         pipe = FluxPipeline(**parts, transformer=prior.denoiser, scheduler=prior.scheduler)

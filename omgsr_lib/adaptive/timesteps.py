@@ -63,7 +63,7 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
     """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
 
     Args:
-        model: its prior may be folded on a grid; then the nearest timesteps of the grid are taken.
+        model: an unfolded `OMGSR`.
         lq_latents: of `model.encode`.
         difference: `(B, 1, h, w)`, of `difference_map`; the mean over a picture or a tile decides.
         strength: see `shifted_timesteps`.
@@ -84,7 +84,6 @@ def tile_predictor(model, strength=0.0):
     def predict(parts):
         latents, difference = parts[:, :-1], parts[:, -1:]
         timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
-        timesteps = model.taken_timesteps(timesteps)
         return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
 
     return predict

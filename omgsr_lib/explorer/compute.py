@@ -40,7 +40,7 @@ def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
         model = OMGSR.from_pretrained(name, base=base, adapter=adapter)
         if not model.ranks:
             raise ValueError(f"The explorer compares a prior with its adapters: '{name}' has none. Name an adapter.")
-        (variant,) = (v for v, family in FAMILIES.items() if family == model.prior.family)
+        variant = {family: variant for variant, family in FAMILIES.items()}[model.prior.family]
         if variant in models:
             raise ValueError(f"The explorer takes one model of a family: '{name}' is the second {model.prior.family}.")
         prior = copy.deepcopy(model)

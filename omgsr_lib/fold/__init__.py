@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..priors.loading import empty_prior
-from .flux import FoldedFlux
-from .unet import FoldedUNet
 
 
-FOLDED = {"ddpm": FoldedUNet, "flow": FoldedFlux}
 WEIGHTS = "folded.safetensors"
+# What is true of a folded prior as of the one it is made from.
+FACTS = (
+    "family", "latent_multiple", "clamps_images", "lora_targets", "adapter_folders", "compiles_blocks", "quantisable",
+)  # fmt: skip
 
 
 class Prompt(NamedTuple):
-    """Hidden states of the fixed prompt, in any order: neither family gives prompt tokens a position.
+    """Hidden states of the fixed prompt, in any order: no prior gives prompt tokens a position.
 
     Attributes:
         tokens: `(T, width)` float64.
@@ -36,21 +37,21 @@ class Prompt(NamedTuple):
 
 
 class FoldedPrior(nn.Module):
-    """A prior folded at `timestep`, for inference: takes the place of the `DDPMPrior` or `FlowPrior` it is made from.
+    """A prior folded at `timestep`, for inference: takes the place of the prior it is made from.
 
     Made by `fold_prior`. Its layers overwrite their own activations, so that no gradient can be computed.
     """
 
     def __init__(self, prior, timestep, prompt):
         super().__init__()
-        self.family, self.latent_multiple = prior.family, prior.latent_multiple
-        self.clamps_images = prior.clamps_images
+        for fact in FACTS:
+            setattr(self, fact, getattr(prior, fact))
         self.scheduler, self.schedule = prior.scheduler, prior.schedule
         self.timestep = int(timestep)
         self.config = {name: value for name, value in prior.denoiser.config.items() if name[0] != "_"}
         embeds = {name: list(buffer.shape) for name, buffer in prior.named_buffers(recurse=False)}
         self.embeds = embeds | {"prompt_embeds": [1, *prompt.tokens.shape]}
-        self.denoiser = FOLDED[prior.family](prior, self.timestep, prompt)
+        self.denoiser = prior.folded(self.timestep, prompt)
 
     def forward(self, latents, timestep):
         """Model output `(B, C, H, W)` of the prior for latents at `timestep`: the folded one, or `(B,)` times it.
@@ -66,7 +67,7 @@ class FoldedPrior(nn.Module):
 
 @torch.no_grad()
 def fold_prior(prior, timestep, *, merge_tokens=True):
-    """Fold a `DDPMPrior` or `FlowPrior` at `timestep` (an integer) and its prompt.
+    """Fold a prior at `timestep` (an integer) and its prompt.
 
     Args:
         prior: with or without adapters; it stays as it is, and shares no tensor with the result. Tensors may be on the
@@ -80,11 +81,10 @@ def fold_prior(prior, timestep, *, merge_tokens=True):
     if isinstance(prior, FoldedPrior):
         raise ValueError(f"A prior is folded once: this one is folded at {prior.timestep}. Fold the one it came from.")
     prior.schedule.expand(timestep, 1)
-    return FoldedPrior(prior, timestep, folded_prompt(prior, merge_tokens)).eval()
+    return FoldedPrior(prior, timestep, _folded_prompt(prior, merge_tokens)).eval()
 
 
-def folded_prompt(prior, merge_tokens):
-    """The `Prompt` of a prior, equal tokens taken as one if `merge_tokens`."""
+def _folded_prompt(prior, merge_tokens):
     tokens = prior.prompt_embeds[0].double()
     if merge_tokens and not tokens.is_meta:
         merged, counts = tokens.unique(dim=0, return_counts=True)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..priors.flow import GUIDANCE
 from ..priors.latents import pack_latents, position_ids, unpack_latents
 from .affine import Affine, embed, frozen
 
@@ -38,12 +37,9 @@ class Positions(NamedTuple):
 
 
 class FoldedFlux(nn.Module):
-    """The `FluxTransformer2DModel` of `prior` at `timestep`, with the constant `prompt` (a `Prompt`).
+    """The `FluxTransformer2DModel` of `prior` at `timestep`, with the constant `prompt` (a `Prompt`)."""
 
-    `keep`: modulation stays apart from the weights, which are then those of every timestep (see `Affine`).
-    """
-
-    def __init__(self, prior, timestep, prompt, keep=False):
+    def __init__(self, prior, timestep, prompt):
         super().__init__()
         flux = prior.denoiser
         if not (flux.transformer_blocks and flux.single_transformer_blocks):
@@ -56,13 +52,13 @@ class FoldedFlux(nn.Module):
         self.register_buffer("counts", prompt.counts)
         self.x_embedder = Affine.of(flux.x_embedder).linear()
         self.double_blocks = nn.ModuleList(
-            DoubleBlock(block, condition, keep, None if index else text)
+            DoubleBlock(block, condition, None if index else text)
             for index, block in enumerate(flux.transformer_blocks)
         )
-        self.single_blocks = nn.ModuleList(SingleBlock(block, condition, keep) for block in single)
-        self.last_block = LastBlock(last, condition, keep, len(text))
+        self.single_blocks = nn.ModuleList(SingleBlock(block, condition) for block in single)
+        self.last_block = LastBlock(last, condition, len(text))
         scale, shift = Affine.of(flux.norm_out.linear)(condition).chunk(2)
-        self.proj_out = Affine.of(flux.proj_out, keep).after(1 + scale, shift).linear(norm_eps=EPS)
+        self.proj_out = Affine.of(flux.proj_out).after(1 + scale, shift).linear(norm_eps=EPS)
         self._cached = None
 
     def forward(self, latents):
@@ -111,16 +107,16 @@ class DoubleBlock(nn.Module):
     `text`: the constant `(T, width)` that enters the first block.
     """
 
-    def __init__(self, block, condition, keep, text=None):
+    def __init__(self, block, condition, text=None):
         super().__init__()
         attn = block.attn
         self.heads = attn.heads
         text_scale, image_scale = _scale(attn.norm_added_k, attn.norm_added_q), _scale(attn.norm_k, attn.norm_q)
         self.scale = frozen(torch.stack([text_scale, image_scale]))
         projections = attn.add_v_proj, attn.add_k_proj, attn.add_q_proj
-        self.text = Stream(block.norm1_context, projections, attn.to_add_out, block.ff_context, condition, keep, text)
+        self.text = Stream(block.norm1_context, projections, attn.to_add_out, block.ff_context, condition, text)
         projections = attn.to_v, attn.to_k, attn.to_q
-        self.image = Stream(block.norm1, projections, attn.to_out[0], block.ff, condition, keep)
+        self.image = Stream(block.norm1, projections, attn.to_out[0], block.ff, condition)
 
     def forward(self, text, image, batch, positions):
         vkq = _join(self.text.vkq(text), self.image.vkq(image), batch).unflatten(-1, (3, self.heads, -1))
@@ -132,14 +128,14 @@ class DoubleBlock(nn.Module):
 class Stream(nn.Module):
     """The layers of a double block for one kind of tokens; `constant` where these are the same for every picture."""
 
-    def __init__(self, norm, projections, out, feed_forward, condition, keep, constant=None):
+    def __init__(self, norm, projections, out, feed_forward, condition, constant=None):
         super().__init__()
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = Affine.of(norm.linear)(condition).chunk(6)
-        vkq = Affine.stacked(*(Affine.of(layer, keep) for layer in projections)).after(1 + scale, shift)
+        vkq = Affine.stacked(*(Affine.of(layer) for layer in projections)).after(1 + scale, shift)
         self.vkq = vkq.linear(EPS) if constant is None else Constant(vkq(_norm(constant)).to(vkq.dtype))
-        self.out = Affine.of(out, keep).gated(gate).linear()
-        self.up = Affine.of(feed_forward.net[0].proj, keep).after(1 + scale_mlp, shift_mlp).linear(EPS)
-        self.down = Affine.of(feed_forward.net[2], keep).gated(gate_mlp).linear()
+        self.out = Affine.of(out).gated(gate).linear()
+        self.up = Affine.of(feed_forward.net[0].proj).after(1 + scale_mlp, shift_mlp).linear(EPS)
+        self.down = Affine.of(feed_forward.net[2]).gated(gate_mlp).linear()
 
     def update(self, x, attended):
         x = self.out(attended.reshape(x.shape)).add_(x)
@@ -160,15 +156,15 @@ class Constant(nn.Module):
 class SingleBlock(nn.Module):
     """Text and picture in one: attention and feed-forward side by side."""
 
-    def __init__(self, block, condition, keep):
+    def __init__(self, block, condition):
         super().__init__()
         attn = block.attn
         shift, scale, gate = Affine.of(block.norm.linear)(condition).chunk(3)
         self.heads = attn.heads
         self.scale = frozen(_scale(attn.norm_k, attn.norm_q))
         layers = attn.to_v, attn.to_k, attn.to_q, block.proj_mlp
-        self.up = Affine.stacked(*(Affine.of(layer, keep) for layer in layers)).after(1 + scale, shift).linear(EPS)
-        self.out = Affine.of(block.proj_out, keep).gated(gate).linear()
+        self.up = Affine.stacked(*(Affine.of(layer) for layer in layers)).after(1 + scale, shift).linear(EPS)
+        self.out = Affine.of(block.proj_out).gated(gate).linear()
 
     def forward(self, x, batch, positions):
         width = x.shape[1]
@@ -182,7 +178,7 @@ class SingleBlock(nn.Module):
 class LastBlock(nn.Module):
     """A single block of which only the picture's tokens are wanted: the text gives keys and values alone."""
 
-    def __init__(self, block, condition, keep, tokens):
+    def __init__(self, block, condition, tokens):
         super().__init__()
         attn = block.attn
         shift, scale, gate = Affine.of(block.norm.linear)(condition).chunk(3)
@@ -190,11 +186,11 @@ class LastBlock(nn.Module):
         self.scale = frozen(_scale(attn.norm_k, attn.norm_q))
         value_key, up = (attn.to_v, attn.to_k), (attn.to_q, block.proj_mlp)
         value_key, up = (
-            Affine.stacked(*(Affine.of(layer, keep) for layer in layers)).after(1 + scale, shift)
+            Affine.stacked(*(Affine.of(layer) for layer in layers)).after(1 + scale, shift)
             for layers in (value_key, up)
         )
         self.value_key, self.up = value_key.linear(), up.linear()
-        self.out = Affine.of(block.proj_out, keep).gated(gate).linear()
+        self.out = Affine.of(block.proj_out).gated(gate).linear()
 
     def forward(self, x, batch, positions):
         """`(B * picture tokens, width)` of all tokens `(B * tokens, width)`."""
@@ -266,6 +262,6 @@ def _condition(prior, timestep, device):
     sigma = prior.schedule.sigmas[timestep].to(device, dtype)
     total = embed(embedders.timestep_embedder, embedders.time_proj(1000 * sigma[None]))
     if prior.denoiser.config.guidance_embeds:
-        guidance = torch.full((1,), 1000 * GUIDANCE, device=device)
+        guidance = torch.full((1,), 1000 * prior.guidance, device=device)
         total = total + embed(embedders.guidance_embedder, embedders.time_proj(guidance))
     return (total + embed(embedders.text_embedder, prior.pooled_prompt_embeds))[0]

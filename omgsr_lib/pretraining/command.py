@@ -30,8 +30,8 @@ def pretrain(
     device="cpu",
     seed=0,
 ):
-    """Train `part` ("autoencoder", "ddpm", "flow" or "estimator") on `paths` of photographs; resumable in `out`,
-    which is held against a second run.
+    """Train `part`, a key of `presets.PRETRAINING`, on `paths` of photographs; resumable in `out`, which is held
+    against a second run.
 
     `row` is its `presets.Pretraining`. Writes `<out>/mini-<part>/`: weights in half precision, scheduler and prompt
     embeddings of a prior, and the model card with figures. The card measures on the folder `evaluation` (on crops of

@@ -1,4 +1,4 @@
-"""Pre-train the small priors of the `mini` preset on cached latents: a UNet (DDPM), a FLUX-type transformer (flow)."""
+"""Pre-train the small priors of the `mini` preset on cached latents."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from ..data.photos import open_photo, to_pixels
+from ..priors import prior_class
 from ..priors.latents import compression, encode_latents
-from ..priors.tiny import new_ddpm, new_flow
 from ..training.checkpoint import load_state, save_state
 from .loop import cosine_with_warmup, pretraining_autocast, run_steps
 
@@ -66,48 +66,12 @@ def latent_windows(maps, step, batch_size, side, *, seed):
     return torch.stack(windows).float(), generator
 
 
-def new_prior(family, latent_channels, seed):
-    """The untrained prior of the `mini` preset: 9.4 M parameters (ddpm) or 11.2 M (flow)."""
-    if family == "ddpm":
-        return new_ddpm(
-            latent_channels, widths=(48, 96, 160), heads=(3, 3, 5), layers=2, attention=2, groups=16, prompt_width=64,
-            seed=seed,
-        )  # fmt: skip
-    return new_flow(
-        latent_channels, blocks=2, single_blocks=6, heads=8, head_axes=(8, 12, 12), prompt_width=64, seed=seed
-    )
-
-
-def draw_timesteps(schedule, batch_size, generator):
-    """Training timesteps `(B,)`: DDPM uniform with one in four above 700; flow matching with logit-normal sigma.
-
-    The high DDPM timesteps are drawn more often because their error is multiplied by sigma / alpha (up to 14.6) in x0.
-    """
-    last = len(schedule.sigmas) - 1
-    if schedule.prediction_type == "flow_prediction":
-        sigmas = torch.sigmoid(torch.randn(batch_size, generator=generator, dtype=torch.float64))
-        return torch.searchsorted(schedule.sigmas, sigmas).clamp(max=last)
-    timesteps = torch.randint(last + 1, (batch_size,), generator=generator)
-    high = torch.randint(700, last + 1, (batch_size,), generator=generator)
-    return torch.where(torch.rand(batch_size, generator=generator) < 0.25, high, timesteps)
-
-
-def loss_weights(schedule, timesteps):
-    """Weights `(B,)` of the squared error: 1 for flow matching, `1 + min(sigma^2 / alpha^2, 20)` for epsilon.
-
-    The error of epsilon counts `sigma^2 / alpha^2` times in x0, which is what a one-step prediction is made of.
-    """
-    if schedule.prediction_type == "flow_prediction":
-        return torch.ones(len(timesteps))
-    return 1 + (1 / schedule.snr()[timesteps]).clamp(max=20).float()
-
-
 def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-4, seed=0, every=100, device="cpu"):
     """Train the `family` prior on latent maps `(C, H, W)`; returns it with averaged weights. Resumable in `folder`.
 
     `batch_size` counts the small windows of the first three quarters of the steps (`window_batch`).
     """
-    prior = new_prior(family, maps[0].shape[0], seed).to(device).train()
+    prior = prior_class(family).mini(maps[0].shape[0], seed).to(device).train()
     denoiser = prior.denoiser.to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
         denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
@@ -118,11 +82,11 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
     def step_losses(step):
         side, count = window_batch(step, steps, batch_size)
         latents, generator = latent_windows(maps, step, count, side, seed=seed)
-        timesteps = draw_timesteps(prior.schedule, count, generator)
+        timesteps = prior.draw_timesteps(count, generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy = prior.schedule.add_noise(latents, noise, timesteps)
-        target = noise - latents if family == "flow" else noise
-        weights = loss_weights(prior.schedule, timesteps).to(device)
+        target = prior.target(latents, noise)
+        weights = prior.loss_weights(timesteps).to(device)
         with pretraining_autocast(device):
             output = prior(noisy.to(device), timesteps.to(device))
         errors = (output.float() - target.to(device)).square().mean((1, 2, 3))
@@ -139,19 +103,9 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
 
 @torch.no_grad()
 def sample(prior, shape, *, steps=20, seed=0):
-    """Latents `(B, C, H, W)` drawn from the prior: DDIM for DDPM, Euler for flow matching, both of diffusers."""
-    from diffusers import DDIMScheduler
-
+    """Latents `(B, C, H, W)` drawn from the prior in `steps` steps of its sampler."""
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    if prior.family == "ddpm":
-        sampler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
-        sampler.set_timesteps(steps)
-        indices = sampler.timesteps
-    else:
-        sampler = type(prior.scheduler).from_config(prior.scheduler.config)
-        sampler.set_timesteps(steps, mu=prior.scheduler.config.max_shift)
-        distances = sampler.sigmas[:-1, None].double() - prior.schedule.sigmas
-        indices = distances.abs().argmin(1)
+    sampler, indices = prior.sampler(steps)
     for index, timestep in zip(indices, sampler.timesteps, strict=True):
         latents = sampler.step(prior(latents, int(index)), timestep, latents).prev_sample
     return latents

@@ -3,6 +3,7 @@
 from ..presets import FAMILIES, TINY_AUTOENCODERS, preset_recipe, ships
 from ..schedules import NoiseSchedule
 from ..utils.files import verify_hashes
+from . import prior_class
 from .loading import WEIGHTS, load_autoencoder
 from .tiny import tiny_autoencoder
 
@@ -36,12 +37,4 @@ def load_latent_space(name, family):
 
 def load_schedule(family):
     """The schedule of Stable Diffusion ("ddpm") or of FLUX.1-dev at 1024 pixels ("flow"), without a download."""
-    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-
-    if family == "ddpm":
-        scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    elif family == "flow":
-        scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    else:
-        raise ValueError(f"family must be 'ddpm' or 'flow', got {family!r}.")
-    return NoiseSchedule.from_scheduler(scheduler)
+    return NoiseSchedule.from_scheduler(prior_class(family).new_scheduler())

@@ -1,9 +1,9 @@
 """Autoencoders and priors from and to folders in diffusers layout (or hub ids).
 
     <base>/vae/                     any diffusers autoencoder
-    <base>/unet/ | transformer/     the denoiser
+    <base>/<subfolder>/             the denoiser: unet/, transformer/
     <base>/scheduler/               its scheduler
-    <base>/prompt_embeds.safetensors   `prompt_embeds` [, `pooled_prompt_embeds`] of the fixed prompt; without it
+    <base>/prompt_embeds.safetensors   `prompt_tensors` of the fixed prompt; without it
     <base>/tokenizer/, text_encoder/ [, tokenizer_2/, text_encoder_2/] embed it once
 
 Weights are safetensors in any precision and computed with in `dtype` (float32 by default).
@@ -14,18 +14,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .ddpm import DDPMPrior
-from .flow import FlowPrior
+from . import PRIORS, prior_class
 from .hub import check_source, explained
 from .prompts import load_prompt_embeds
 
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-DENOISERS = {"ddpm": "unet", "flow": "transformer"}
-CLASSES = {
-    "ddpm": ("UNet2DConditionModel", "DDPMScheduler"),
-    "flow": ("FluxTransformer2DModel", "FlowMatchEulerDiscreteScheduler"),
-}
 
 
 def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=None):
@@ -46,70 +40,67 @@ def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=No
 
 
 def load_prior(source, family, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None):
-    """The `family` ("ddpm" or "flow") prior in a folder or under a hub id, frozen and in evaluation mode.
+    """The `family` ("ddpm", "flow") prior in a folder or under a hub id, frozen and in evaluation mode.
 
-    `prompt_embeds` names a safetensors file with `prompt_embeds` [, `pooled_prompt_embeds`]; without it the file
-    of that name in the folder `source` is taken, and without that `prompt` is encoded once with the text encoders of
-    `source` (`prompts`). Raises `ValueError` if `source` is of another family, and what `hub.explained` says if it
+    `prompt_embeds` names a safetensors file with the prior's `prompt_tensors`; without it the file of that name in
+    the folder `source` is taken, and without that `prompt` is encoded once with the text encoders of `source`
+    (`prompts`). Raises `ValueError` if `source` is of another family, and what `hub.explained` says if it
     can't be read.
     """
-    import diffusers
-
-    _check_denoiser(source, family, revision)
+    prior = prior_class(family)
+    _check_denoiser(source, prior, revision)
     scheduler = load_scheduler(source, family, revision)
     tensors = load_prompt_embeds(source, family, prompt, prompt_embeds, revision)
     tensors = {name: value.to(dtype) for name, value in tensors.items()}
     with explained(source, revision):
-        denoiser = getattr(diffusers, CLASSES[family][0]).from_pretrained(
-            source, subfolder=DENOISERS[family], dtype=dtype, revision=revision, use_safetensors=True
+        denoiser = prior.classes()[0].from_pretrained(
+            source, subfolder=prior.subfolder, dtype=dtype, revision=revision, use_safetensors=True
         )
-    denoiser = denoiser.eval().requires_grad_(False)
-    if family == "ddpm":
-        return DDPMPrior(denoiser, scheduler, tensors["prompt_embeds"])
-    return FlowPrior(denoiser, scheduler, tensors["prompt_embeds"], tensors["pooled_prompt_embeds"])
+    return prior(denoiser.eval().requires_grad_(False), scheduler, **tensors)
 
 
 def load_scheduler(source, family, revision=None):
     """The scheduler of a base, as the class of its `family`: it gives the schedule and the prediction type."""
-    import diffusers
-
+    _, scheduler = prior_class(family).classes()
     check_source(source)
     with explained(source, revision):
-        return getattr(diffusers, CLASSES[family][1]).from_pretrained(source, subfolder="scheduler", revision=revision)
+        return scheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
 
 
-def _check_denoiser(source, family, revision):
-    import diffusers
-
-    if family not in DENOISERS:
-        raise ValueError(f"family must be one of {sorted(DENOISERS)}, got {family!r}.")
+def _check_denoiser(source, prior, revision):
     check_source(source)
 
     def config_of(kind, **options):
         with explained(source, revision):
-            model = getattr(diffusers, CLASSES[kind][0])
-            return model.load_config(source, subfolder=DENOISERS[kind], revision=revision, **options)
+            return kind.classes()[0].load_config(source, subfolder=kind.subfolder, revision=revision, **options)
+
+    def is_base_of(kind, **options):
+        try:
+            return bool(config_of(kind, **options))
+        except OSError:
+            return False
 
     try:
-        config = config_of(family)
+        config = config_of(prior)
     except (FileNotFoundError, ConnectionError) as err:
-        (other,) = set(DENOISERS) - {family}
-        try:
-            config_of(other, local_files_only=isinstance(err, ConnectionError))
-        except OSError:
-            raise err from None
+        offline = isinstance(err, ConnectionError)
+        for other in PRIORS.values():
+            if other is not prior and is_base_of(other, local_files_only=offline):
+                raise ValueError(
+                    f"A {prior.family} model needs a {prior.family} base (with {prior.subfolder}/): '{source}' is a "
+                    f"{other.family} base (with {other.subfolder}/). Give another base, or choose a {other.family} "
+                    "variant."
+                ) from None
+        raise
+    name, expected = config["_class_name"], prior.classes()[0].__name__
+    if name != expected:
+        raise ValueError(f"The {prior.family} family needs a {expected}: '{source}' has a {name}.")
+    inputs, outputs, addition = (config.get(key) for key in ("in_channels", "out_channels", "addition_embed_type"))
+    if addition or outputs not in (None, inputs):
         raise ValueError(
-            f"A {family} model needs a {family} base (with {DENOISERS[family]}/): '{source}' is a {other} base (with "
-            f"{DENOISERS[other]}/). Give another base, or choose a {other} variant."
-        ) from None
-    name = config["_class_name"]
-    if name != CLASSES[family][0]:
-        raise ValueError(f"The {family} family needs a {CLASSES[family][0]}: '{source}' has a {name}.")
-    if config.get("addition_embed_type") or config.get("out_channels") not in (None, config["in_channels"]):
-        raise ValueError(
-            f"A {family} base must map latents to latents with a text alone, as Stable Diffusion 2.1 or FLUX.1-dev: "
-            f"'{source}' has in_channels {config['in_channels']}, out_channels {config.get('out_channels')}, "
-            f"addition_embed_type {config.get('addition_embed_type')}. Give another base."
+            f"A {prior.family} base must map latents to latents with a text alone, as Stable Diffusion 2.1 or "
+            f"FLUX.1-dev: '{source}' has in_channels {inputs}, out_channels {outputs}, "
+            f"addition_embed_type {addition}. Give another base."
         )
 
 
@@ -122,12 +113,8 @@ def empty_prior(source, family, config, embeds):
         config: options of its denoiser.
         embeds: shapes of its prompt embeddings, by name.
     """
-    import diffusers
-
-    denoiser, scheduler, prior = {
-        "ddpm": (diffusers.UNet2DConditionModel, diffusers.DDPMScheduler, DDPMPrior),
-        "flow": (diffusers.FluxTransformer2DModel, diffusers.FlowMatchEulerDiscreteScheduler, FlowPrior),
-    }[family]
+    prior = prior_class(family)
+    denoiser, scheduler = prior.classes()
     with torch.device("meta"):
         denoiser = denoiser.from_config(config).eval().requires_grad_(False)
         tensors = {name: torch.empty(shape) for name, shape in embeds.items()}
@@ -144,10 +131,9 @@ def randomise(prior, seed):
 def save_prior(prior, folder, *, dtype=torch.float32):
     """Write denoiser (without adapters), scheduler and prompt embeddings below `folder`; weights in `dtype`."""
     folder = Path(folder)
-    save_model(prior.denoiser, folder / DENOISERS[prior.family], dtype)
+    save_model(prior.denoiser, folder / prior.subfolder, dtype)
     prior.scheduler.save_pretrained(folder / "scheduler")
-    names = ("prompt_embeds", "pooled_prompt_embeds")
-    tensors = {name: buffer.contiguous() for name, buffer in prior.named_buffers() if name in names}
+    tensors = {name: getattr(prior, name).contiguous() for name in prior.prompt_tensors}
     save_file(tensors, folder / "prompt_embeds.safetensors")
 
 

@@ -11,15 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..utils.files import atomic_write
+from . import prior_class
 from .hub import explained
 
 
-TENSORS = {"ddpm": {"prompt_embeds"}, "flow": {"prompt_embeds", "pooled_prompt_embeds"}}
-PRECISION = {"ddpm": torch.float32, "flow": torch.bfloat16}  # of the text encoders: that of the published weights
-
-
 def load_prompt_embeds(source, family, prompt, file=None, revision=None):
-    """Tensors `prompt_embeds` `(1, tokens, width)` and, for "flow", `pooled_prompt_embeds` `(1, width)`.
+    """The `prompt_tensors` of the prior of `family`, by name.
 
     From the safetensors file `file`, else `prompt_embeds.safetensors` in the folder `source`, else of `prompt` by the
     text encoders of `source`, which are asked once: the result is kept in `cache_folder()`.
@@ -38,9 +35,10 @@ def load_prompt_embeds(source, family, prompt, file=None, revision=None):
             f"Prompt embeddings must be a whole safetensors file: '{file}' is empty, cut off or a pointer of Git LFS "
             f"({err}). Copy it again (git lfs pull)."
         ) from err
-    if not TENSORS[family] <= set(tensors):
-        raise ValueError(f"'{file}' must hold the tensors {sorted(TENSORS[family])}: it holds {sorted(tensors)}.")
-    return tensors
+    names = prior_class(family).prompt_tensors
+    if not set(names) <= set(tensors):
+        raise ValueError(f"'{file}' must hold the tensors {sorted(names)}: it holds {sorted(tensors)}.")
+    return {name: tensors[name] for name in names}
 
 
 def cache_folder():
@@ -59,20 +57,8 @@ def cache_file(source, family, prompt, revision=None):
 @torch.no_grad()
 def encode_prompt(source, family, prompt, revision=None):
     """Embed `prompt` with the text encoders of `source`, as diffusers' pipelines do; they are freed afterwards."""
-    import diffusers
-
-    options = dict(vae=None, revision=revision, dtype=PRECISION[family], use_safetensors=True)
     with explained(source, revision):
-        if family == "ddpm":
-            options |= dict(unet=None, safety_checker=None, feature_extractor=None, image_encoder=None)
-            pipe = diffusers.StableDiffusionPipeline.from_pretrained(source, **options)
-        else:
-            pipe = diffusers.FluxPipeline.from_pretrained(source, transformer=None, **options)
-    if family == "ddpm":
-        embeds, _ = pipe.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
-        return {"prompt_embeds": embeds}
-    embeds, pooled, _ = pipe.encode_prompt(prompt, None, device="cpu", max_sequence_length=512)
-    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        return prior_class(family).embed_prompt(source, prompt, vae=None, revision=revision, use_safetensors=True)
 
 
 def _cached(source, family, prompt, revision):
@@ -80,7 +66,7 @@ def _cached(source, family, prompt, revision):
     if file.is_file():
         try:
             tensors = load_file(file)
-            if set(tensors) == TENSORS[family]:
+            if set(tensors) == set(prior_class(family).prompt_tensors):
                 return tensors
         except SafetensorError:
             pass

@@ -22,7 +22,6 @@ from .plots import (
 
 
 MARKERS = "osD^vP*X"
-AUTOENCODER_LABELS = {"ddpm": "SD", "flow": "FLUX"}
 BOX = "#E69F00"  # frames of boxes in pictures
 
 
@@ -173,21 +172,21 @@ def plot_costs(costs):
 
 @figure
 def plot_memory(frame):
-    """Peak memory against the side of the picture: a panel per family and stage, a line per mode.
+    """Peak memory against the side of the picture: a panel per autoencoder and stage, a line per mode.
 
-    `frame` has the columns family, stage, mode, side, bytes (`study.costs.autoencoder_memory`).
+    `frame` has the columns autoencoder, stage, mode, side, bytes (`study.costs.autoencoder_memory`).
     """
-    parts = list(frame.groupby(["family", "stage"], sort=False))
+    parts = list(frame.groupby(["autoencoder", "stage"], sort=False))
     colours = palette(frame["mode"].unique())
     fig, axes = panels(1, len(parts), (PAGE if len(parts) > 2 else COLUMN, 2.0), sharey=True)
-    for ax, ((family, stage), part) in zip(axes[0], parts, strict=True):
+    for ax, ((autoencoder, stage), part) in zip(axes[0], parts, strict=True):
         for index, (mode, line) in enumerate(part.groupby("mode", sort=False)):
             ax.plot(line["side"], line["bytes"] / 1e9, "-" + "osD^"[index % 4], color=colours[mode], label=mode)
         ax.set_xscale("log", base=2)
         ax.set_xlabel("Side (pixels)")
         ax.set_xticks(sorted(part["side"].unique()), sorted(part["side"].unique()))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(f"{AUTOENCODER_LABELS.get(family, family)}, {stage}")
+        ax.set_title(f"{autoencoder}, {stage}")
     axes[0, 0].set_ylabel("Peak memory (GB)")
     axes[0, 0].set_ylim(bottom=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -279,7 +279,7 @@ def estimated_timestep(model, image, *, scale=4, strength=0.0):
     weight = next(model.parameters())
     pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
     difference = model.difference(_pad(pixels, model.multiple))
-    return int(model.taken_timesteps(shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
+    return int(shifted_timesteps(difference.mean(), model.prior.schedule, strength))
 
 
 def check_count(name, value):

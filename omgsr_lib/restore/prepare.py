@@ -12,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from ..fold import FoldedPrior
-from ..fold.grid import FoldedGrid
 from ..priors.latents import compression
 from ..utils.memory import meta_twin
 from ..utils.precision import native_precision
@@ -55,8 +54,7 @@ def prepare(
     Args:
         device: where to restore; by default where the model is.
         dtype: precision of weights and activations (see `fast_dtype`); by default the model's.
-        fold: `model.fold()`: fewer parameters and operations, the model's own timestep only; of an adaptive model the
-            nearest of a grid of timesteps.
+        fold: `model.fold()`: fewer parameters and operations, the model's own timestep only; not of an adaptive model.
         quantise: "int8" or "fp8", the precision in which the weights of FLUX's linear layers are kept; computing is
             in `dtype`. Half the memory of bfloat16; the output of `mini-f`'s denoiser changes by 1.5 and 5.5 percent.
             Needs torchao.
@@ -73,7 +71,7 @@ def prepare(
     """
     device = next(model.parameters()).device if device is None else torch.device(device)
     _check(model, device, quantise, offload, compile)
-    model = model.fold() if fold and not isinstance(model.prior, (FoldedPrior, FoldedGrid)) else model.merge()
+    model = model.fold() if fold and not isinstance(model.prior, FoldedPrior) else model.merge()
     layout = torch.channels_last if compile or device.type == "cpu" else torch.contiguous_format
     model.to(dtype=dtype, memory_format=layout)
     if device.type == "cuda":
@@ -97,9 +95,9 @@ def prepare(
 def _check(model, device, quantise, offload, compile):
     if quantise is not None and quantise not in QUANTISED:
         raise ValueError(f"Weights are quantised to one of {', '.join(QUANTISED)}: got {quantise!r}.")
-    if quantise is not None and model.prior.family != "flow":
+    if quantise is not None and not model.prior.quantisable:
         raise ValueError(
-            "Only FLUX's weights are quantised: the UNet of OMGSR-S is mostly convolutions and takes 1.7 GB. "
+            f"Only denoisers of linear layers are quantised, as FLUX: a {model.prior.family} prior has convolutions. "
             "Leave quantise out."
         )
     if offload and device.type != "cuda":
@@ -111,7 +109,7 @@ def _check(model, device, quantise, offload, compile):
 def compile_stages(model, *, cache=None, graphs=False, **options):
     """Compile the LQ encoder, the denoiser and the decoder of `model`, each at its first call.
 
-    Of FLUX the blocks are compiled, which repeat: a few compilations serve all of them. A UNet is compiled as a whole.
+    Where a prior's blocks repeat (`compiles_blocks`), a few compilations serve all of them; others are compiled whole.
 
     `cache`: folder for compiled code. `graphs`: run the UNet as a CUDA graph, whose output the next call overwrites.
     `options` of `torch.compile`.
@@ -120,7 +118,7 @@ def compile_stages(model, *, cache=None, graphs=False, **options):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     model.lq_vae.encoder.compile(**options)
     model.vae.decoder.compile(**options)
-    if model.prior.family == "flow":
+    if model.prior.compiles_blocks:
         for block in _blocks(model.prior.denoiser):
             block.compile(**options)
     else:

@@ -13,6 +13,7 @@ from ..losses.build import build_losses
 from ..losses.perceptual import chunked_distance
 from ..model import OMGSR
 from ..presets import PACKAGED_PRIORS
+from ..priors import PRIORS
 from ..priors.full_size import full_size_autoencoder
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
@@ -177,18 +178,20 @@ def _stage_seconds(model, size, repeats):
 
 
 @torch.inference_mode()
-def autoencoder_memory(families=("ddpm", "flow"), sides=(1024, 2048, 4096), modes=MODES):
+def autoencoder_memory(families=tuple(PRIORS), sides=(1024, 2048, 4096), modes=MODES):
     """Peak bytes of the full-size autoencoders' activations in bfloat16 for square pictures, counted without a GPU.
 
-    Data frame with family, stage ("encode", "decode"), mode ("one piece" or of `tiling.vae.MODES`), side (pixels) and
-    bytes. In one piece and exact mode the input counts; flat mode reads it in crops, with the defaults of `FlatPass`.
+    Data frame with autoencoder ("SD", "FLUX"), stage ("encode", "decode"), mode ("one piece" or of
+    `tiling.vae.MODES`), side (pixels) and bytes. In one piece and exact mode the input counts; flat mode reads it in
+    crops, with the defaults of `FlatPass`.
     """
     rows = []
     for family, stage in product(families, ("encode", "decode")):
         vae = full_size_autoencoder(family)
         for mode, side in product(modes, sides):
             peak = _autoencoder_peak(vae, stage, mode, side)
-            rows.append({"family": family, "stage": stage, "mode": mode, "side": side, "bytes": peak})
+            row = {"autoencoder": PRIORS[family].label, "stage": stage, "mode": mode, "side": side, "bytes": peak}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -78,7 +78,7 @@ def reproduce(
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if preset in ("latents", "paper", "release"):
+    if preset not in ("smoke", "mini"):
         only = LATENT_STEPS if only is None else [only] if isinstance(only, str) else list(only)
         possible = LATENT_STEPS if preset == "latents" else (*LATENT_STEPS, *TRAINING_STEPS)
         if not set(only) <= set(possible):
