@@ -11,6 +11,7 @@ from itertools import product
 import torch
 from torch.nn import functional as F
 
+from ..fold.grid import FoldedGrid
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
 from ..tiling.grid import tiled
@@ -58,14 +59,24 @@ def shifted_timesteps(difference, schedule, strength=0.0):
     return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
 
 
+def estimates(model, timestep):
+    """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
+    return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
+
+
+def taken_timesteps(model, timesteps):
+    """`timesteps`, or the nearest ones of the grid that the prior of `model` is folded on."""
+    return model.prior.nearest(timesteps) if isinstance(model.prior, FoldedGrid) else timesteps
+
+
 @torch.no_grad()
 def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, **options):
-    """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
+    """Clean latents `(B, C, h, w)` of LQ latents, each image (with `tile`: each tile) at its own timestep.
 
     Args:
-        model: its prior may be folded on a grid; then the nearest timesteps of the grid are taken.
+        model: an `AdaptiveOMGSR`. Its prior may be folded on a grid; then the nearest timesteps of the grid are taken.
         lq_latents: of `model.encode`.
-        difference: `(B, 1, h, w)`, of `difference_map`; the mean over a picture or a tile decides.
+        difference: `(B, 1, h, w)`, of `difference_map`; the mean over an image or a tile decides.
         strength: see `shifted_timesteps`.
         tile, options: of `tiled`. The clean latents of the tiles are blended, since the formula that leads to
             them depends on the timestep.
@@ -84,7 +95,7 @@ def tile_predictor(model, strength=0.0):
     def predict(parts):
         latents, difference = parts[:, :-1], parts[:, -1:]
         timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
-        timesteps = model.taken_timesteps(timesteps)
-        return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
+        timesteps = taken_timesteps(model, timesteps)
+        return model.predict_clean(model.inject(latents, timesteps), timesteps)
 
     return predict

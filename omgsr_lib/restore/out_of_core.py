@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..adaptive.timesteps import difference_map, tile_predictor
+from ..adaptive.timesteps import difference_map, estimates, tile_predictor
 from ..priors.latents import compression, posterior_latents, unscale_latents
 from ..tiling.grid import tiled
 from ..tiling.vae import FlatPass
@@ -79,7 +79,7 @@ def restore_array(
         stages = _Stages(model, Path(folder), after_tile, vae_tile // factor)
         reference = stages.enlarge(picture, size, padded)
         tiling["tile_batch"] = tile_batch
-        if model.estimates(timestep):
+        if estimates(model, timestep):
             latents = stages.encode(model.lq_vae, reference, "latents", seed)
             clean = stages.predict_adaptive(latents, stages.estimate(reference), strength, tiling)
         else:
@@ -141,7 +141,7 @@ class _Stages:
                     noise = randn(latents.shape, generator, self.weight)
             drawn = None if noise is None else noise[..., rows, columns].to(self.weight)
             part = posterior_latents(vae, encoded, noise=drawn)
-            latents[..., rows, columns] = self.model.at_timestep(part, timestep)
+            latents[..., rows, columns] = self.model.inject(part, timestep)
             self.progress("encode", done, flat.count)
         return latents
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ..adaptive.timesteps import predict_adaptive, shifted_timesteps
+from ..adaptive.timesteps import estimates, predict_adaptive, shifted_timesteps, taken_timesteps
 from ..images.image_file import Picture
 from ..priors.latents import compression
 from ..tiling.grid import plan_tiles
@@ -155,7 +155,7 @@ class Restorer:
         self._check_timestep()
 
     def _check_timestep(self):
-        if self.timestep == "auto" and self.model.estimator is None:
+        if self.timestep == "auto" and not estimates(self.model, "auto"):
             raise ValueError(
                 'timestep="auto" needs an adaptive model with an estimator: this one has t* = '
                 f"{self.model.timestep}. Take mini-s-adaptive or mini-f-adaptive, or an integer."
@@ -164,7 +164,7 @@ class Restorer:
             raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
         if not (isinstance(self.strength, Real) and math.isfinite(self.strength)):
             raise ValueError(f"strength must be a finite number: got {self.strength!r}.")
-        if self.strength and not self.model.estimates(self.timestep):
+        if self.strength and not estimates(self.model, self.timestep):
             raise ValueError(
                 f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
                 f"{self.timestep}. Choose the timestep itself, or an adaptive model."
@@ -250,14 +250,14 @@ class Restorer:
         if settings.vae_mode is not None and generators:
             (generators,) = generators
         latents = model.encode(padded, generator=generators, **settings.vae)
-        estimates = model.estimates(self.timestep)
-        difference = model.difference(padded, **settings.vae) if estimates else None
+        estimated = estimates(model, self.timestep)
+        difference = model.difference(padded, **settings.vae) if estimated else None
         clock.append(_now(device))
         tiling |= dict(tile=settings.tile, overlap=settings.overlap)
-        if estimates:
+        if estimated:
             clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
         else:
-            clean = model.predict_clean(model.at_timestep(latents, self.timestep), self.timestep, **tiling)
+            clean = model.predict_clean(model.inject(latents, self.timestep), self.timestep, **tiling)
         clock.append(_now(device))
         decoded = model.decode(clean, **settings.vae)
         clock.append(_now(device))
@@ -279,7 +279,7 @@ def estimated_timestep(model, image, *, scale=4, strength=0.0):
     weight = next(model.parameters())
     pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
     difference = model.difference(_pad(pixels, model.multiple))
-    return int(model.taken_timesteps(shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
+    return int(taken_timesteps(model, shifted_timesteps(difference.mean(), model.prior.schedule, strength)))
 
 
 def check_count(name, value):
