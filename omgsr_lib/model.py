@@ -9,6 +9,7 @@ from . import pretrained
 from .fold import fold_prior
 from .lora import TARGETS, add_lora, lora_parameters, merge_lora
 from .priors.latents import compression, decode_latents, encode_latents
+from .tiling.arrays import blockwise
 from .tiling.grid import tiled
 from .tiling.vae import decode_tiled, encode_tiled
 from .utils.copying import copied_with
@@ -40,6 +41,7 @@ class OMGSR(nn.Module):
     Attributes:
         lq_vae: a copy of the autoencoder without its decoder, the encoder that LoRA adapts to LQ images.
         ranks: of the adapters, (encoder, denoiser); None without adapters.
+        tile: side in pixels of the tiles in which the model predicts best; None if that is unknown.
         base, revision: where a loaded model is from, a hub id and its commit, or the name of a folder.
     """
 
@@ -49,7 +51,7 @@ class OMGSR(nn.Module):
         self.prior = prior.requires_grad_(False).eval()
         self.timestep = int(timestep)
         self.lq_vae = copied_with(vae, {vae.decoder: None})
-        self.ranks = self.base = self.revision = None
+        self.ranks = self.tile = self.base = self.revision = None
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
         """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
@@ -88,8 +90,8 @@ class OMGSR(nn.Module):
 
         With `tile` (in latents, as `overlap`) the model output of the tiles is blended and the formula is applied once
         to the whole, as in the two-stage tiled restoration of the paper. With an `overlap` the tiles lie as published;
-        without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch` and `progress`
-        of `tiling.grid.tiled`.
+        without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch`, `progress`
+        and `new` of `tiling.grid.tiled`.
         """
         timestep = self.timestep if timestep is None else timestep
         if tile is None:
@@ -97,7 +99,7 @@ class OMGSR(nn.Module):
         else:
             options = dict(tile=tile, overlap=overlap, window=window, multiple=self.prior.latent_multiple, **options)
             output = tiled(lambda parts: self.predict_output(parts, timestep), lq_latents, **options)
-        return self.prior.schedule.predict_clean(lq_latents, output, timestep)
+        return blockwise(lambda z, y: self.prior.schedule.predict_clean(z, y, timestep), lq_latents, output)
 
     def predict_output(self, latents, timestep):
         """Model output for latents `(n B, C, h, w)`, n tiles of B images; `timestep`: an int or `(B,)`."""
@@ -111,7 +113,7 @@ class OMGSR(nn.Module):
             images = decode_latents(self.vae, clean_latents)
         else:
             images = decode_tiled(self.vae, clean_latents, mode=mode, **options)
-        return images.clamp(-1, 1) if self.prior.clamps_images else images
+        return blockwise(lambda x: x.clamp(-1, 1), images) if self.prior.clamps_images else images
 
     @property
     def multiple(self):

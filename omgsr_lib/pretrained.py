@@ -49,6 +49,7 @@ def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, d
     if _is_adaptive(adapter):
         cls = _adaptive(cls)
     model = cls.from_recipe(recipe, base=base, **options)
+    model.tile = presets.default_tile(name)
     if estimator is not None:
         model.load_estimator(estimator)
     return model.load_adapter(adapter) if adapter else model

@@ -8,9 +8,10 @@ from PIL import Image
 from omgsr_lib.adaptive.estimator import DifferenceEstimator
 from omgsr_lib.adaptive.model import AdaptiveOMGSR
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.out_of_core import BLOCK, restore_array
+from omgsr_lib.restore.out_of_core import restore_array
 from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.tensor_file import TensorFile
+from omgsr_lib.tiling.arrays import BLOCK
 
 
 def lq_picture(height, width, seed=0):

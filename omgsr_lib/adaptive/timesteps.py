@@ -1,7 +1,7 @@
-"""A mid-timestep for each picture: `(sigma_t / alpha_t)^2 = D`, with `D = E[(z_L - z_H)^2]` of that picture alone.
+"""A mid-timestep for each image: `(sigma_t / alpha_t)^2 = D`, with `D = E[(z_L - z_H)^2]` of that image alone.
 
-Whoever has the clean picture knows D (`own_timesteps`). Of a photograph it is estimated from its LQ latents, window by
-window (`difference_map`), so that parts of a large photograph can differ. The paper names the timestep per picture as
+Whoever has the clean image knows D (`own_timesteps`). Of a photograph it is estimated from its LQ latents, window by
+window (`difference_map`), so that parts of a large photograph can differ. The paper names the timestep per image as
 its open problem.
 """
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..fold.grid import FoldedGrid
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
+from ..tiling.arrays import Joined
 from ..tiling.grid import tiled
 
 
@@ -40,8 +41,8 @@ def difference_map(estimator, lq_latents):
     """
     batch, _, *size = lq_latents.shape
     starts = [_starts(side) for side in size]
-    windows = [lq_latents[..., y : y + WINDOW, x : x + WINDOW] for y, x in product(*starts)]
-    means = torch.stack([estimator(window)[0] for window in windows], dim=1)
+    windows = (lq_latents[..., y : y + WINDOW, x : x + WINDOW] for y, x in product(*starts))
+    means = torch.stack([estimator(window.to(estimator.device))[0] for window in windows], dim=1)
     means = means.unflatten(1, [len(s) for s in starts])[:, None]
     return F.interpolate(means, size, mode="bilinear", align_corners=True).exp()
 
@@ -82,20 +83,13 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
             them depends on the timestep.
     """
 
-    predict = tile_predictor(model, strength)
-    joined = torch.cat([lq_latents, difference.to(lq_latents)], dim=1)
-    if tile is None:
-        return predict(joined)
-    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)
-
-
-def tile_predictor(model, strength=0.0):
-    """The function of `(n, C + 1, h, w)`, LQ latents and behind them their D, that `predict_adaptive` tiles."""
-
     def predict(parts):
         latents, difference = parts[:, :-1], parts[:, -1:]
         timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
         timesteps = taken_timesteps(model, timesteps)
         return model.predict_clean(model.inject(latents, timesteps), timesteps)
 
-    return predict
+    joined = Joined(lq_latents, difference)
+    if tile is None:
+        return predict(joined[...])
+    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)

@@ -83,8 +83,8 @@ def compile_stages(model, *, cache=None, graphs=False, **options):
 
     Of FLUX the blocks are compiled, which repeat: a few compilations serve all of them. A UNet is compiled as a whole.
 
-    `cache`: folder for compiled code, in this process from now on. `graphs`: run the UNet as a CUDA graph, whose output
-    the next call overwrites.
+    `cache`: folder for compiled code, in this process from now on. `graphs`: run the UNet as a CUDA graph, whose
+    output the next call overwrites.
     `options` of `torch.compile`.
     """
     if cache is not None:
