@@ -27,11 +27,13 @@ from pathlib import Path
 import torch
 from record import record_name, write_record
 from torch.nn import functional as F
+from torch.nn.attention import sdpa_kernel
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import compression
-from omgsr_lib.restore.prepare import KERNELS, Attention, attention_seconds, compile_stages, prepare
+from omgsr_lib.restore.prepare import compile_stages, prepare
 from omgsr_lib.utils.counting import count
+from omgsr_lib.utils.device import KERNELS, fast_attention
 from omgsr_lib.utils.memory import meta_twin
 
 
@@ -153,11 +155,16 @@ def attention_rates(device, sizes, repeats):
     """Rows of heads, tokens, width and, per kernel, TFLOP/s (None where it refuses)."""
     rows = []
     for heads, tokens, width in sizes:
-        call = Attention((1, heads, tokens, width), (1, heads, tokens, width), masked=False)
+        x = torch.randn(1, heads, tokens, width, device=device.type, dtype=device.dtype)
         row = {"heads": heads, "tokens": tokens, "head size": width}
         for kernel in KERNELS:
-            seconds = attention_seconds(call, kernel, device.type, device.dtype, repeats)
-            row[kernel.name] = attention_flops(heads, tokens, width) / seconds / 1e12 if seconds else None
+            try:
+                with sdpa_kernel(kernel):
+                    seconds = device.seconds(lambda x=x: F.scaled_dot_product_attention(x, x, x), repeats)
+            except RuntimeError:
+                row[kernel.name] = None
+            else:
+                row[kernel.name] = attention_flops(heads, tokens, width) / seconds / 1e12
         rows.append(row)
     return rows
 
@@ -204,7 +211,7 @@ def built(case, options, device):
     tokens, compiled = options.pop("tokens", None), options.pop("compile", False)
     if tokens is not None:
         model.prior.prompt_embeds = model.prior.prompt_embeds[:, :tokens]
-    model = prepare(model, device=device.type, side=side, **options)
+    model = prepare(model, device=device.type, **options)
     if compiled:
         model.to(memory_format=torch.channels_last)
         compile_stages(model, **(dict(backend=compiled) if compiled is not True else device.compiling))
@@ -305,7 +312,8 @@ def run_case(name, case, device, rates, repeats, chosen=None):
                 operations, weights = map(sum, zip(*counts.values(), strict=True))
                 row |= {"TFLOP": operations / 1e12, "weights_GB": weights / 1e9}
                 row["limit_ms"] = {name: limit(counts, *pair) for name, pair in rates.items()}
-            measured, picture = measure(model, values, device, repeats)
+            with fast_attention(torch.device(device.type)):
+                measured, picture = measure(model, values, device, repeats)
             row |= measured
             if "limit_ms" in row:
                 row["over_limit"] = {key: row["total_ms"] / value for key, value in row["limit_ms"].items()}

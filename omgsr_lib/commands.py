@@ -70,7 +70,6 @@ def prepared_model(options):
     import torch
 
     from .model import OMGSR
-    from .presets import default_tile
     from .restore.prepare import PRECISIONS, fast_dtype, prepare
 
     model = OMGSR.from_pretrained(
@@ -88,7 +87,6 @@ def prepared_model(options):
         offload=options.offload,
         compile=options.compile is not None,
         cache=options.compile,
-        side=default_tile(options.model) or 512,
     )
 
 

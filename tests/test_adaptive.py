@@ -15,6 +15,7 @@ from omgsr_lib.adaptive.estimator import (
     log_likelihood_loss,
     pixel_statistics,
 )
+from omgsr_lib.adaptive.model import AdaptiveOMGSR
 from omgsr_lib.adaptive.timesteps import difference_map, own_timesteps, predict_adaptive, shifted_timesteps
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import to_image, to_pixels
@@ -30,8 +31,8 @@ FAMILIES = {"ddpm": 273, "flow": 244}
 @pytest.fixture(params=FAMILIES)
 def model(request):
     """A random adaptive model with an estimator of random weights."""
-    model = OMGSR.from_base("tiny", request.param, FAMILIES[request.param]).add_adapters(2, 2).eval()
-    model.adaptive, model.estimator = True, estimator(model.vae.config.latent_channels)
+    model = AdaptiveOMGSR.from_base("tiny", request.param, FAMILIES[request.param]).add_adapters(2, 2).eval()
+    model.estimator = estimator(model.vae.config.latent_channels)
     return model
 
 
@@ -82,15 +83,14 @@ def test_the_dial_moves_sigma_over_alpha_by_powers_of_two(model):
 @torch.no_grad()
 def test_at_its_fixed_timestep_an_adaptive_model_is_the_fixed_one(model):
     latents = model.encode(pixels(2, 3, 64, 64))
-    adaptive = model.predict_clean(model.at_timestep(latents, model.timestep), model.timestep)
-    model.adaptive = False
+    adaptive = model.predict_clean(model.inject(latents, model.timestep), model.timestep)
     assert torch.equal(adaptive, model.predict_clean(latents))
 
 
 @torch.no_grad()
 def test_latents_are_carried_over_by_the_ratio_of_alphas(model):
     latents, alphas = model.encode(pixels(2, 3, 64, 64)), model.prior.schedule.alphas
-    moved = model.at_timestep(latents, torch.tensor([100, 500]))
+    moved = model.inject(latents, torch.tensor([100, 500]))
     for k, timestep in enumerate((100, 500)):
         expected = latents[k].double() * alphas[timestep] / alphas[model.timestep]
         torch.testing.assert_close(moved[k].double(), expected, rtol=1e-6, atol=0)
@@ -114,14 +114,14 @@ def test_the_map_is_bilinear_between_windows_and_one_number_for_a_small_picture(
 
 @torch.no_grad()
 @pytest.mark.parametrize("tile", [None, 16])
-def test_equal_estimates_everywhere_give_the_prediction_at_that_timestep(model, tile):
+def test_equal_estimates_everywhere_give_the_prediction_at_thinject(model, tile):
     """In one pass exactly; in tiles too, since formula and blend are linear where all tiles share a timestep."""
     latents = model.encode(pixels(2, 3, 192, 128))
     model.estimator = constant_estimator(latents.shape[1], math.log(0.3))
     difference = model.difference(pixels(2, 3, 192, 128))
     timestep = int(model.prior.schedule.nearest_timestep(1 / 0.3))
     got = predict_adaptive(model, latents, difference, tile=tile)
-    expected = model.predict_clean(model.at_timestep(latents, timestep), timestep, tile=tile)
+    expected = model.predict_clean(model.inject(latents, timestep), timestep, tile=tile)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -155,9 +155,18 @@ def test_saved_and_loaded_an_adaptive_model_is_the_same(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     loaded = OMGSR.from_pretrained(tmp_path / "model").eval()
     lq = pixels(1, 3, 64, 64)
-    assert loaded.adaptive and torch.equal(loaded.difference(lq), model.difference(lq))
+    assert isinstance(loaded, AdaptiveOMGSR) and torch.equal(loaded.difference(lq), model.difference(lq))
     with torch.no_grad():
         torch.testing.assert_close(loaded(lq, 100).images, model(lq, 100).images, rtol=0, atol=2e-5)
+
+
+def test_adapters_for_any_timestep_need_an_adaptive_model(model, tmp_path):
+    """Named as the adapter of another base they make one."""
+    base, folder = model.save_pretrained(tmp_path / "base"), model.save_adapter(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="needs an AdaptiveOMGSR: '.*adapter' has one, the model is OMGSR"):
+        OMGSR.from_base("tiny", model.prior.family, model.timestep).load_adapter(folder)
+    name = {"ddpm": "omgsr-s-512", "flow": "omgsr-f-512"}[model.prior.family]
+    assert isinstance(OMGSR.from_pretrained(name, base=base, adapter=folder), AdaptiveOMGSR)
 
 
 def test_likelihood_and_calibration():

@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 
 from omgsr_lib.adaptive.estimator import DifferenceEstimator
+from omgsr_lib.adaptive.model import AdaptiveOMGSR
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.out_of_core import BLOCK, restore_array
+from omgsr_lib.restore.out_of_core import restore_array
 from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.tensor_file import TensorFile
+from omgsr_lib.tiling.arrays import BLOCK
 
 
 def lq_picture(height, width, seed=0):
@@ -53,10 +55,10 @@ def test_autoencoders_with_statistics_and_a_posterior(family, seed):
 @pytest.mark.parametrize("family", ["ddpm", "flow"])
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 def test_timesteps_that_are_estimated(family, strength):
-    """Each tile at a timestep of its own, with a fixed one far off; in one pass too."""
-    model, picture = OMGSR.from_base("tiny", family, 250), lq_picture(21, 60)
+    """Each tile at its own timestep, with a fixed one far off; in one pass too."""
+    model, picture = AdaptiveOMGSR.from_base("tiny", family, 250), lq_picture(21, 60)
     torch.manual_seed(0)
-    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels, width=8).eval()
+    model.estimator = DifferenceEstimator(model.vae.config.latent_channels, width=8).eval()
     for tile in (96, 512):
         options = dict(tile=tile, strength=strength, timestep="auto")
         expected = restore(model, Image.fromarray(picture), vae_mode="flat", progress=False, **options).images[0]

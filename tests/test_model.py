@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omgsr_lib import model as model_module
+from omgsr_lib import pretrained
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import PROMPT_V1, recipe
 from omgsr_lib.priors import PRIORS
@@ -215,14 +215,14 @@ def test_an_adapter_of_the_other_family_is_refused(tmp_path):
 
 def test_models_of_a_hub_base_get_base_timestep_and_prompt(monkeypatch):
     asked = {}
-    monkeypatch.setattr(model_module, "load_autoencoder", lambda *a, **k: tiny_autoencoder())
+    monkeypatch.setattr(pretrained, "load_autoencoder", lambda *a, **k: tiny_autoencoder())
 
     def load_prior(base, family, **options):
         asked.update(base=base, family=family, **options)
         return PRIORS[family].tiny()
 
-    monkeypatch.setattr(model_module, "load_prior", load_prior)
-    monkeypatch.setattr(model_module, "load_scheduler", lambda base, family, *a: PRIORS[family].new_scheduler())
+    monkeypatch.setattr(pretrained, "load_prior", load_prior)
+    monkeypatch.setattr(pretrained, "load_scheduler", lambda base, family, *a: PRIORS[family].new_scheduler())
     model = OMGSR.from_pretrained("omgsr-f-512", prompt_embeds="embeds.safetensors")
     assert asked["base"] == "black-forest-labs/FLUX.1-dev" and asked["prompt"] == PROMPT_V1
     assert asked["prompt_embeds"] == "embeds.safetensors" and model.timestep == 295
@@ -258,7 +258,7 @@ def test_half_precision_base(tmp_path):
 
 
 def test_damaged_shipped_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_module, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="SHA256SUMS is missing"):
         OMGSR.from_pretrained("mini-s")
     (tmp_path / "mini-ddpm").mkdir()

@@ -7,7 +7,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.colour import adain
+from omgsr_lib.restore.colour import fix_colour
 from omgsr_lib.restore.pipeline import restore
 
 
@@ -43,7 +43,7 @@ def test_one_pass_by_hand(model, colour_fix):
     image = picture(24, 16)
     enlarged = to_pixels(image.resize((96, 64), Image.BICUBIC))[None]
     pixels = model(enlarged).images.clamp(-1, 1)
-    expected = to_image((adain(pixels, enlarged) if colour_fix else pixels)[0])
+    expected = to_image(fix_colour(pixels, enlarged, colour_fix)[0])
     assert same(restore(model, image, colour_fix=colour_fix, progress=False).images[0], expected)
 
 
@@ -130,7 +130,7 @@ def test_a_batch_that_does_not_fit_is_taken_apart(ddpm, monkeypatch):
     images = [picture(16, 16, seed) for seed in range(3)]
     expected = restore(ddpm, images, progress=False).images
     monkeypatch.setattr(type(ddpm), "decode", short)
-    with pytest.warns(UserWarning, match="Out of memory with 3 pictures at once. Trying one by one"):
+    with pytest.warns(UserWarning, match="Out of memory with 3 images at once. Trying one by one"):
         found = restore(ddpm, images, batch_size=3, progress=False).images
     assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -234,5 +234,5 @@ def test_a_single_pixel(ddpm):
 
 
 def test_an_empty_list_is_refused(ddpm):
-    with pytest.raises(ValueError, match="at least one picture: got an empty list"):
+    with pytest.raises(ValueError, match="at least one image: got an empty list"):
         restore(ddpm, [])

@@ -1,31 +1,17 @@
 """speed.py: what each preparation leaves equal, how far quantised weights go, and what is refused."""
 
-import copy
 import sys
-from collections import Counter
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
 
 from omgsr_lib.cli import build_parser
 from omgsr_lib.commands import prepared_model
 from omgsr_lib.fold import FoldedPrior
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore import prepare as prepare_module
 from omgsr_lib.restore.pipeline import restore
-from omgsr_lib.restore.prepare import (
-    KERNELS,
-    Attention,
-    attention_calls,
-    attention_seconds,
-    compile_stages,
-    fast_dtype,
-    fastest_kernels,
-    offload_layers,
-    prepare,
-    quantise_linear,
-)
+from omgsr_lib.restore.prepare import compile_stages, fast_dtype, offload_layers, prepare, quantise_linear
+from omgsr_lib.utils.device import KERNELS, fast_attention
 from omgsr_lib.utils.memory import meta_twin
 
 
@@ -106,51 +92,14 @@ def test_folder_for_compiled_code(monkeypatch, tmp_path):
     assert cache_dir() == str(tmp_path)
 
 
-def test_attention_calls_by_hand():
-    calls = attention_calls(OMGSR.full_size("ddpm", 273), 512)
-    assert calls["encode"] == calls["decode"] == Counter({Attention((1, 1, 4096, 512), (1, 1, 4096, 512), False): 1})
-    heads, tokens, layers = (5, 10, 20, 20), (4096, 1024, 256, 64), (5, 5, 5, 1)
-    expected = Counter()
-    for h, n, times in zip(heads, tokens, layers, strict=True):
-        expected[Attention((1, h, n, 64), (1, h, n, 64), False)] = times
-        expected[Attention((1, h, n, 64), (1, h, 77, 64), False)] = times
-    assert calls["denoiser"] == expected
-
-
-def test_merged_prompt_tokens_mask_attention():
-    model = OMGSR.from_base("tiny", "flow", 244)
-    model.prior.prompt_embeds = model.prior.prompt_embeds[:, :1].repeat(1, 4, 1)
-    calls = attention_calls(model.fold(), 64)["denoiser"]
-    assert {call.masked for call in calls} == {True} and {call.key[2] for call in calls} == {1 + 16}
-
-
-def test_kernels_in_the_order_of_their_times(monkeypatch):
-    small, large = Attention((1, 1, 4, 8), (1, 1, 4, 8), False), Attention((1, 1, 9, 8), (1, 1, 9, 8), False)
-    cudnn, flash, efficient, math = KERNELS
-    seconds = {flash: {small: 1, large: None}, efficient: {small: 3, large: 3}, math: {small: 5, large: 1}}
-    monkeypatch.setattr(
-        prepare_module, "attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
-    )
-    order = [fastest_kernels(Counter(calls), "cpu", torch.float32) for calls in ({small: 1}, {small: 3, large: 1})]
-    assert order[0] == [flash, efficient, math, cudnn]
-    assert order[1] == [efficient, math, flash, cudnn]
-
-
-def test_a_cpu_has_two_kernels():
-    call = Attention((1, 2, 40, 16), (1, 2, 30, 16), True)
-    taken = {kernel for kernel in KERNELS if attention_seconds(call, kernel, "cpu", torch.float32) is not None}
-    assert taken == {SDPBackend.FLASH_ATTENTION, SDPBackend.MATH}
-
-
-def test_each_stage_runs_with_its_kernels(family, pixels, monkeypatch):
-    model = tuned(family)
-    expected = output(model, pixels)
+def test_attention_on_a_gpu_takes_the_kernels_in_a_fixed_order(monkeypatch):
+    """FlashAttention where cuDNN refuses; elsewhere than on a GPU torch chooses."""
     orders = []
-    monkeypatch.setattr("omgsr_lib.model.sdpa_kernel", lambda order, **_: orders.append(order) or torch.no_grad())
-    model.attention = {"encode": [SDPBackend.MATH], "denoiser": list(KERNELS)}
-    assert torch.equal(output(model, pixels), expected)
-    assert orders == [[SDPBackend.MATH], list(KERNELS)]
-    assert copy.deepcopy(model).attention == model.attention
+    monkeypatch.setattr("omgsr_lib.utils.device.sdpa_kernel", lambda order, **options: orders.append((order, options)))
+    fast_attention(torch.device("cuda", 0))
+    fast_attention(torch.device("cpu"))
+    assert [kernel.name.split("_")[0] for kernel in KERNELS] == ["CUDNN", "FLASH", "EFFICIENT", "MATH"]
+    assert orders == [(KERNELS, {"set_priority": True})]
 
 
 class Poison:

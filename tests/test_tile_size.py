@@ -10,11 +10,17 @@ from PIL import Image
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import auto_tile as tile_size
-from omgsr_lib.restore.auto_tile import STEP, VAE_TILES, Peaks, Settings, fitting_settings, retry_smaller
+from omgsr_lib.restore.auto_tile import STEP, VAE_TILES, Peaks, Settings, retry_smaller
 from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.tiling.grid import plan_tiles
 from omgsr_lib.tiling.vae import FlatPass
 from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
 from omgsr_lib.utils.memory import LiveMemory
+
+
+def fitting_settings(*arguments, best=128, **options):
+    """Of a model trained on larger images than those here."""
+    return tile_size.fitting_settings(*arguments, best=best, **options)
 
 
 @pytest.fixture(scope="module", params=["ddpm", "flow"])
@@ -61,6 +67,41 @@ def test_the_largest_tile_that_fits(model, peaks):
         chosen = fitting_settings(peaks, 32 * 8, 48 * 8, budget, tile_batch=count)
         assert (chosen.tile, chosen.tile_batch) == (side, count)
     assert fitting_settings(peaks, 32 * 8, 48 * 8, needed(48) + 64).tile is None  # scalars may count
+
+
+def test_tiles_are_of_the_training_size_where_memory_is_no_question(peaks):
+    """One pass over more would take longer: its attention grows with the square of the area."""
+    assert fitting_settings(peaks, 512, 256, 1 << 40, best=32) == Settings(32)
+    assert fitting_settings(peaks, 512, 256, 1 << 40, STEP, best=32) == Settings(32, STEP)
+    assert fitting_settings(peaks, 512, 256, 1 << 40, best=64) == Settings(None)
+
+
+def test_of_the_tiles_that_fit_the_fewest_pixels_are_computed(model):
+    """16 x 32 latents that overlap by 8: three tiles of 16 or two of 24; of a square by brute force."""
+
+    class Fitting:
+        factor, autoencoder = 8, staticmethod(lambda *size: 0)
+
+        @staticmethod
+        def prediction(count, height, width):
+            return max(height, width)
+
+    found = [fitting_settings(Fitting, 256, 128, budget, 8, best=32).tile for budget in (16, 24, 31)]
+    assert found == [16, 24, 24]
+    plans = {tile: plan_tiles(104, 104, tile, planner="smallest").overdraw for tile in range(8, 65, 8)}
+    chosen = fitting_settings(Fitting, 832, 832, 64, best=96).tile
+    assert plans[chosen] == min(plans.values())
+
+
+def test_twelve_megapixels_at_four_times_are_in_parts_by_themselves(monkeypatch):
+    """One piece of the autoencoder takes 28.6 GiB by its count; with 23 GiB free half of them is for activations."""
+    pipeline = import_module("omgsr_lib.restore.pipeline")
+    restorer = pipeline.Restorer(OMGSR.from_pretrained("mini-s"), tile=512)
+    assert restorer._peaks.autoencoder(12000 // 8, 16000 // 8) > 23 << 30
+    monkeypatch.setattr(pipeline, "free_memory", lambda device: 23 << 30)
+    settings = restorer.settings(12000, 16000)
+    assert (settings.tile, settings.vae_mode) == (64, "flat")
+    assert restorer._peaks.flat(settings.vae_tile) < 23 << 29
 
 
 @torch.inference_mode()

@@ -46,7 +46,7 @@ class SmoothPairs:
 
 def new_model(variant, **changes):
     chosen = recipe("smoke", variant, **changes)
-    model = OMGSR.from_base("tiny", chosen.family, chosen.timestep)
+    model = OMGSR.from_recipe(chosen)
     return model.add_adapters(chosen.vae_rank, chosen.denoiser_rank), chosen
 
 
@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_its_own_photographs_alone(tmp_path):
 def test_adaptive_training_takes_each_picture_at_its_own_timestep(variant, tmp_path, monkeypatch):
     """The refinement loss is at the timesteps of `own_timesteps`; the scale of the latents follows them."""
     model, chosen = new_model(variant, batch_size=2, adaptive=True)
-    model.adaptive, seen = True, []
+    seen = []
     monkeypatch.setattr(
         "omgsr_lib.training.loop.refinement_loss",
         lambda lq, hq, schedule, t, generator: seen.append((lq.detach(), t)) or refinement_loss(lq, hq, schedule, t),

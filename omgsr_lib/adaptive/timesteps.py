@@ -1,7 +1,7 @@
-"""A mid-timestep for each picture: `(sigma_t / alpha_t)^2 = D`, with `D = E[(z_L - z_H)^2]` of that picture alone.
+"""A mid-timestep for each image: `(sigma_t / alpha_t)^2 = D`, with `D = E[(z_L - z_H)^2]` of that image alone.
 
-Whoever has the clean picture knows D (`own_timesteps`). Of a photograph it is estimated from its LQ latents, window by
-window (`difference_map`), so that parts of a large photograph can differ. The paper names the timestep per picture as
+Whoever has the clean image knows D (`own_timesteps`). Of a photograph it is estimated from its LQ latents, window by
+window (`difference_map`), so that parts of a large photograph can differ. The paper names the timestep per image as
 its open problem.
 """
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
+from ..tiling.arrays import Joined
 from ..tiling.grid import tiled
 
 
@@ -39,8 +40,8 @@ def difference_map(estimator, lq_latents):
     """
     batch, _, *size = lq_latents.shape
     starts = [_starts(side) for side in size]
-    windows = [lq_latents[..., y : y + WINDOW, x : x + WINDOW] for y, x in product(*starts)]
-    means = torch.stack([estimator(window)[0] for window in windows], dim=1)
+    windows = (lq_latents[..., y : y + WINDOW, x : x + WINDOW] for y, x in product(*starts))
+    means = torch.stack([estimator(window.to(estimator.device))[0] for window in windows], dim=1)
     means = means.unflatten(1, [len(s) for s in starts])[:, None]
     return F.interpolate(means, size, mode="bilinear", align_corners=True).exp()
 
@@ -58,32 +59,30 @@ def shifted_timesteps(difference, schedule, strength=0.0):
     return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
 
 
+def estimates(model, timestep):
+    """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
+    return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
+
+
 @torch.no_grad()
 def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, **options):
-    """Clean latents `(B, C, h, w)` of LQ latents, each picture (with `tile`: each tile) at its own timestep.
+    """Clean latents `(B, C, h, w)` of LQ latents, each image (with `tile`: each tile) at its own timestep.
 
     Args:
-        model: an unfolded `OMGSR`.
+        model: an `AdaptiveOMGSR`.
         lq_latents: of `model.encode`.
-        difference: `(B, 1, h, w)`, of `difference_map`; the mean over a picture or a tile decides.
+        difference: `(B, 1, h, w)`, of `difference_map`; the mean over an image or a tile decides.
         strength: see `shifted_timesteps`.
         tile, options: of `tiled`. The clean latents of the tiles are blended, since the formula that leads to
             them depends on the timestep.
     """
 
-    predict = tile_predictor(model, strength)
-    joined = torch.cat([lq_latents, difference.to(lq_latents)], dim=1)
-    if tile is None:
-        return predict(joined)
-    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)
-
-
-def tile_predictor(model, strength=0.0):
-    """The function of `(n, C + 1, h, w)`, LQ latents and behind them their D, that `predict_adaptive` tiles."""
-
     def predict(parts):
         latents, difference = parts[:, :-1], parts[:, -1:]
         timesteps = shifted_timesteps(difference.mean((1, 2, 3)), model.prior.schedule, strength)
-        return model.predict_clean(model.at_timestep(latents, timesteps), timesteps)
+        return model.predict_clean(model.inject(latents, timesteps), timesteps)
 
-    return predict
+    joined = Joined(lq_latents, difference)
+    if tile is None:
+        return predict(joined[...])
+    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)

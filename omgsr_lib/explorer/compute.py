@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 import torch
 
+from ..adaptive.model import AdaptiveOMGSR
 from ..adaptive.timesteps import shifted_timesteps
 from ..data.degradation import STRENGTHS, Degradation
 from ..data.pairs import evaluation_pairs
@@ -43,10 +44,8 @@ def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
         variant = {family: variant for variant, family in FAMILIES.items()}[model.prior.family]
         if variant in models:
             raise ValueError(f"The explorer takes one model of a family: '{name}' is the second {model.prior.family}.")
-        prior = copy.deepcopy(model)
-        for part in (prior.lq_vae.encoder, prior.prior.denoiser):
-            remove_lora(part)
-        prior.ranks, prior.adaptive, prior.estimator = None, False, None
+        prior = OMGSR(copy.deepcopy(model.vae), copy.deepcopy(model.prior), model.timestep)
+        remove_lora(prior.prior.denoiser)
         models[variant] = prior, model.merge()
     return {variant: models[variant] for variant in FAMILIES if variant in models}
 
@@ -172,7 +171,7 @@ class Explorer:
     @torch.no_grad()
     def _own(self, model, pair):
         """The mid-timestep of a model; of an adaptive one the timestep of the slider nearest to the estimated one."""
-        if model.estimator is None:
+        if not isinstance(model, AdaptiveOMGSR):
             return model.timestep
         estimated = shifted_timesteps(model.difference(pair.lq[None]).mean(), model.prior.schedule)
         return min(self.timesteps, key=lambda timestep: abs(timestep - int(estimated)))

@@ -1,4 +1,4 @@
-"""How large the tiles of a restoration may be: what the free memory holds, and less when it was too little."""
+"""How large the tiles of a restoration are: the fastest that the memory holds, and less when it was too little."""
 
 import warnings
 from bisect import bisect_right
@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from ..priors.latents import compression
+from ..tiling.grid import plan_tiles
 from ..tiling.vae import flat_peak
 from ..tiling.vae_layers import decoder_layers, encoder_layers
 from ..utils.memory import LiveMemory, meta_twin, out_of_memory
@@ -76,7 +77,7 @@ class Peaks:
         return max(encode, self._peak(self.twin.decode, self._latents(height, width)))
 
     def _flat(self, tile):
-        """Of both in tiles of `tile`, whatever the picture: three along a side have all that more of them have."""
+        """Of both in tiles of `tile`, whatever the image: three along a side have all that more of them have."""
         side = 3 * tile
         with torch.inference_mode():
             encode = flat_peak(encoder_layers(self.twin.lq_vae), self._pixels(side, side), tile=tile)
@@ -94,25 +95,41 @@ class Peaks:
         return torch.empty(1, 3, height * self.factor, width * self.factor, device="meta", dtype=self.dtype)
 
 
-def fitting_settings(peaks, height, width, budget, overlap=None, tile_batch=1):
-    """`Settings` for a picture of `height` x `width` pixels whose activations take at most `budget` bytes by `peaks`.
+def fitting_settings(peaks, height, width, budget, overlap=None, tile_batch=1, *, best):
+    """`Settings` for an image of `height` x `width` pixels whose activations take at most `budget` bytes by `peaks`.
 
-    One pass and one piece where they fit, else the largest tile that does, `tile_batch` at once and each larger than
-    `overlap`; the smallest where none does.
+    Tiles of `best` latents where `tile_batch` of them fit, one pass for an image no larger; else, of the tiles that do
+    and are larger than `overlap`, the one with the fewest computed pixels, the smallest where none does. Larger ones
+    than `best` would take longer, as attention grows with the square of their area.
     """
-    height, width = height // peaks.factor, width // peaks.factor
-    longer, settings = max(height, width), Settings(None, overlap, tile_batch=tile_batch)
-    if peaks.prediction(1, height, width) > budget:
-        smallest = (overlap or 0) // STEP * STEP + STEP
-        sides = range(smallest, longer, STEP) or [smallest]
-        count = bisect_right(
-            sides, budget, key=lambda side: peaks.prediction(tile_batch, min(side, height), min(side, width))
-        )
-        settings = replace(settings, tile=sides[max(count - 1, 0)])
-    if peaks.autoencoder(height, width) > budget:
-        vae_tile = next((side for side in VAE_TILES if peaks.flat(side) <= budget), VAE_TILES[-1])
-        settings = replace(settings, vae_mode="flat", vae_tile=vae_tile)
-    return settings
+    sides, planner = (height // peaks.factor, width // peaks.factor), "smallest" if overlap is None else "published"
+    longer, smallest = max(sides), (overlap or 0) // STEP * STEP + STEP
+    settings, best = Settings(None, overlap, tile_batch=tile_batch), max(best, smallest)
+
+    def fits(side, count):
+        return peaks.prediction(count, *(min(side, length) for length in sides)) <= budget
+
+    if not (longer <= best and fits(longer, 1)):
+        candidates = range(smallest, min(best + 1, longer), STEP) or [smallest]
+        if longer > best and fits(best, tile_batch):
+            tile = best
+        else:
+            count = bisect_right(candidates, False, key=lambda side: not fits(side, tile_batch))
+
+            def computed(side):
+                return plan_tiles(*sides, side, overlap, planner=planner).overdraw
+
+            tile = min(reversed(candidates[: max(count, 1)]), key=computed)
+        settings = replace(settings, tile=tile)
+    return fitting_autoencoder(peaks, settings, height, width, budget)
+
+
+def fitting_autoencoder(peaks, settings, height, width, budget):
+    """`settings` with the autoencoder in parts if in one piece it takes more than `budget` bytes by `peaks`."""
+    if peaks.autoencoder(height // peaks.factor, width // peaks.factor) <= budget:
+        return settings
+    vae_tile = next((side for side in VAE_TILES if peaks.flat(side) <= budget), VAE_TILES[-1])
+    return replace(settings, vae_mode="flat", vae_tile=vae_tile)
 
 
 def retry_smaller(attempt, settings, side, multiple):

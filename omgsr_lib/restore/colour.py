@@ -1,7 +1,7 @@
-"""Colour fixes after restoring: take the colours of the up-scaled LQ picture, keep the restored detail.
+"""Colour fixes after restoring: take the colours of the up-scaled LQ image, keep the restored detail.
 
 Both work on pixels `(B, 3, H, W)` in `[-1, 1]` and clamp nothing; they equal the field's versions on `[0, 1]`. They go
-through the picture in strips of rows that stay in the processor's cache.
+through the image in strips of rows that stay in the processor's cache, so that it may be an array in a file.
 """
 
 import torch
@@ -19,35 +19,55 @@ def fix_colour(restored, reference, method="adain"):
     if restored.shape != reference.shape:
         raise ValueError(
             f"A colour fix needs a reference of the same shape: got {tuple(restored.shape)} and "
-            f"{tuple(reference.shape)}. Up-scale the LQ picture first."
+            f"{tuple(reference.shape)}. Up-scale the LQ image first."
         )
+    check_method(method)
     if method is None:
         return restored
-    methods = {"adain": adain, "wavelet": wavelet}
-    if method not in methods:
-        raise ValueError(f'colour_fix must be "adain", "wavelet" or None, got {method!r}.')
-    return methods[method](restored, reference)
-
-
-def adain(restored, reference):
-    """Give each channel the mean and standard deviation of the reference: `(x - m_x) / s_x * s_r + m_r`.
-
-    `s = sqrt(variance + 1e-5)` on pixels in [0, 1] (unbiased variance, 0 of one pixel), which is 4e-5 on [-1, 1]. A
-    constant colour shift is removed exactly.
-    """
-    moments = Moments(3), Moments(3)
-    for part, whole in zip(moments, (restored, reference), strict=True):
-        for strip in whole.split(ROWS, dim=2):
-            part.update(strip)
-    gain, offset = adain_gain(*moments)
     output = torch.empty_like(restored)
-    for strip, source in zip(output.split(ROWS, dim=2), restored.split(ROWS, dim=2), strict=True):
-        torch.addcmul(offset, source, gain, out=strip)
+    for rows, strip in colour_strips(restored, reference, restored.shape[-2:], method):
+        output[..., rows, :] = strip
     return output
 
 
+def check_method(method):
+    """Raise `ValueError` if there is no such colour fix."""
+    if method not in ("adain", "wavelet", None):
+        raise ValueError(f'colour_fix must be "adain", "wavelet" or None, got {method!r}.')
+
+
+def colour_strips(restored, reference, size, method="adain"):
+    """Yield `(rows, pixels)` of the image with its colours fixed, strip by strip.
+
+    `size`: height and width of the image; pixels beyond are padding and left out. `restored`, `reference`:
+    tensors or arrays in files (see `tiling.arrays`); `method` as in `fix_colour`.
+    """
+    height, width = size
+    strips = [slice(top, min(top + ROWS, height)) for top in range(0, height, ROWS)]
+    if method == "adain":
+        moments = Moments(3), Moments(3)
+        for pooled, image in zip(moments, (restored, reference), strict=True):
+            for rows in strips:
+                pooled.update(image[..., rows, :width])
+        gain, offset = adain_gain(*moments)
+    for rows in strips:
+        if method == "adain":
+            yield rows, torch.addcmul(offset, restored[..., rows, :width], gain)
+        elif method == "wavelet":
+            around = slice(max(rows.start - REACH, 0), min(rows.stop + REACH, height))
+            strip, target = (image[..., around, :width] for image in (restored, reference))
+            yield rows, wavelet(strip, target, rows.start - around.start, rows.stop - around.start)
+        else:
+            yield rows, restored[..., rows, :width]
+
+
 def adain_gain(restored, reference):
-    """`(gain, offset)`, each `(B, 3, 1, 1)`, of `adain` from the `Moments` of both: `gain * x + offset`."""
+    """`(gain, offset)`, each `(B, 3, 1, 1)`, of `(x - m_x) / s_x * s_r + m_r = gain * x + offset`, from `Moments`.
+
+    That gives each channel the mean and standard deviation of the reference, with `s = sqrt(variance + 1e-5)` on
+    pixels in [0, 1] (unbiased variance, 0 of one pixel), which is 4e-5 on [-1, 1]. A constant colour shift is removed
+    exactly.
+    """
 
     def deviation(moments):
         return (moments.variance * (moments.count / max(moments.count - 1, 1)) + 4e-5).sqrt()
@@ -56,20 +76,16 @@ def adain_gain(restored, reference):
     return gain[..., None, None], (reference.mean - gain * restored.mean)[..., None, None]
 
 
-def wavelet(restored, reference):
-    """High frequencies of `restored` plus low frequencies of `reference`.
+def wavelet(restored, reference, top=0, bottom=None):
+    """High frequencies of `restored` plus low frequencies of `reference`, in the rows `[top, bottom)`.
 
     The field splits off five levels of detail and adds the blurred rest of the reference. All of that is linear, so it
     is `restored + L(reference - restored)` with one low-pass L, an order of magnitude faster.
     """
-    output, height = restored.new_empty(restored.shape), restored.shape[2]
+    output = restored[..., top:bottom, :].clone(memory_format=torch.contiguous_format)
     planes = zip(restored.flatten(0, 1), reference.flatten(0, 1), output.flatten(0, 1), strict=True)
     for plane, target, result in planes:
-        for top in range(0, height, ROWS):
-            bottom = min(top + ROWS, height)
-            first, last = max(top - REACH, 0), min(bottom + REACH, height)
-            low = low_pass(target[first:last] - plane[first:last], top - first, bottom - first)
-            torch.add(plane[top:bottom], low, out=result[top:bottom])
+        result += low_pass(target - plane, top, bottom)
     return output
 
 

@@ -17,7 +17,7 @@ from ..utils.files import atomic_write, remove_parts, sha256
 from ..utils.journal import JOURNAL, Journal, alone
 from ..utils.memory import out_of_memory
 from .names import find_pictures, output_names, refuse_inputs
-from .oversize import check_oversize, fits_memory, restore_oversize
+from .out_of_core import DISK_BYTES, fits_memory, restore_oversize
 from .pipeline import Restorer, batches, check_count
 
 
@@ -68,8 +68,8 @@ def restore_folder(
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
     run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
-    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. With `tile="auto"`
-    a picture whose restoration does not fit into the memory is restored in files (see `oversize`). Raises `ValueError`
+    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. A picture
+    that does not fit into the memory is restored in files (see `out_of_core`). Raises `ValueError`
     for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
     `OSError` if `target` cannot be written, the disk is full, or another run writes into `target`.
     """
@@ -153,9 +153,14 @@ class _Run:
             )
         size = self.restorer.size(picture.size)
         picture.check_format(self.format, size, path)
-        if fits_memory(*size):
+        if fits_memory(self.restorer, *size):
             return _Job(path, output, entry, self.restorer.enlarge(picture))
-        check_oversize(self.restorer, picture, self.target, path)
+        start = f"'{path}' becomes {size[0]}x{size[1]} pixels, more than fit into the memory"
+        if picture.levels > 255:
+            raise ValueError(f"{start}, and files are for 8 bits only. Restore it in pieces, or with 8 bits.")
+        needed = size[0] * size[1] * DISK_BYTES
+        if shutil.disk_usage(self.target).free < needed:
+            raise ValueError(f"{start}, and takes {needed / 2**30:.0f} GiB in '{self.target}'. Free some space there.")
         return _Job(path, output, entry, picture, oversize=True)
 
     def read_jobs(self, futures):

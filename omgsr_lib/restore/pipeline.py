@@ -12,26 +12,30 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ..adaptive.timesteps import predict_adaptive, shifted_timesteps
+from ..adaptive.timesteps import estimates, predict_adaptive, shifted_timesteps
 from ..images.image_file import Picture
 from ..priors.latents import compression
-from ..tiling.grid import plan_tiles
+from ..tiling.arrays import View, blockwise, read_as
+from ..tiling.grid import PLANNERS, WINDOWS
 from ..tiling.vae import MODES
+from ..utils.device import fast_attention
 from ..utils.memory import free_memory, out_of_memory
-from .auto_tile import Peaks, Settings, fitting_settings, retry_smaller
-from .colour import fix_colour
+from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, retry_smaller
+from .colour import check_method, colour_strips
 
 
 STAGES = ("encode", "predict", "decode", "colour")
+BEST_TILE = 512  # pixels of the output, of a model that does not say what it was trained on
+SMALL = 1024**2  # pixels of the output whose autoencoder fits in one piece without counting
 
 
 @dataclass
 class RestoreResult:
-    """Restored pictures and what they cost.
+    """Restored images and what they cost.
 
     Attributes:
         images: PIL images in the order of the input, each exactly `scale` times its input's size (rounded).
-        seconds: per stage (encode, predict, decode, colour), summed over pictures.
+        seconds: per stage (encode, predict, decode, colour), summed over images.
     """
 
     images: list
@@ -61,17 +65,17 @@ def restore(
     Args:
         model: `OMGSR`.
         progress: show a progress bar, in a terminal or notebook.
-        batch_size: how many pictures of equal padded size go through the model at once.
+        batch_size: how many images of equal padded size go through the model at once.
         scale, timestep, strength, tile, overlap, window, colour_fix, seed, planner, tile_batch, vae_mode: see
             `Restorer`.
 
-    Pictures are turned upright by their EXIF orientation. Grey ones come back as L (I;16 as I;16), transparent ones
+    Images are turned upright by their EXIF orientation. Grey ones come back as L (I;16 as I;16), transparent ones
     with their alpha enlarged, all others as RGB; profile and EXIF data stand in `info` (see `Picture`). A wrong
     argument raises `ValueError`.
     """
     images = [images] if isinstance(images, Image.Image) else list(images)
     if not images:
-        raise ValueError("restore() needs at least one picture: got an empty list.")
+        raise ValueError("restore() needs at least one image: got an empty list.")
     for image in images:
         if not isinstance(image, Image.Image):
             raise ValueError(
@@ -98,26 +102,26 @@ def restore(
 
 @dataclass(frozen=True)
 class Restorer:
-    """Restores enlarged pictures, several of equal padded size at once.
+    """Restores enlarged images, several of equal padded size at once.
 
     Args:
         model: `OMGSR`.
         scale: output side / input side, at least 1.
-        timestep: an int for all pictures, instead of the model's t*. "auto", the default of an adaptive model, is that
-            of each picture, or of each tile, as the model's estimator finds it.
+        timestep: an int for all images, instead of the model's t*. "auto", the default of an adaptive model, is that
+            of each image, or of each tile, as the model's estimator finds it.
         strength: of "auto": moves the timesteps around the estimate (see `shifted_timesteps`). Below 0 the
             result keeps to the photograph, above 0 the prior adds more.
         tile, overlap: in pixels of the output, multiples of `model.multiple`; `tile=None` restores in one pass. The
             latents are predicted in tiles whose outputs are blended with `window` ("gaussian", "released", "cosine",
             "ramp"). With an `overlap` the tiles lie as published, without one there are as few as possible, as small
-            as possible. `tile="auto"` is one pass if that fits into half of the free memory, else the largest tile
-            that does, and likewise chooses `vae_mode`.
+            as possible. `tile="auto"` is the model's best tile, `model.tile`, if that fits into half of the free
+            memory, else of those that do the one with the fewest computed pixels.
         colour_fix: "adain", "wavelet" or None; the reference is the bicubic enlargement.
         seed: None takes the mean of the encoder's posterior (deterministic), an integer a sample of it, as the
-            authors' code does; every picture is sampled with this seed, in whatever batch it is.
+            authors' code does; every image is sampled with this seed, in whatever batch it is.
         planner, tile_batch: "smallest" or "published" tiles, and how many go through the prior at once (see `tiled`).
-        vae_mode: encoder and decoder in one piece (None) or in parts, "exact" or "flat" (see `tiling.vae`); in parts
-            pictures are restored one by one.
+        vae_mode: encoder and decoder in parts, "exact" or "flat" (see `tiling.vae`), one image at a time; None is in
+            one piece if that fits into half of the free memory, else "flat".
 
     Raises `ValueError` for a wrong argument, before anything is computed.
     """
@@ -141,21 +145,17 @@ class Restorer:
         if self.seed is not None and not (isinstance(self.seed, Integral) and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed must be an integer of at most 64 bits or None: got {self.seed!r}.")
         check_count("tile_batch", self.tile_batch)
-        if self.vae_mode not in (None, *MODES):
-            raise ValueError(f"vae_mode must be one of {', '.join(MODES)} or None: got {self.vae_mode!r}.")
+        check_name("window", self.window, WINDOWS)
+        check_name("planner", self.planner, PLANNERS, optional=True)
+        check_name("vae_mode", self.vae_mode, MODES, optional=True)
+        check_method(self.colour_fix)
         tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
         if self.tile not in (None, "auto") and overlap is not None and overlap >= tile:
             raise ValueError(f"overlap must be less than the tile: got overlap={self.overlap} and tile={self.tile}.")
-        latent_multiple = self.model.prior.latent_multiple
-        side = 2 * latent_multiple if tile in (None, "auto") else tile
-        planned = None if tile in (None, "auto") else overlap
-        planner = self.planner or ("smallest" if planned is None else "published")
-        plan_tiles(side, side, side, planned, planner=planner, multiple=latent_multiple).weights(self.window)
-        fix_colour(*torch.zeros(2, 1, 3, 2, 2), method=self.colour_fix)
         self._check_timestep()
 
     def _check_timestep(self):
-        if self.timestep == "auto" and self.model.estimator is None:
+        if self.timestep == "auto" and not estimates(self.model, "auto"):
             raise ValueError(
                 'timestep="auto" needs an adaptive model with an estimator: this one has t* = '
                 f"{self.model.timestep}. Take mini-s-adaptive or mini-f-adaptive, or an integer."
@@ -164,7 +164,7 @@ class Restorer:
             raise ValueError(f'A timestep is an integer or "auto": got {self.timestep!r}.')
         if not (isinstance(self.strength, Real) and math.isfinite(self.strength)):
             raise ValueError(f"strength must be a finite number: got {self.strength!r}.")
-        if self.strength and not self.model.estimates(self.timestep):
+        if self.strength and not estimates(self.model, self.timestep):
             raise ValueError(
                 f'strength moves the timestep of timestep="auto": got strength={self.strength} and timestep='
                 f"{self.timestep}. Choose the timestep itself, or an adaptive model."
@@ -182,7 +182,7 @@ class Restorer:
         return pixels // compression(self.model.vae)
 
     def size(self, size):
-        """`(width, height)` of the restored picture of one of `size`."""
+        """`(width, height)` of the restored image of one of `size`."""
         return tuple(round(side * self.scale) for side in size)
 
     def padded(self, size):
@@ -195,78 +195,107 @@ class Restorer:
 
     @torch.inference_mode()
     def __call__(self, pictures):
-        """`(restored, seconds)` of enlarged pictures of one padded size; the seconds are those of each stage.
+        """`(restored, seconds)` of enlarged `Picture`s of one padded size; the seconds are those of each stage.
 
-        Pictures are padded by reflection to a multiple of `model.multiple` and cropped back. Out of memory, a batch is
-        taken apart, and a picture is tried once more with smaller tiles, with a warning.
+        They are padded by reflection to a multiple of `model.multiple` and cropped back. Out of memory, a batch is
+        taken apart, and an image is tried once more with smaller tiles, with a warning.
         """
-        enlarged = [picture.to_pixels() for picture in pictures]
-        height, width = enlarged[0].shape[-2:]
-        device = next(self.model.parameters()).device
-        settings = self._settings(height, width, device, len(pictures))
-        if settings.vae_mode is None and len(enlarged) > 1:
+        device, multiple = next(self.model.parameters()).device, self.model.multiple
+        reference = torch.cat([_pad(picture.to_pixels().to(device)[None], multiple) for picture in pictures])
+        height, width = reference.shape[-2:]
+        settings = self.settings(height, width, len(pictures))
+        if settings.vae_mode is None and len(pictures) > 1:
             try:
-                pixels, seconds = self._restore(enlarged, settings, device)
-                return [p.with_pixels(x) for p, x in zip(pictures, pixels, strict=True)], seconds
+                return self._in_memory(pictures, reference, settings)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-            warnings.warn(f"Out of memory with {len(enlarged)} pictures at once. Trying one by one.", stacklevel=2)
+            warnings.warn(f"Out of memory with {len(pictures)} images at once. Trying one by one.", stacklevel=2)
         restored, seconds = [], dict.fromkeys(STAGES, 0.0)
-        factor, multiple = compression(self.model.vae), self.model.prior.latent_multiple
-        for picture, alone in zip(pictures, enlarged, strict=True):
-            side = max(alone.shape[-2:]) // factor
-            attempt = lambda settings, alone=alone: self._restore([alone], settings, device)  # noqa: E731
-            pixels, clock = retry_smaller(attempt, settings, side, multiple)
-            restored.append(picture.with_pixels(pixels[0]))
+        side = max(height, width) // compression(self.model.vae)
+        for picture, alone in zip(pictures, reference.split(1), strict=True):
+            attempt = lambda settings, picture=picture, alone=alone: self._in_memory([picture], alone, settings)  # noqa: E731
+            (result,), clock = retry_smaller(attempt, settings, side, self.model.prior.latent_multiple)
+            restored.append(result)
             seconds = {stage: seconds[stage] + clock[stage] for stage in STAGES}
         return restored, seconds
 
-    def _settings(self, height, width, device, count):
-        if self.tile != "auto":
-            tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
-            return Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch)
-        return self.fitting_settings(height, width, free_memory(device) // 2 // count)
+    def settings(self, height, width, count=1):
+        """The `Settings` with which `count` restored images of this size, at once, take at most half the free memory.
 
-    def fitting_settings(self, height, width, budget):
-        """The `Settings` of tile="auto" for a restored picture of this size and `budget` bytes of memory."""
-        sides, overlap = self.padded((height, width)), self._in_latents("overlap")
-        return fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch)
+        Only what is left open is chosen: the tile if it is "auto", and the parts of the autoencoder. A tile in pixels
+        with images of up to a megapixel is not counted.
+        """
+        tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
+        sides, device = self.padded((height, width)), next(self.model.parameters()).device
+        if tile == "auto":
+            best = (self.model.tile or BEST_TILE) // compression(self.model.vae)
+            budget = free_memory(device) // 2 // count
+            return fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch, best=best)
+        settings = Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch)
+        if self.vae_mode is not None or count * height * width <= SMALL:
+            return settings
+        try:
+            return fitting_autoencoder(self._peaks, settings, *sides, free_memory(device) // 2 // count)
+        except ValueError:  # the system does not say what is free, or layers are offloaded
+            return settings
 
     @cached_property
     def _peaks(self):
         return Peaks(self.model)
 
-    def _restore(self, enlarged, settings, device):
-        """Restored pixels `(3, H, W)` of each of `enlarged` and the seconds of each stage."""
-        model, weight = self.model, next(self.model.parameters())
-        tiling = dict(window=self.window, planner=self.planner, tile_batch=settings.tile_batch)
+    def _in_memory(self, pictures, reference, settings):
+        sizes = [picture.size[::-1] for picture in pictures]
+        results = [torch.empty(3, *size, device=reference.device) for size in sizes]
+
+        def write(number, rows, pixels):
+            results[number][:, rows] = pixels[0]
+
+        seconds = self.run(reference, sizes, settings, write)
+        return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, results, strict=True)], seconds
+
+    def run(self, reference, sizes, settings, write, store=lambda stage: {}):
+        """Encode, inject, predict, decode, fix the colours and crop; returns the seconds of each stage.
+
+        Args:
+            reference: pixels `(B, 3, H, W)` in `[-1, 1]`, enlarged and padded; a tensor, or an array in a file.
+            sizes: `(height, width)` of each image without its padding.
+            settings: `Settings`; with an array `vae_mode` must be "flat" and `tile` a number.
+            write: `write(number, rows, pixels)` takes the restored images, strip by strip, clamped only before the
+                colour fix.
+            store: `store(stage)` gives the options `new` and `progress` with which the results of a stage lie in
+                files (see `tiling.arrays`); by default they are tensors.
+        """
+        model, like = self.model, next(self.model.parameters())
+        tiling = dict(tile=settings.tile, overlap=settings.overlap, window=self.window, planner=self.planner)
         generators = None
         if self.seed is not None:
-            generators = [torch.Generator().manual_seed(int(self.seed)) for _ in enlarged]
-        reference = [pixels.to(device)[None] for pixels in enlarged]
-        padded = torch.cat([_pad(pixels, model.multiple) for pixels in reference]).to(weight.dtype)
-        clock = [_now(device)]
-        if settings.vae_mode is not None and generators:
-            (generators,) = generators
-        latents = model.encode(padded, generator=generators, **settings.vae)
-        estimates = model.estimates(self.timestep)
-        difference = model.difference(padded, **settings.vae) if estimates else None
-        clock.append(_now(device))
-        tiling |= dict(tile=settings.tile, overlap=settings.overlap)
-        if estimates:
-            clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
-        else:
-            clean = model.predict_clean(model.at_timestep(latents, self.timestep), self.timestep, **tiling)
-        clock.append(_now(device))
-        decoded = model.decode(clean, **settings.vae)
-        clock.append(_now(device))
-        restored = []
-        for pixels, target in zip(decoded.split(1), reference, strict=True):
-            pixels = pixels[..., : target.shape[-2], : target.shape[-1]].float().clamp(-1, 1)
-            restored.append(fix_colour(pixels, target, method=self.colour_fix)[0])
-        clock.append(_now(device))
-        return restored, {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
+            generators = [torch.Generator().manual_seed(int(self.seed)) for _ in sizes]
+        clock = [_now(like.device)]
+        with fast_attention(like.device):
+            pixels = read_as(reference, like)
+            latents = model.encode(pixels, generator=generators, **settings.vae, **store("encode"))
+            estimated = estimates(model, self.timestep)
+            if estimated:
+                difference = model.difference(pixels, **settings.vae, **store("estimate"))
+            clock.append(_now(like.device))
+            tiling |= dict(tile_batch=settings.tile_batch, **(store("predict") if settings.tile else {}))
+            if estimated:
+                latents = read_as(latents, like)
+                clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
+            else:
+                latents = blockwise(lambda z: model.inject(z, self.timestep), latents)
+                clean = model.predict_clean(read_as(latents, like), self.timestep, **tiling)
+            clock.append(_now(like.device))
+            decoded = model.decode(clean, **settings.vae, **store("decode"))
+            clock.append(_now(like.device))
+        for number, size in enumerate(sizes):
+            one = [array if len(sizes) == 1 else array[number : number + 1] for array in (decoded, reference)]
+            one[0] = View(one[0], lambda part: part.float().clamp(-1, 1))
+            for rows, strip in colour_strips(*one, size, self.colour_fix):
+                write(number, rows, strip)
+        clock.append(_now(like.device))
+        return {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
 
 
 @torch.inference_mode()
@@ -286,6 +315,13 @@ def check_count(name, value):
     """Raise `ValueError` unless `value`, of the argument `name`, is an integer of at least 1."""
     if not (isinstance(value, Integral) and value >= 1):
         raise ValueError(f"{name} must be an integer of at least 1: got {value!r}.")
+
+
+def check_name(name, value, names, optional=False):
+    """Raise `ValueError` unless `value`, of the argument `name`, is one of `names`, or None if it is `optional`."""
+    if not (value in names or (optional and value is None)):
+        known = ", ".join(names) + (" or None" if optional else "")
+        raise ValueError(f"{name} must be one of {known}: got {value!r}.")
 
 
 def batches(items, key, size):

@@ -1,30 +1,15 @@
-"""A model made ready to restore fast: adapters merged, layout, precision, attention kernels, compiled or quantised."""
+"""A model made ready to restore fast: adapters merged, layout, precision, compiled or quantised."""
 
 import os
-import time
-import warnings
-from collections import Counter
-from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from ..fold import FoldedPrior
-from ..priors.latents import compression
-from ..utils.memory import meta_twin
 from ..utils.precision import native_precision
 
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 QUANTISED = ("int8", "fp8")
-KERNELS = (
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
 
 
 def fast_dtype():
@@ -32,24 +17,11 @@ def fast_dtype():
     return PRECISIONS[native_precision()]
 
 
-def prepare(
-    model,
-    *,
-    device=None,
-    dtype=None,
-    fold=False,
-    quantise=None,
-    offload=False,
-    compile=False,
-    cache=None,
-    side=512,
-):
+def prepare(model, *, device=None, dtype=None, fold=False, quantise=None, offload=False, compile=False, cache=None):
     """`model` (`OMGSR`) ready to restore on `device`; for inference only. Without `fold` it is changed in place.
 
     Adapters are merged and, on a CPU or compiled, convolutions get channels-last weights: the same outputs up to
-    rounding, faster (uncompiled on an H200, channels last made the autoencoder 1.2 to 1.5 times slower). On a GPU the
-    kernels of `scaled_dot_product_attention` are timed, once, and each stage takes the fastest; a CPU has one
-    kernel that is worth taking, which torch takes by itself.
+    rounding, faster (uncompiled on an H200, channels last made the autoencoder 1.2 to 1.5 times slower).
 
     Args:
         device: where to restore; by default where the model is.
@@ -65,8 +37,9 @@ def prepare(
             and once more, for any, at the second: a fixed tile saves that. Autoencoders in parts (`vae_mode`) run as
             they are.
         cache: folder for compiled code, with which the next process starts in seconds.
-        side: of the pictures or tiles that the denoiser will get, in pixels: what attention is timed at.
 
+    `compile` changes two settings of the whole process, which must hold whenever the model runs:
+    `torch.backends.cudnn.benchmark` is on, and with a `cache` the environment's TORCHINDUCTOR_CACHE_DIR is its folder.
     Raises `ValueError` if options exclude each other and `ImportError` if torchao is missing.
     """
     device = next(model.parameters()).device if device is None else torch.device(device)
@@ -74,9 +47,6 @@ def prepare(
     model = model.fold() if fold and not isinstance(model.prior, FoldedPrior) else model.merge()
     layout = torch.channels_last if compile or device.type == "cpu" else torch.contiguous_format
     model.to(dtype=dtype, memory_format=layout)
-    if device.type == "cuda":
-        calls, precision = attention_calls(model, side), next(model.parameters()).dtype
-        model.attention = {stage: fastest_kernels(calls[stage], device, precision) for stage in calls}
     denoiser = model.prior.denoiser
     if quantise is not None:
         quantise_linear(denoiser, quantise)
@@ -111,7 +81,8 @@ def compile_stages(model, *, cache=None, graphs=False, **options):
 
     Where a prior's blocks repeat (`compiles_blocks`), a few compilations serve all of them; others are compiled whole.
 
-    `cache`: folder for compiled code. `graphs`: run the UNet as a CUDA graph, whose output the next call overwrites.
+    `cache`: folder for compiled code, in this process from now on. `graphs`: run the UNet as a CUDA graph, whose
+    output the next call overwrites.
     `options` of `torch.compile`.
     """
     if cache is not None:
@@ -151,82 +122,3 @@ def offload_layers(module, device):
 
     apply_group_offloading(module, device, offload_type="leaf_level", use_stream=torch.device(device).type == "cuda")
     return module
-
-
-class Attention(NamedTuple):
-    """Shapes `(B, heads, tokens, width)` of query and of key and value, and whether scores are masked."""
-
-    query: tuple
-    key: tuple
-    masked: bool
-
-
-def attention_calls(model, side):
-    """How often each stage calls `scaled_dot_product_attention`, for one picture or tile of `side` pixels.
-
-    `{stage: Counter of Attention}` for "encode", "denoiser" and "decode", from a pass on the meta device.
-    """
-    twin = meta_twin(model)
-    dtype, latents = next(twin.parameters()).dtype, side // compression(model.vae)
-    pixels = torch.empty(1, 3, side, side, dtype=dtype, device="meta")
-    latents = torch.empty(1, model.vae.config.latent_channels, latents, latents, dtype=dtype, device="meta")
-    stages = {
-        "encode": lambda: twin.encode(pixels),
-        "denoiser": lambda: twin.predict_output(latents, model.timestep),
-        "decode": lambda: twin.decode(latents),
-    }
-    calls = {}
-    with torch.inference_mode():
-        for stage, run in stages.items():
-            with _Recorder() as recorder:
-                run()
-            calls[stage] = recorder.calls
-    return calls
-
-
-class _Recorder(TorchFunctionMode):
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        query, key = (args[k] if len(args) > k else kwargs[name] for k, name in enumerate(("query", "key")))
-        masked = kwargs.get("attn_mask") is not None
-        self.calls[Attention(tuple(query.shape), tuple(key.shape), masked)] += 1
-        return torch.empty_like(query)
-
-
-def fastest_kernels(calls, device, dtype, kernels=KERNELS, repeats=5):
-    """`kernels` in the order of the time that `calls`, a Counter of `Attention`, take with them.
-
-    Those that refuse a call come after those that take more calls; torch falls back on them by itself.
-    """
-    spent = {}
-    for kernel in kernels:
-        seconds = {call: attention_seconds(call, kernel, device, dtype, repeats) for call in calls}
-        taken = {call: number for call, number in seconds.items() if number is not None}
-        spent[kernel] = (len(calls) - len(taken), sum(calls[call] * number for call, number in taken.items()))
-    return sorted(kernels, key=spent.get)
-
-
-@torch.inference_mode()
-def attention_seconds(call, kernel, device, dtype, repeats=5):
-    """Least seconds that `kernel` takes for an `Attention`; None if it refuses it or has too little memory."""
-    query, key = (torch.randn(shape, device=device, dtype=dtype) for shape in (call.query, call.key))
-    mask = torch.zeros(1, 1, 1, key.shape[2], device=device, dtype=dtype) if call.masked else None
-    best = float("inf")
-    try:
-        with warnings.catch_warnings(), sdpa_kernel([kernel]):
-            warnings.simplefilter("ignore")  # torch gives the reasons of a refusal as warnings
-            for _ in range(1 + repeats):
-                start = time.perf_counter()
-                F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
-                if torch.device(device).type == "cuda":
-                    torch.cuda.synchronize(device)
-                best = min(best, time.perf_counter() - start)
-    except RuntimeError:
-        return None
-    return best

@@ -12,7 +12,8 @@ class TensorFile:
     """A tensor of zeros in the file `path`: parts are read as tensors and written back, and nothing stays in memory.
 
     `file[index]` copies from the file, `file[index] = tensor` writes to it; an index is made of integers, slices and
-    `...`; `shape` and `dtype` are those of a tensor. Zeros take no space on the disk until something is written.
+    `...`; `shape`, `dtype` and `device` are those of a tensor. Zeros take no space on the disk until something is
+    written.
 
     Read and written run by run rather than through a memory map, whose pages would count as memory of the process: the
     system maps 64 KiB around each row of a part.
@@ -20,6 +21,7 @@ class TensorFile:
 
     def __init__(self, path, shape, dtype=torch.float32):
         self.path, self.shape, self.dtype = Path(path), torch.Size(shape), dtype
+        self.device = torch.device("cpu")  # of what is read
         self._numpy = torch.empty(0, dtype=dtype).numpy().dtype
         with open(self.path, "wb") as file:
             file.truncate(self.shape.numel() * self._numpy.itemsize)

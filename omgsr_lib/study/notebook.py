@@ -8,6 +8,7 @@ import torch
 
 from .. import presets
 from ..adaptive.estimator import DifferenceEstimator
+from ..adaptive.model import AdaptiveOMGSR
 from ..data.pairs import evaluation_pairs
 from ..data.photos import find_photos, packaged_photos, to_image
 from ..model import OMGSR
@@ -74,9 +75,9 @@ def adaptive_model(preset, variant):
     """The shipped adaptive model of `mini`, merged; elsewhere the un-tuned prior with a random estimator."""
     if preset == "mini":
         return OMGSR.from_pretrained(f"mini-{variant}-adaptive").merge()
-    model = untuned_model(preset_recipe(preset, variant))
+    model = AdaptiveOMGSR.from_recipe(preset_recipe(preset, variant))
     torch.manual_seed(0)
-    model.adaptive, model.estimator = True, DifferenceEstimator(model.vae.config.latent_channels).eval()
+    model.estimator = DifferenceEstimator(model.vae.config.latent_channels).eval()
     return model
 
 

@@ -98,7 +98,7 @@ def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multipl
     if height % multiple or width % multiple or tile % multiple:
         raise ValueError(
             f"Tiled sides and the tile must be multiples of {multiple}: got {height}x{width}, tile {tile}. "
-            "Pad the picture, or choose another tile."
+            "Pad the image, or choose another tile."
         )
     if overlap is None:
         overlap = tile // 2 if planner == "published" else max(tile // multiple // 9, 1) * multiple
@@ -137,28 +137,30 @@ def tiled(
     multiple=1,
     tile_batch=1,
     progress=None,
-    out=None,
+    new=None,
 ):
     """`function` of `latents` (B, C, H, W), computed tile by tile: weighted mean of the overlapping results.
 
     `function` maps crops to a tensor of the same height and width (a denoiser's output); `tile_batch` tiles go through
-    it at once, along the batch axis, the B pictures of the first tile first. Latents with `H * W <= tile * tile` pass
+    it at once, along the batch axis, the B images of the first tile first. Latents with `H * W <= tile * tile` pass
     in one piece. `planner` is "published" where an `overlap` is given and "smallest" where none is (see `plan_tiles`);
     `window` is described at `TilePlan.weights`. Sums are kept in float32 or better. `progress(done, total)` is called
-    after each batch of tiles. `out`: zeros to add the result to, for results larger than the memory (`TensorFile`).
+    after each batch of tiles. `latents` may be any array, and `new` makes that of the result, of zeros (see `arrays`).
     """
     height, width = latents.shape[-2:]
     planner = planner or ("smallest" if overlap is None else "published")
     plan = plan_tiles(height, width, tile, overlap, planner=planner, multiple=multiple)
     rows, columns = plan.weights(window)
     if height * width <= tile * tile:
-        result = function(latents[...])
-        if out is not None:
-            out[...] = result
-        return result if out is None else out
+        output = function(latents[...])
+        if new is None:
+            return output
+        result = new(output.shape)
+        result[...] = output
+        return result
 
     tiles, weights = plan.slices(), [(y, x) for y in rows for x in columns]
-    batch, result = latents.shape[0], out
+    batch, result = latents.shape[0], None
     for first in range(0, len(tiles), tile_batch):
         group = tiles[first : first + tile_batch]
         outputs = function(torch.cat([latents[..., y, x] for y, x in group]))
@@ -169,12 +171,13 @@ def tiled(
             )
         precision = torch.promote_types(outputs.dtype, torch.float32)
         if result is None:
-            result = outputs.new_zeros(batch, *outputs.shape[1:-2], height, width, dtype=precision)
+            shape = (batch, *outputs.shape[1:-2], height, width)
+            result = outputs.new_zeros(shape, dtype=precision) if new is None else new(shape)
         for (y, x), (row, column), output in zip(
             group, weights[first : first + tile_batch], outputs.split(batch), strict=False
         ):
             weight = to_device((row[:, None] * column).to(precision), output.device)
-            result[..., y, x] += output * weight
+            result[..., y, x] += (output * weight).to(result.device)
         if progress is not None:
             progress(min(first + tile_batch, len(tiles)), len(tiles))
-    return result.to(outputs.dtype) if out is None else out
+    return result.to(outputs.dtype) if new is None else result

@@ -1,10 +1,10 @@
-"""Encode and decode large pictures in parts: exactly, or in memory that does not grow with the picture.
+"""Encode and decode large images in parts: exactly, or in memory that does not grow with the image.
 
-exact   Layer by layer over the whole picture, each layer in strips of rows: group normalisation sees the statistics
-        of the whole picture, the attention of the middle block all its positions. Equal to one piece up to rounding;
-        holds two activations of the whole picture instead of about four.
+exact   Layer by layer over the whole image, each layer in strips of rows: group normalisation sees the statistics
+        of the whole image, the attention of the middle block all its positions. Equal to one piece up to rounding;
+        holds two activations of the whole image instead of about four.
 flat    Tile by tile through all layers, with a halo. What the normalisations and the attention must know of the whole
-        picture is estimated first, from patches that take the memory of a few tiles. Without such layers
+        image is estimated first, from patches that take the memory of a few tiles. Without such layers
         (`AutoencoderDC`, `AutoencoderTiny`) a halo as wide as the receptive field makes it exact too.
 """
 
@@ -21,7 +21,7 @@ from .vae_layers import decoder_layers, encoder_layers
 
 MODES = ("exact", "flat")
 ROWS = 64  # output rows of a strip, exact mode
-KEYS = 4096  # positions that stand for the whole picture in an attention, flat mode
+KEYS = 4096  # positions that stand for the whole image in an attention, flat mode
 
 
 def run_exact(layers, x, rows=ROWS):
@@ -60,7 +60,7 @@ def _in_strips(layer, x, statistics, start, rows):
 
 
 class FlatPass:
-    """`layers` over a picture of `height` x `width` input positions, tile by tile.
+    """`layers` over an image of `height` x `width` input positions, tile by tile.
 
     Args:
         crop: `crop(rows, columns)` gives the input at two slices, `(B, C, h, w)` on the layers' device.
@@ -217,11 +217,12 @@ def flat_peak(layers, x, **options):
     return memory.peak
 
 
-def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
+def encode_tiled(vae, pixels, *, mode="flat", generator=None, new=None, progress=None, **options):
     """`encode_latents` of large `pixels` `(B, 3, H, W)` in mode "exact" or "flat"; `options` of `FlatPass`.
 
-    A `generator` draws the same sample of the posterior as in one piece. Raises `ValueError` for sides
-    that are no multiples of the compression and for other modes and autoencoders.
+    A `generator` draws the same sample of the posterior as in one piece. In mode "flat" `pixels` may be any array,
+    `new` makes that of the latents (see `arrays`), and `progress(done, total)` is called after each tile. Raises
+    `ValueError` for sides that are no multiples of the compression and for other modes and autoencoders.
     """
     _check_mode(mode)
     factor = compression(vae)
@@ -229,25 +230,29 @@ def encode_tiled(vae, pixels, *, mode="flat", generator=None, **options):
         raise ValueError(
             f"Sides must be multiples of {factor} pixels to encode in parts: got {tuple(pixels.shape[-2:])}."
         )
-    layers = encoder_layers(vae)
+    layers, like = encoder_layers(vae), next(vae.parameters())
+    shape = (pixels.shape[0], vae.config.latent_channels, *(side // factor for side in pixels.shape[-2:]))
+    noise = None if generator is None else randn(shape, generator, like)
     if mode == "exact":
-        encoded = run_exact(layers, pixels)
-    else:
-        encoded = _collect(FlatPass(layers, lambda y, x: pixels[..., y, x], *pixels.shape[-2:], **options))
-    if generator is None:
-        return posterior_latents(vae, encoded)
-    shape = (len(encoded), vae.config.latent_channels, *encoded.shape[2:])
-    return posterior_latents(vae, encoded, noise=randn(shape, generator, encoded))
+        return posterior_latents(vae, run_exact(layers, pixels), noise=noise)
+
+    def latents(rows, columns, encoded):
+        return posterior_latents(vae, encoded, noise=None if noise is None else noise[..., rows, columns])
+
+    flat = FlatPass(layers, lambda y, x: pixels[..., y, x].to(like), *pixels.shape[-2:], **options)
+    return _collect(flat, latents, new, progress)
 
 
-def decode_tiled(vae, latents, *, mode="flat", **options):
-    """`decode_latents` of large scaled latents in mode "exact" or "flat"; `options` of `FlatPass`."""
+def decode_tiled(vae, latents, *, mode="flat", new=None, progress=None, **options):
+    """`decode_latents` of large scaled latents in mode "exact" or "flat"; the rest as in `encode_tiled`."""
     _check_mode(mode)
-    layers = decoder_layers(vae)
+    layers, like = decoder_layers(vae), next(vae.parameters())
     if mode == "exact":
         return run_exact(layers, unscale_latents(vae, latents))
-    crop = FlatPass(layers, lambda y, x: unscale_latents(vae, latents[..., y, x]), *latents.shape[-2:], **options)
-    return _collect(crop)
+    flat = FlatPass(
+        layers, lambda y, x: unscale_latents(vae, latents[..., y, x].to(like)), *latents.shape[-2:], **options
+    )
+    return _collect(flat, lambda rows, columns, decoded: decoded, new, progress)
 
 
 def _check_mode(mode):
@@ -255,11 +260,15 @@ def _check_mode(mode):
         raise ValueError(f"The mode of a tiled autoencoder must be one of {', '.join(MODES)}; got {mode!r}.")
 
 
-def _collect(flat):
-    height, width = (side * flat.units[1] for side in flat.latents)
-    output = None
-    for rows, columns, tile in flat.tiles():
+def _collect(flat, finish, new, progress):
+    """The array of all tiles, each after `finish(rows, columns, tile)`."""
+    size, output = [side * flat.units[1] for side in flat.latents], None
+    for done, (rows, columns, tile) in enumerate(flat.tiles(), start=1):
+        part = finish(rows, columns, tile)
         if output is None:
-            output = tile.new_empty(*tile.shape[:2], height, width)
-        output[..., rows, columns] = tile
+            shape = (*part.shape[:2], *size)
+            output = part.new_empty(shape) if new is None else new(shape)
+        output[..., rows, columns] = part
+        if progress is not None:
+            progress(done, flat.count)
     return output

@@ -68,7 +68,6 @@ def finetune(
         model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
         if recipe.start:
             model.load_adapter(WEIGHTS / recipe.start)
-            model.adaptive = recipe.adaptive
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from

@@ -1,6 +1,5 @@
 """Memory: how much is free, how much a computation takes, and whether it was too little."""
 
-import copy
 import ctypes
 import os
 from itertools import chain
@@ -12,6 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from .copying import copied_with
 
 
 def free_memory(device):
@@ -104,8 +105,8 @@ def meta_twin(module):
     """
     if any(hasattr(layer, "_diffusers_hook") for layer in module.modules()):
         raise ValueError("Memory cannot be counted of a model with offloaded layers. Give the tile in pixels.")
-    memo = {}
+    empty = {}
     for tensor in chain(module.parameters(), module.buffers()):
-        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # of quantised weights too
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(module, memo)
+        twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # of quantised weights too
+        empty[tensor] = nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+    return copied_with(module, empty)

@@ -1,0 +1,219 @@
+"""Loading and saving an `OMGSR`: by name, from a recipe, a base or a folder; adapters in the official layout.
+
+These functions are the methods of `OMGSR` that have their names.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from . import lora, presets
+from .fold import FoldedPrior, load_folded, save_folded
+from .priors import prior_class
+from .priors.full_size import full_size_autoencoder, full_size_prior
+from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
+from .priors.tiny import tiny_autoencoder
+from .schedules import NoiseSchedule
+from .utils.files import atomic_folder, verify_hashes
+
+
+FACTS = "omgsr.json"  # beside the weights: family, timestep, ranks of the adapters
+LQ_ENCODER = "lq_encoder.safetensors"  # of a folded model
+
+
+def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, dtype=torch.float32, revision=None):
+    """Load a model by name, or from a folder that `save_pretrained` wrote.
+
+    Args:
+        name: "mini-s", "mini-f", "mini-s-adaptive" or "mini-f-adaptive" (they ship with the package),
+            "omgsr-{s,f}-{512,1024}", or a folder.
+        base: folder or hub id in diffusers layout, instead of the preset's.
+        adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
+            the un-tuned prior is returned.
+        prompt_embeds: safetensors file of the fixed prompt's embeddings; the base then needs no text encoders.
+        dtype: precision of the base's weights; adapters are float32 until merged.
+        revision: of a hub id; by default that of the preset if the base is its own.
+
+    Returns an `AdaptiveOMGSR` where the adapter was trained with per-image timesteps.
+    """
+    options = dict(prompt_embeds=prompt_embeds, dtype=dtype, revision=revision)
+    if (Path(name) / FACTS).is_file():
+        return _from_folder(cls, Path(name), base, adapter, options)
+    if name not in presets.MODELS:
+        raise ValueError(
+            f"A model must be one of {', '.join(presets.MODELS)} or a folder with omgsr.json: got {str(name)!r}."
+        )
+    recipe, estimator = presets.recipe(*presets.MODELS[name]), None
+    if base is None and recipe.base in presets.PACKAGED_PRIORS:
+        adapter, estimator = adapter or WEIGHTS / name, WEIGHTS / "mini-estimator" if recipe.adaptive else None
+    if _is_adaptive(adapter):
+        cls = _adaptive(cls)
+    model = cls.from_recipe(recipe, base=base, **options)
+    model.tile = presets.default_tile(name)
+    if estimator is not None:
+        model.load_estimator(estimator)
+    return model.load_adapter(adapter) if adapter else model
+
+
+def _from_folder(cls, folder, base, adapter, options):
+    facts = _read_facts(folder, "family", "timestep")
+    if "folded" in facts:
+        if base or adapter or options["prompt_embeds"]:
+            raise ValueError(
+                f"A folded model holds its base, adapter and prompt: '{folder}' is folded. Give none of them."
+            )
+        vae = load_autoencoder(folder, subfolder="vae", dtype=options["dtype"])
+        model = cls(vae, load_folded(folder, options["dtype"]), facts["timestep"])
+        model.lq_vae.encoder.load_state_dict(load_file(folder / LQ_ENCODER))
+        return model
+    cls = _adaptive(cls) if _is_adaptive(adapter or folder) else cls
+    model = cls.from_base(base or folder, facts["family"], facts["timestep"], **options)
+    if (folder / "estimator").is_dir():
+        model.load_estimator(folder / "estimator")
+    return model.load_adapter(adapter or folder)
+
+
+def from_recipe(cls, recipe, *, base=None, prompt_embeds=None, dtype=torch.float32, revision=None, seed=0):
+    """The un-tuned model of a `presets.Recipe` at its mid-timestep, on its own base or on `base`.
+
+    The recipe's revision goes with its own base only. Raises `ValueError` if the base predicts something else than its
+    family's `prediction_type`, which the published timesteps and adapters are for; `from_base` takes any.
+    """
+    if base is None or base == recipe.base:
+        base, revision = recipe.base, revision or recipe.revision
+    if base != "tiny" and base not in presets.PACKAGED_PRIORS:
+        expected = prior_class(recipe.family).prediction_type
+        predicted = NoiseSchedule.from_scheduler(load_scheduler(base, recipe.family, revision)).prediction_type
+        if predicted != expected:
+            raise ValueError(
+                f"The timestep and the adapters of this recipe are for a base that predicts {expected}: '{base}' "
+                f"predicts {predicted}. Use {recipe.base} or a copy of it."
+            )
+    options = dict(prompt=recipe.prompt, prompt_embeds=prompt_embeds, dtype=dtype, revision=revision, seed=seed)
+    cls = _adaptive(cls) if recipe.adaptive else cls
+    return cls.from_base(base, recipe.family, recipe.timestep, **options)
+
+
+def from_base(
+    cls, base, family, timestep, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None, seed=0
+):
+    """The un-tuned model on `base`: "tiny" (random, from `seed`), a prior of this package, a folder or a hub id.
+
+    `family`: a key of `priors.PRIORS`. `prompt` is embedded by the base's text encoders where no embeddings are given.
+    """
+    options = dict(dtype=dtype, revision=revision)
+    if base == "tiny":
+        vae, prior = tiny_autoencoder(seed=seed), prior_class(family).tiny(seed=seed)
+    elif base in presets.PACKAGED_PRIORS:
+        verify_hashes(WEIGHTS)
+        vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)
+        prior = load_prior(WEIGHTS / base, family, prompt_embeds=prompt_embeds, dtype=dtype)
+    else:
+        prior = load_prior(base, family, prompt=prompt, prompt_embeds=prompt_embeds, **options)
+        vae = load_autoencoder(base, subfolder="vae", **options)
+    model = cls(vae, prior, timestep)
+    model.base, model.revision = Path(base).name if Path(base).is_dir() else base, revision
+    return model
+
+
+def full_size(cls, family, timestep, *, device="meta", dtype=torch.bfloat16, seed=0):
+    """The un-tuned model at the size of SD-Turbo or SD2.1-base ("ddpm") or FLUX.1-dev ("flow"), without weights.
+
+    On the meta device, to count; on a GPU with random weights from `seed`, to time.
+    """
+    options = dict(device=device, dtype=dtype, seed=seed)
+    return cls(full_size_autoencoder(family, **options), full_size_prior(family, **options), timestep)
+
+
+def save_pretrained(model, folder):
+    """Write autoencoder, prior and adapters below `folder`; `OMGSR.from_pretrained` reads them back exactly.
+
+    Of a folded model the prior and the LQ encoder are written as they are, adapters included.
+    """
+    with atomic_folder(folder) as part:
+        save_model(model.vae, part / "vae")
+        if isinstance(model.prior, FoldedPrior):
+            save_folded(model.prior, part)
+            save_file(model.lq_vae.encoder.state_dict(), part / LQ_ENCODER)
+        else:
+            model.save_adapter(part)
+            save_prior(model.prior, part)
+    return Path(folder)
+
+
+def save_adapter(model, folder):
+    """Write both adapters in the official layout (see `lora`) and the timestep in `omgsr.json`."""
+    if model.ranks is None:
+        raise ValueError("A model must have adapters to save them: this one has none (never added, or merged).")
+    denoiser_folder, encoder_folder = model.prior.adapter_folders
+    vae_rank, denoiser_rank = model.ranks
+    facts = {"family": model.prior.family, "timestep": model.timestep, "ranks": list(model.ranks)}
+    if isinstance(model, _adaptive()):
+        facts["adaptive"] = True
+    with atomic_folder(folder) as part:
+        if denoiser_rank:
+            lora.save_adapter(model.prior.denoiser, part / denoiser_folder)
+        if vae_rank:
+            lora.save_adapter(model.lq_vae.encoder, part / encoder_folder)
+        (part / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    return Path(folder)
+
+
+def load_adapter(model, folder):
+    """Load the adapters of a folder in the official layout and return the model.
+
+    The `omgsr.json` of `save_adapter`, where there is one, gives the timestep they were trained for and says if
+    one part was trained without; otherwise both must be there and the model's timestep stays. Raises `ValueError`
+    for adapters of another family, or of per-image timesteps if the model is no `AdaptiveOMGSR`.
+    """
+    folder, ranks = Path(folder), (True, True)
+    if (folder / FACTS).is_file():
+        facts = _read_facts(folder, "family", "timestep", "ranks")
+        if facts["family"] != model.prior.family:
+            raise ValueError(
+                f"An adapter must be of its prior's family, {model.prior.family}: '{folder}' is {facts['family']}."
+            )
+        if _is_adaptive(folder) and not isinstance(model, _adaptive()):
+            raise ValueError(
+                f"An adapter of per-image timesteps needs an AdaptiveOMGSR: '{folder}' has one, the model is "
+                f"{type(model).__name__}. Name the adapter in OMGSR.from_pretrained."
+            )
+        ranks, model.timestep = facts["ranks"], facts["timestep"]
+    denoiser_folder, encoder_folder = model.prior.adapter_folders
+    parts = (model.lq_vae.encoder, encoder_folder), (model.prior.denoiser, denoiser_folder)
+    model.ranks = tuple(
+        lora.load_adapter(module, folder / name) if rank else 0
+        for (module, name), rank in zip(parts, ranks, strict=True)
+    )
+    return model
+
+
+def _read_facts(folder, *keys):
+    """The content of `omgsr.json` in `folder`; `ValueError` if it is no JSON object with `keys`."""
+    file = folder / FACTS
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in keys if key not in facts]
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"A model's omgsr.json must be JSON: '{file}' is damaged ({err}). Copy it again.") from err
+    if missing:
+        raise ValueError(
+            f"A model's omgsr.json needs {', '.join(keys)}: '{file}' lacks {', '.join(missing)}. Copy it again."
+        )
+    return facts
+
+
+def _is_adaptive(folder):
+    """Whether the adapters in `folder` were trained with per-image timesteps."""
+    if folder is None or not (Path(folder) / FACTS).is_file():
+        return False
+    return _read_facts(Path(folder), "family").get("adaptive", False)
+
+
+def _adaptive(cls=object):
+    """The adaptive form of the class of a model."""
+    from .adaptive.model import AdaptiveOMGSR  # it is made from OMGSR, which has these functions
+
+    return cls if issubclass(cls, AdaptiveOMGSR) else AdaptiveOMGSR
