@@ -32,6 +32,7 @@ def finetune(
     *,
     name,
     preset,
+    command,
     base=None,
     prompt_embeds=None,
     portraits=(),
@@ -48,7 +49,7 @@ def finetune(
     `out` is held until adapters and card are written: a second run in it raises `OSError`.
 
     Args:
-        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`: the card's.
+        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`, `command`: the card's.
         base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
         portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
         evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
@@ -100,7 +101,7 @@ def finetune(
             facts["timesteps"] = "one per image; measured below at the mid-timestep"
         restored, scores = _measure(model.eval(), held_out, weights)
         folder = model.save_adapter(Path(out) / name)
-        adapter_card(folder, model, held_out, restored, scores, result.log, facts)
+        adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
 
 
