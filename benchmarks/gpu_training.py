@@ -45,6 +45,9 @@ class Clock(torch.utils.data.Dataset):
         self.times.append(time.perf_counter())
         return {"lq": self.pictures[0], "hq": self.pictures[1]}
 
+    def describe(self):
+        return "random"
+
 
 def new_model(size, chosen):
     if size == "mini":

@@ -29,7 +29,9 @@ def main(arguments=None):
     Warnings are a line each on stderr. Bad input: 2 and one line there; a failing notebook: 1 and one; pictures that
     could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
+    options.arguments = arguments  # as a model card shows them
     try:
         with warnings.catch_warnings():
             _show_warnings(options.command)

@@ -127,6 +127,7 @@ def run_pretrain(options):
 
     from .presets import PRETRAINING
     from .pretraining.command import pretrain
+    from .training.model_card import command_line
 
     torch.set_num_threads(options.threads)
     row = PRETRAINING[options.part]
@@ -141,6 +142,7 @@ def run_pretrain(options):
         training_photos(options),
         options.out,
         row,
+        command=command_line(options.arguments),
         **{name: getattr(options, name) for name in passed},
     )
 
@@ -164,6 +166,7 @@ def run_train(options):
 
         print(dry_run(chosen, precision=options.precision or "bf16"))
         return
+    from .training.model_card import command_line
     from .training.run import finetune
 
     passed = ("weights", "optimizer", "precision", "as_released", "every", "export_every", "tracker", "workers")
@@ -172,6 +175,7 @@ def run_train(options):
         training_photos(options),
         options.out,
         preset=options.preset,
+        command=command_line(options.arguments),
         name=f"{options.preset}-{variant}",
         base=options.base,
         prompt_embeds=options.prompt_embeds,

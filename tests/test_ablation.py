@@ -132,7 +132,7 @@ def data(tmp_path):
     return StudyData(train=(pictures[0],), evaluation=(pictures[1],))
 
 
-def test_a_stopped_study_goes_on(data, tmp_path, monkeypatch):
+def test_a_stopped_study_resumes(data, tmp_path, monkeypatch):
     executed = []
 
     def fake_run(run, data, folder, limit=5):
@@ -156,7 +156,7 @@ def test_a_stopped_study_goes_on(data, tmp_path, monkeypatch):
     assert (tmp_path / "study" / "run.json").exists()
     study(tmp_path / "study", data, MIDS)
     assert len(executed) == 54
-    with pytest.raises(ValueError, match="runs' were begun with other steps"):
+    with pytest.raises(ValueError, match="runs' has steps = 150, got 7"):
         study(tmp_path / "study", replace(data, steps=7), MIDS)
 
 

@@ -31,7 +31,7 @@ def test_a_damaged_checkpoint(damage, tmp_path):
 
 def test_a_checkpoint_of_something_else(tmp_path):
     save_state(tmp_path / "state.pt", {"other": 1})
-    with pytest.raises(ValueError, match="holds step, settings and adapters"):
+    with pytest.raises(ValueError, match="holds step, settings, adapters: "):
         watched_recipe(tmp_path)
 
 

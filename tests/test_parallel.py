@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,9 @@ import training_script
 from safetensors.torch import load_file
 
 import omgsr_lib
+from omgsr_lib.data import degradation
+from omgsr_lib.data.degradation import random_dial
+from omgsr_lib.data.pairs import Pairs
 from omgsr_lib.training.batches import StepBatches
 from omgsr_lib.training.checkpoint import read_log
 from omgsr_lib.training.distributed import average_gradients
@@ -109,6 +113,24 @@ def test_pictures_are_numbered_through_the_run(workers):
     assert numbers(0, 1, 2)[0] == one[2:]
     (first, images), (second, _) = numbers(0, 2, 0), numbers(1, 2, 0)
     assert images == 12 and first[0] == [[0, 1], [4, 5], [8, 9]] and second[0] == [[2, 3], [6, 7], [10, 11]]
+
+
+def test_crops_that_are_degraded_in_batches_are_those_of_the_items(monkeypatch):
+    """As on a GPU; with filters that agree bit by bit, so do the images (see test_degradation_batch.py)."""
+    monkeypatch.setattr(
+        degradation,
+        "filter2d_batch",
+        lambda images, kernels: torch.stack([*map(degradation.filter2d, images, kernels)]),
+    )
+    recipe = SimpleNamespace(batch_size=3, accumulation=2)
+    for pairs in (
+        Pairs((), 32, seed=3, synthetic=2, scale=2),
+        Pairs((), 32, seed=3, synthetic=2, settings=partial(random_dial, seed=3)),
+    ):
+        options = dict(first_step=1, steps=2, workers=0, degrade_here=True)
+        for lq, hq, indices in next(iter(StepBatches(pairs, recipe, Processes(0, 1), **options))):
+            for name, images in (("lq", lq), ("hq", hq)):
+                torch.testing.assert_close(images, torch.stack([pairs[i][name] for i in indices]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])

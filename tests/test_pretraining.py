@@ -1,13 +1,16 @@
 """pretraining/: the linear start in closed form, exact resume, distributions, samplers, oracles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from omgsr_lib.data.photos import packaged_photos
-from omgsr_lib.presets import PRETRAINING
+from omgsr_lib.presets import PRETRAINING, Pretraining
 from omgsr_lib.pretraining import estimator as estimator_training
 from omgsr_lib.pretraining.autoencoder import CONFIG, disturb, new_autoencoder, reconstruction_quality
+from omgsr_lib.pretraining.command import pretrain, prior_loss
 from omgsr_lib.pretraining.linear_start import patch_pca, unshuffle
 from omgsr_lib.pretraining.loop import cosine_with_warmup, run_steps
 from omgsr_lib.pretraining.prior import (
@@ -21,7 +24,7 @@ from omgsr_lib.pretraining.prior import (
 from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder
-from omgsr_lib.training.checkpoint import load_state, read_log
+from omgsr_lib.training.checkpoint import keep_settings, load_state, read_log
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +238,11 @@ class Oracle:
         return self.target(self.clean, (latents - alpha * self.clean) / sigma)
 
 
+class Zero(Oracle):
+    def __call__(self, latents, timestep):
+        return torch.zeros_like(latents)
+
+
 @pytest.mark.parametrize("make", [DDPMPrior.tiny, FlowPrior.tiny])
 def test_an_oracle_has_no_error_and_its_samples_are_the_clean_latents(make):
     clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -249,13 +257,42 @@ def test_predicting_no_velocity_leaves_the_noise():
     """With output 0 a flow prior returns its input: error sigma^2 (1 + E[z^2]) over the variance."""
     prior = FlowPrior.tiny()
     clean = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-
-    class Zero(Oracle):
-        def __call__(self, latents, timestep):
-            return torch.zeros_like(latents)
-
     error = clean_error(Zero(prior, clean), clean, (244,))[244]
     assert error == pytest.approx(2 * 0.5051**2, rel=0.05)
+
+
+def test_the_loss_of_a_prior_that_knows_the_answer_is_zero():
+    """Without an answer it is that of the noise: E[(noise - latents)^2] = 2 for unit latents, at weight 1."""
+    latents = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    class Knows(Oracle):
+        def __call__(self, noisy, timesteps):
+            alpha, sigma = (
+                v[timesteps].float().view(-1, 1, 1, 1) for v in (self.schedule.alphas, self.schedule.sigmas)
+            )
+            noise = (noisy - alpha * self.clean) / sigma
+            return noise if self.family == "ddpm" else noise - self.clean
+
+    for make in (tiny_ddpm, tiny_flow):
+        assert prior_loss(Knows(make(), latents), latents, draws=2) < 1e-3
+    assert prior_loss(Zero(tiny_flow(), latents), latents) == pytest.approx(2, rel=0.05)
+
+
+def test_pretraining_resumes_with_its_own_photographs_alone(tmp_path):
+    """And with its own recipe and seed; a run that stopped before it kept anything may begin anew with others."""
+    paths, row, command = packaged_photos("eval")[:2], Pretraining(steps=1, batch_size=8, learning_rate=1e-3), "omgsr"
+    settings = {"part": "autoencoder", "seed": 9}
+    keep_settings(tmp_path, settings)
+    keep_settings(tmp_path, settings | {"seed": 0})
+    pretrain("autoencoder", paths, tmp_path, row, command=command)
+    state = (tmp_path / "state.pt").read_bytes()
+    for other in (dict(paths=paths[:1]), dict(seed=1), dict(row=replace(row, steps=2)), dict(part="ddpm")):
+        name = {"paths": "data", "row": "steps"}.get(*other, *other)
+        arguments = dict(part="autoencoder", paths=paths, row=row) | other
+        with pytest.raises(ValueError, match=f" has {name} = .* got "):
+            pretrain(out=tmp_path, command=command, **arguments)
+    assert (tmp_path / "state.pt").read_bytes() == state
+    assert command in (tmp_path / "mini-autoencoder" / "README.md").read_text()
 
 
 # Estimator

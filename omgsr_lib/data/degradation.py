@@ -171,22 +171,26 @@ def degrade_batch(hq, *, seed, indices, settings=None, scale=None):
         hq: float tensor `(B, 3, H, W)` in `[-1, 1]`; sides as in `degrade`.
         seed: non-negative integer.
         indices: `B` non-negative integers.
-        settings, scale: as in `degrade`.
+        settings: a `Degradation`, or a function of the index that gives one.
+        scale: as in `degrade`.
 
     Returns a float32 tensor like `hq` on the grid of 8-bit values. Parameters and noise equal those of `degrade`; the
     filters differ in the last bits, which moves a value by more than one level only where a JPEG coefficient or a
     level of shot noise lay on a rounding tie. Raises `ValueError` for a wrong shape, type, scale or number of indices.
     """
-    settings = Degradation() if settings is None else settings
-    settings = settings if scale is None else replace(settings, scale=scale)
+    each = [settings(index) if callable(settings) else settings or Degradation() for index in indices]
+    each = each if scale is None else [replace(one, scale=scale) for one in each]
     if hq.ndim != 4 or not 0 < len(hq) == len(indices):
         raise ValueError(
             f"hq must be a batch (B, 3, H, W) with an index for each picture, got {tuple(hq.shape)} and "
             f"{len(indices)} indices. Give as many of both."
         )
-    _check(hq[0], settings.scale)
+    _check(hq[0], max(one.scale for one in each))
     images = list((hq.float() + 1) / 2)
-    chains = [iter(recipe(settings, *hq.shape[2:], np.random.default_rng([seed, index]))) for index in indices]
+    chains = [
+        iter(recipe(one, *hq.shape[2:], np.random.default_rng([seed, index])))
+        for one, index in zip(each, indices, strict=True)
+    ]
     running = range(len(images))
     while running:
         kernels, sizes = {}, defaultdict(list)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,12 +10,13 @@ from PIL import Image
 
 from ..utils.files import sha256
 from .crops import CropSampler
-from .degradation import degrade
+from .degradation import Degradation, degrade
+from .degraded_crops import DegradedCrops, describe_photos
 from .photos import open_photo, to_pixels
 from .synthetic import synthetic_pictures
 
 
-class Pairs(torch.utils.data.Dataset):
+class Pairs(DegradedCrops):
     """Random crops and their degraded twins; item `index` depends on `(seed, index)` alone, whatever was read before.
 
     Args:
@@ -29,8 +30,7 @@ class Pairs(torch.utils.data.Dataset):
             (its scale counts then).
         length: number of items; a run of n steps uses batch size times n of them, in order.
 
-    An item is a dict of float32 tensors `lq` and `hq`, both `(3, size, size)` in `[-1, 1]`.
-    Raises `ValueError` if there is no picture at all; `IndexError` for an index outside `0 <= index < length`.
+    Raises `ValueError` if there is no image at all.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class Pairs(torch.utils.data.Dataset):
         settings=None,
         length=1_000_000,
     ):
-        self.seed, self.scale, self.settings, self.length = seed, scale, settings, length
+        self.seed, self.length = seed, length
+        self.settings = settings if callable(settings) else replace(settings or Degradation(), scale=scale)
         self.paths, self.synthetic = list(map(Path, paths)), synthetic
         self.crops = CropSampler(self.paths, size, seed=seed, short_sides=short_sides)
         for picture in synthetic_pictures(synthetic, 2 * size, seed=seed):
@@ -53,17 +54,11 @@ class Pairs(torch.utils.data.Dataset):
         if not self.crops.levels:
             raise ValueError("Training pairs need pictures: got no photograph and synthetic=0. Give some.")
 
-    def __len__(self):
-        return self.length
+    def describe(self):
+        return describe_photos(self.paths, self.synthetic, "")
 
-    def __getitem__(self, index):
-        if not 0 <= index < self.length:
-            raise IndexError(f"Pair {index} does not exist: there are {self.length}. Raise `length` for a longer run.")
-        hq = self.crops.batch(index, 1)[0]
-        chain = dict(scale=self.scale, settings=self.settings)
-        if callable(self.settings):
-            chain = dict(settings=self.settings(index))
-        return {"lq": degrade(hq, seed=self.seed, index=index, **chain), "hq": hq}
+    def _crop(self, index):
+        return self.crops.batch(index, 1)[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,14 @@
 """Training pairs from photographs too many to hold in memory (LSDIR and FFHQ): one file is opened per item."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .degradation import Degradation, degrade
+from .degradation import Degradation
+from .degraded_crops import DegradedCrops, describe_photos
 from .filters import reflection
 from .photos import open_photo, to_pixels
 
@@ -15,7 +17,7 @@ UNTRIED, OPENED, BROKEN = range(3)
 FIRST = 1000  # photographs: the broken ones count as a share of at least so many, so that the first is not 100 %
 
 
-class PhotoPairs(torch.utils.data.Dataset):
+class PhotoPairs(DegradedCrops):
     """Random crops and their degraded twins; item `index` depends on `(seed, index)` and the files alone.
 
     Each item draws a photograph, a crop and two flips (OMGSR flips once before and once in the degradation). A broken
@@ -33,9 +35,8 @@ class PhotoPairs(torch.utils.data.Dataset):
         broken_share: the run stops once more than this share of the different photographs tried is broken.
         length: number of items; a run of n steps uses batch size times n of them, in order.
 
-    An item is a dict of float32 tensors `lq` and `hq`, both `(3, size, size)` in `[-1, 1]`.
     Raises `ValueError` if there is no photograph, for a share outside `[0, 1)`, and from an item if too many files are
-    broken; `IndexError` for an index outside `0 <= index < length`.
+    broken.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class PhotoPairs(torch.utils.data.Dataset):
             raise ValueError(
                 f"broken_share must lie in [0, 1), got {broken_share}. 0.01 allows one file in a hundred."
             )
-        self.size, self.seed, self.scale, self.length = size, seed, scale, length
+        self.size, self.seed, self.length = size, seed, length
         self.settings = Degradation.for_size(512 if size <= 512 else 1024) if settings is None else settings
+        if scale is not None:
+            self.settings = replace(self.settings, scale=scale)
         self.broken_share = broken_share
         self.paths = [*map(str, paths)]
         self.first_portrait = len(self.paths)
@@ -64,16 +67,12 @@ class PhotoPairs(torch.utils.data.Dataset):
             raise ValueError("Training pairs need photographs: got none. Give paths or portraits.")
         self._state = torch.zeros(len(self.paths), dtype=torch.uint8).share_memory_()  # one for all workers
 
-    def __len__(self):
-        return self.length
+    def describe(self):
+        return describe_photos(self.paths, "", self.first_portrait)
 
-    def __getitem__(self, index):
-        if not 0 <= index < self.length:
-            raise IndexError(f"Pair {index} does not exist: there are {self.length}. Raise `length` for a longer run.")
+    def _crop(self, index):
         rng = np.random.default_rng([self.seed, index, 3])  # `degrade` draws from (seed, index)
-        hq = random_crop(self._draw_photo(rng), self.size, rng)
-        lq = degrade(hq, seed=self.seed, index=index, scale=self.scale, settings=self.settings)
-        return {"lq": lq, "hq": hq}
+        return random_crop(self._draw_photo(rng), self.size, rng)
 
     def _draw_photo(self, rng):
         while True:
@@ -90,7 +89,7 @@ class PhotoPairs(torch.utils.data.Dataset):
     def _report(self, number, err):
         if self._state[number] != BROKEN:
             self._state[number] = BROKEN
-            warnings.warn(f"Skipped the photograph '{self.paths[number]}': {err}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"Skipped the photograph '{self.paths[number]}': {err}", RuntimeWarning, stacklevel=6)
         tried, broken = int((self._state != UNTRIED).sum()), int((self._state == BROKEN).sum())
         if broken > self.broken_share * min(max(tried, FIRST), len(self.paths)):
             raise ValueError(

@@ -8,7 +8,7 @@ from .loop import cosine_with_warmup, pretraining_autocast, run_steps
 
 
 # Factor 4. The encoder unshuffles before it convolves; the decoder's last enlargement repeats pixels and convolves, so
-# that latents that are constant decode to a constant picture, without a pattern of the latents' period.
+# that latents that are constant decode to a constant image, without a pattern of the latents' period.
 CONFIG = dict(
     latent_channels=16,
     encoder_block_types="ResBlock",
@@ -74,7 +74,7 @@ def train_autoencoder(
 def disturb(latents, generator):
     """Latents `(B, C, h, w)` with white noise and a constant offset per channel; three in ten stay as they are.
 
-    Standard deviations are 0.3 u^2 and 0.2 u^2 with u ~ U(0, 1) drawn for each picture. The offset is what a pattern
+    Standard deviations are 0.3 u^2 and 0.2 u^2 with u ~ U(0, 1) drawn for each image. The offset is what a pattern
     with the period of the latents looks like: the decoder learns that it is an error.
     """
     batch, channels = latents.shape[:2]

@@ -11,7 +11,7 @@ from ..data.degradation import random_dial
 from ..data.pairs import Pairs
 from ..priors.latents import encode_latents
 from ..schedules import pair_power
-from ..training.checkpoint import load_state, save_state
+from ..training.checkpoint import cached, save_state
 from .loop import cosine_with_warmup, run_steps
 
 
@@ -40,15 +40,16 @@ def train_estimator(vae, paths, folder, *, steps, batch_size=64, learning_rate=1
 
     The pairs are computed once, into `<folder>/pairs.pt`; `statistics.pt` there holds the fitted line of the baseline.
     """
-    file = Path(folder) / "pairs.pt"
-    if (data := load_state(file)) is None:
-        shuffled = random.Random(seed).sample(sorted(paths), len(paths))
-        split = max(1, round(HELD_OUT * len(paths)))
-        data = {
+    shuffled = random.Random(seed).sample(sorted(paths), len(paths))
+    split = max(1, round(HELD_OUT * len(paths)))
+    data = cached(
+        folder,
+        "pairs",
+        lambda: {
             "fit": difference_data(vae, shuffled[split:], PAIRS, seed=seed),
             "held_out": difference_data(vae, shuffled[:split], PAIRS // 10, seed=seed + 1),
-        }
-        save_state(file, data)
+        },
+    )
     fit, held_out = data["fit"], data["held_out"]
     torch.manual_seed(seed)
     estimator = DifferenceEstimator(fit["latents"].shape[1])

@@ -1,6 +1,6 @@
 """Start an `AutoencoderDC` of factor 4 at the principal components of 4x4 patches.
 
-The pixel-unshuffle shortcuts of the deep-compression autoencoder (Chen et al., arXiv 2410.10733) carry a picture
+The pixel-unshuffle shortcuts of the deep-compression autoencoder (Chen et al., arXiv 2410.10733) carry an image
 through the encoder unchanged if every residual branch is silent. Its last convolution may then project onto the
 principal components. The decoder undoes the projection and returns the mean of each 2x2 pixels, since its last
 enlargement repeats pixels. Training starts from that solution instead of from noise.

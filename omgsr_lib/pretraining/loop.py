@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..training.checkpoint import append_log, load_state, save_state, trim_log
+from ..training.checkpoint import Checkpoint, append_log
 
 
 def cosine_with_warmup(optimizer, steps, *, warmup, flat=0.3):
@@ -30,21 +30,13 @@ def pretraining_autocast(device):
 def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every=100, clip=1.0, after_step=None):
     """Run `step_losses(step) -> {name: loss}` from the last checkpoint in `folder` to `steps`.
 
-    The state (modules, optimiser, schedule, step) is written every `every` steps, aside and then renamed. Data and
-    noise must depend on the step number alone; a resumed run then equals an uninterrupted one. `log.jsonl` gets one
-    line per `every` steps: mean losses and seconds per step.
+    The state (modules, optimiser, schedule, step) is saved every `every` steps. Data and noise must depend on the step
+    number alone; a resumed run then equals an uninterrupted one. `log.jsonl` gets one line per `every` steps: mean
+    losses and seconds per step.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / "state.pt", folder / "log.jsonl"
-    step = 0
-    if (state := load_state(checkpoint)) is not None:
-        step = state["step"]
-        for name, module in modules.items():
-            module.load_state_dict(state["modules"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    trim_log(log, step)
+    parts = {"modules": modules, "optimizer": optimizer, "schedule": schedule}
+    checkpoint = Checkpoint(folder, parts, settings={})
+    step = checkpoint.resume()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sums, counted, started = {}, 0, time.perf_counter()
     while step < steps:
@@ -63,17 +55,9 @@ def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every
         if step % every == 0 or step == steps:
             line = {"step": step, **{name: value / counted for name, value in sums.items()}}
             line["seconds_per_step"] = (time.perf_counter() - started) / counted
-            append_log(log, line)
+            append_log(Path(folder) / "log.jsonl", line)
             print(
                 " ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True
             )
-            save_state(
-                checkpoint,
-                {
-                    "step": step,
-                    "modules": {name: module.state_dict() for name, module in modules.items()},
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                },
-            )
+            checkpoint.save(step)
             sums, counted, started = {}, 0, time.perf_counter()

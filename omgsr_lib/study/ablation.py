@@ -2,7 +2,7 @@
 
 Varied: timestep (late, mid, initial), protocol (the full method, the encoder frozen, no training), prior (trained, or
 random as a control), refinement loss (with, without), one other loss left out or taken on whole pictures, training
-seed. Each run writes its own CSV once, so that a stopped study goes on, and runs that `study.csv` holds are not
+seed. Each run writes its own CSV once, so that a stopped study resumes, and runs that `study.csv` holds are not
 repeated as long as settings and photographs are the same.
 """
 
@@ -18,7 +18,8 @@ from ..data.pairs import assert_disjoint
 from ..presets import recipe
 from ..priors.loading import WEIGHTS
 from ..report.contrasts import read_study
-from ..utils.files import HASHES, atomic_write, sha256, write_json
+from ..training.checkpoint import keep_settings
+from ..utils.files import HASHES, atomic_write, sha256
 from ..utils.precision import native_precision
 from .run_record import start_run
 
@@ -116,7 +117,7 @@ def study(folder, data, mid_timesteps, *, jobs=2):
     folder = Path(folder)
     assert_disjoint(data.train, data.evaluation)
     settings, precision = _settings(data), native_precision()
-    _check_settings(folder, settings | {"precision": precision})
+    keep_settings(folder / "runs", settings | {"precision": precision})
     kept = _kept_scores(folder, settings)
     runs = needed_runs(study_runs(mid_timesteps), kept, precision)
     missing = [run for run in runs if not _file(folder, run).exists()]
@@ -203,19 +204,6 @@ def _hashes_of(parts):
     """The lines of `parts` in the list of the shipped weights."""
     lines = (WEIGHTS / HASHES).read_text().splitlines(keepends=True)
     return "".join(line for line in lines if line.split("  ")[1].split("/")[0] in parts)
-
-
-def _check_settings(folder, settings):
-    """A study that differs from the runs in `folder` would mix what cannot be compared."""
-    file = folder / "runs" / "settings.json"
-    if not file.exists():
-        write_json(file, settings)
-    elif (found := json.loads(file.read_text())) != settings:
-        changed = next(name for name in settings if found.get(name) != settings[name])
-        raise ValueError(
-            f"All runs of a study share their settings: those in '{file.parent}' were begun with other {changed}. "
-            "Delete that folder, or choose another with omgsr study --results."
-        )
 
 
 def _kept_scores(folder, settings):

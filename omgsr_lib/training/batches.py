@@ -1,10 +1,11 @@
-"""The batches of a training: what step, process and micro-batch see which pictures."""
+"""The batches of a training: which images each step, process and micro-batch takes."""
 
 from functools import partial
 
 import torch
 
 from ..data.degradation import Degradation, random_dial
+from ..data.degraded_crops import DegradedCrops
 from ..data.pairs import Pairs
 from ..data.photo_pairs import PhotoPairs
 from ..presets import ships
@@ -14,9 +15,9 @@ from ..utils.device import to_device
 class StepBatches:
     """Iterates over optimiser steps; each is an iterator over micro-batches `(lq, hq, indices)` on the device.
 
-    Pictures are numbered through the whole run: of `n` pictures a step, step `s` takes `s n .. (s + 1) n - 1`,
-    micro-batch by micro-batch, in each the processes in turn. A resumed run starts at the number it stopped at, and
-    two processes take what one takes with the double batch.
+    Images are numbered through the whole run: of `n` images a step, step `s` takes `s n .. (s + 1) n - 1`, micro-batch
+    by micro-batch, in each the processes in turn. A resumed run starts at the number it stopped at, and two processes
+    take what one takes with the double batch.
 
     Args:
         pairs: dataset whose item `i` is `{"lq", "hq"}`.
@@ -24,17 +25,22 @@ class StepBatches:
         accelerator: device and processes.
         first_step, steps: the steps to iterate over.
         workers: processes that load data.
+        degrade_here: whether `DegradedCrops` hand out HQ crops, which are degraded on the device in batches; by
+            default on a GPU. The LQ images then differ in rounding ties (`degrade_batch`).
     """
 
-    def __init__(self, pairs, recipe, accelerator, *, first_step, steps, workers):
+    def __init__(self, pairs, recipe, accelerator, *, first_step, steps, workers, degrade_here=None):
         self.first_step, self.steps, self.micro_batches = first_step, steps, recipe.accumulation
         self.batch_size, self.processes = recipe.batch_size, accelerator.num_processes
         self.rank, self.device = accelerator.process_index, accelerator.device
+        on_gpu = self.device.type == "cuda"
+        degrade_here = isinstance(pairs, DegradedCrops) and (on_gpu if degrade_here is None else degrade_here)
+        self.degrade = pairs.degrade if degrade_here else None
         self.loader = torch.utils.data.DataLoader(
-            _Numbered(pairs),
+            _Numbered(pairs, crops_only=degrade_here),
             batch_sampler=self._numbers(),
             num_workers=workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=on_gpu,
         )
 
     @property
@@ -52,16 +58,17 @@ class StepBatches:
             yield list(range(first, first + self.batch_size))
 
     def _on_device(self, batch):
-        lq, hq = (to_device(batch[name], self.device) for name in ("lq", "hq"))
-        return lq, hq, batch["index"].tolist()
+        hq, indices = to_device(batch["hq"], self.device), batch["index"].tolist()
+        lq = self.degrade(hq, indices) if self.degrade else to_device(batch["lq"], self.device)
+        return lq, hq, indices
 
 
 class _Numbered(torch.utils.data.Dataset):
-    def __init__(self, pairs):
-        self.pairs = pairs
+    def __init__(self, pairs, *, crops_only):
+        self.pairs, self.crops_only = pairs, crops_only
 
     def __getitem__(self, index):
-        return {**self.pairs[index], "index": index}
+        return {**({"hq": self.pairs.crop(index)} if self.crops_only else self.pairs[index]), "index": index}
 
 
 def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):

@@ -1,4 +1,4 @@
-"""State of a run on disk: one file, written aside and renamed, and a JSON-lines log that never runs ahead of it."""
+"""Resuming: the checkpoint and the log of a run, the settings that must stay, results that are computed once."""
 
 import io
 import json
@@ -8,7 +8,111 @@ from pathlib import Path
 
 import torch
 
-from ..utils.files import atomic_write, writing
+from ..utils.files import atomic_write, write_json, writing
+
+
+class Checkpoint:
+    """The last state of a run in `folder`: `state.pt`, written aside and renamed, and a log that never runs ahead.
+
+    Args:
+        folder: of the run; the log is its `log.jsonl`, JSON lines with a step each.
+        parts: what the steps change, by name: modules, optimisers, schedules, `Tensors`, or dictionaries of such.
+        settings: numbers and strings that a resumed run must share, by name.
+    """
+
+    def __init__(self, folder, parts, settings):
+        self.folder, self.parts, self.settings = Path(folder), parts, settings
+
+    def resume(self, device="cpu", *, trim=True):
+        """Load the last state into the parts and return its step, 0 where there is none.
+
+        `trim` drops the log's lines after that step: they will run again. Raises `ValueError` for other settings or a
+        damaged state.
+        """
+        state = read_checkpoint(self.folder, ("step", *(("settings",) if self.settings else ()), *self.parts), device)
+        step = 0
+        if state is not None:
+            if self.settings:
+                assert_same_settings(self.folder, state["settings"], self.settings)
+            _load(self.parts, state)
+            step = state["step"]
+        if trim:
+            trim_log(self.folder / "log.jsonl", step)
+        return step
+
+    def save(self, step):
+        save_state(self.folder / "state.pt", {"step": step, "settings": self.settings, **_states(self.parts)})
+
+
+class Tensors:
+    """Parameters by name, as a part of a checkpoint."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def state_dict(self):
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
+
+
+def _states(parts):
+    return {name: _states(part) if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
+
+
+def _load(parts, states):
+    for name, part in parts.items():
+        if isinstance(part, dict):
+            _load(part, states[name])
+        else:
+            part.load_state_dict(states[name])
+
+
+def read_checkpoint(folder, names, device="cpu"):
+    """The state of the run in `folder`, a dictionary with the entries `names`; None where there is none.
+
+    Raises `ValueError` if it is damaged or of something else.
+    """
+    state = load_state(Path(folder) / "state.pt", device)
+    if state is not None and not (isinstance(state, dict) and set(names) <= set(state)):
+        raise ValueError(
+            f"The state.pt of this run holds {', '.join(names)}: that in '{folder}' is of something else. Delete it, "
+            "or choose another folder."
+        )
+    return state
+
+
+def keep_settings(folder, settings):
+    """Write `settings` to `<folder>/settings.json` where a run begins; compare them with it where it resumes.
+
+    Those of a run that left no other file are replaced. Raises `ValueError` that names the first one that differs.
+    """
+    file = Path(folder) / "settings.json"
+    if file.exists() and any(path != file for path in file.parent.iterdir()):
+        assert_same_settings(folder, json.loads(file.read_text(encoding="utf-8")), settings)
+    else:
+        write_json(file, settings)
+
+
+def assert_same_settings(folder, before, now):
+    """Raise `ValueError` that names the first of the settings `now` that the run in `folder` began without."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"A run resumes with the settings it began with: '{folder}' has {name} = {before.get(name)!r}, got "
+                f"{value!r}. Choose another folder or delete it."
+            )
+
+
+def cached(folder, key, compute):
+    """What `<folder>/<key>.pt` holds; where there is none, `compute()`, written there first."""
+    file = Path(folder) / f"{key}.pt"
+    if not file.exists():
+        save_state(file, compute())
+    return load_state(file)
 
 
 def save_state(file, state):

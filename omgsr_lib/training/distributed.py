@@ -1,6 +1,18 @@
-"""Several processes: equal gradients for every trained parameter, frozen weights shared out between them."""
+"""Several processes: equal gradients for every trained parameter, frozen weights sharded between them."""
+
+from contextlib import nullcontext
+from pathlib import Path
 
 import torch
+
+from ..utils.journal import alone
+
+
+def held(folder):
+    """Holds `folder` against a second run (`utils.journal.alone`) for all processes of this one: the first does it."""
+    from accelerate import PartialState
+
+    return alone(Path(folder)) if PartialState().is_main_process else nullcontext()
 
 
 def average_gradients(accelerator, parameters):
@@ -19,7 +31,7 @@ def average_gradients(accelerator, parameters):
 
 
 def shard_frozen(denoiser, mesh=None):
-    """Share out the frozen weights of a transformer's or UNet's blocks between the processes (FSDP2), in place.
+    """Shard the frozen weights of a transformer's or UNet's blocks between the processes (FSDP2), in place.
 
     A block is put together when it is computed and dropped afterwards. Trainable parameters stay whole in every
     process: optimisers, checkpoints and `average_gradients` treat them as without sharding. Returns the denoiser.

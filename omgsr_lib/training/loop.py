@@ -1,39 +1,73 @@
-"""Fine-tune OMGSR: one loop for both variants and any number of processes, that resumes exactly."""
+"""Fine-tune OMGSR: one loop for both variants and any number of processes, which resumes exactly."""
 
-import contextlib
-import hashlib
 import importlib.util
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..adaptive.timesteps import own_timesteps
-from ..losses.adversarial import SOFT_LABEL
-from ..losses.augment import shifted_views
-from ..losses.build import build_losses
-from ..losses.grid import grid_loss
-from ..losses.perceptual import chunked_distance
-from ..losses.refinement import refinement_loss
+from ..losses.build import LossNetworks, build_losses
 from ..presets import Recipe
-from ..priors.latents import encode_latents
 from ..restore.pairs import restored_pairs
-from ..utils.journal import alone
-from ..utils.random import picture_generators
 from .batches import StepBatches
-from .checkpoint import append_log, load_state, read_log, save_state, trim_log
-from .distributed import average_gradients, shard_frozen
+from .checkpoint import Checkpoint, Tensors, append_log, read_checkpoint, read_log
+from .distributed import held, shard_frozen
+from .step import train_step
 
 
 PRECISIONS = ("no", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
-# Not cuDNN: its gradients of the FLUX blocks were NaN in bf16 on an H200 (torch 2.11), those of the others finite.
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The options of `train`, beside the recipe."""
+
+    seed: int = 0  # of the noise, the augmentation and the discriminator's heads
+    steps: int | None = None  # optimiser steps; None takes the recipe's
+    weights: str | None = None  # folder of the loss networks' weights, see `losses.build.build_losses`
+    pretrained: bool = True  # False leaves the loss networks random, for benchmarks
+    precision: str = "no"  # "bf16": forward passes under autocast; adapters, gradients and losses stay float32
+    optimizer: str = "adamw"  # or "adamw8bit" of bitsandbytes
+    as_released: bool = False  # the authors' defects: G's loss leaks into D's gradients, LPIPS is given [0, 1]
+    every: int | None = None  # steps between checkpoints; None takes the recipe's
+    export_every: int | None = None  # steps between adapters in the official layout, `weight-<step>/`; None: none
+    previews: tuple = ()  # `EvaluationPair`s restored at every checkpoint, `previews/step-<step>.png`
+    tracker: str | None = None  # "tensorboard" logs through Accelerate
+    workers: int = 0  # processes that load data
+    progress: bool = True  # a progress bar in a terminal and a line at every checkpoint
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}: got {value!r}.")
+        if self.tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError("The tracker tensorboard needs its package: pip install tensorboard.")
+
+
+@dataclass
+class Training:
+    """A training that is set up: what its steps read and change."""
+
+    model: torch.nn.Module  # `OMGSR` with adapters, on the device
+    pairs: torch.utils.data.Dataset
+    recipe: Recipe
+    options: TrainOptions  # steps and every filled in
+    accelerator: object  # of Accelerate: device and processes
+    networks: LossNetworks  # perceptual, discriminator; each may be None
+    optimizers: dict  # "generator", "discriminator"
+    schedules: dict  # of their learning rates
+    checkpoint: Checkpoint
+
+    def autocast(self):
+        enabled = self.options.precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
 
 @dataclass
@@ -49,141 +83,97 @@ class TrainResult:
         shutil.rmtree(self.folder)
 
 
-def train(
-    model,
-    pairs,
-    recipe,
-    folder,
-    *,
-    seed=0,
-    steps=None,
-    weights=None,
-    pretrained=True,
-    precision="no",
-    optimizer="adamw",
-    as_released=False,
-    every=None,
-    export_every=None,
-    previews=(),
-    tracker=None,
-    workers=0,
-    progress=True,
-    held=False,
-):
+def train(model, pairs, recipe, folder, **options):
     """Train the adapters of `model` in place and return a `TrainResult`.
 
     Args:
         model: `OMGSR` with adapters (`add_adapters`).
-        pairs: dataset whose item `i` is `{"lq", "hq"}` `(3, H, W)` in `[-1, 1]` and depends on `i` alone.
+        pairs: dataset whose item `i` is `{"lq", "hq"}` `(3, H, W)` in `[-1, 1]` and depends on `i` alone; its
+            `describe()` returns a string that a resumed run must share. On a GPU `DegradedCrops` hand out HQ crops,
+            which are degraded there in batches.
         recipe: `presets.Recipe`: losses and their weights, learning rate, batch of one process.
-        folder: checkpoint and log; a run that finds its checkpoint goes on from it, and its log and adapters are those
-            of an uninterrupted run to the last bit.
-        seed: of the noise, the augmentation and the discriminator. What is drawn for a picture depends on the seed and
-            the picture's number in the run alone, so two processes equal one with the double batch.
-        steps: optimiser steps; the recipe's by default.
-        weights: folder of the loss networks' weights, see `losses.build.build_losses`; `pretrained=False` leaves
-            them random, for benchmarks.
-        precision: "no", or "bf16" for forward passes under autocast; adapters, their gradients and the losses are
-            float32 in both, frozen weights keep the precision they were loaded in.
-        optimizer: "adamw", or "adamw8bit" of bitsandbytes.
-        as_released: the defects of the authors' code: the generator's loss leaks into the discriminator's gradients,
-            and LPIPS is given `[0, 1]`.
-        every: steps between checkpoints, the recipe's by default; `export_every`: between adapters in the official
-            layout, `weight-<step>/`.
-        previews: `EvaluationPair`s restored at every checkpoint, `previews/step-<step>.png`.
-        tracker: "tensorboard" logs through Accelerate.
-        workers: processes that load data.
-        progress: show a progress bar in a terminal and a line at every checkpoint.
-        held: the caller holds `folder` (`utils.journal.alone`); else it is held here, against a second run.
+        folder: of checkpoint and log, held against a second run. A run that finds its checkpoint resumes from it; its
+            log and adapters are those of an uninterrupted run to the last bit.
+        options: keywords, the fields of `TrainOptions`.
 
-    Order of a step: generator, then discriminator, which sees the picture made before the generator's update. The
-    discriminator's heads are frozen in the generator's pass. Runs as it is under `accelerate launch`: gradients are
-    averaged over the processes, and where Accelerate is configured for FSDP the denoiser's frozen weights are shared
-    out. Raises `ValueError` if the folder holds a run with other settings or photographs, or for a wrong argument,
-    `OSError` if another run trains in it, `FloatingPointError` if a loss is not finite (the last checkpoint stays).
+    What is drawn for an image depends on the seed and the image's number in the run alone, so two processes equal one
+    with the double batch. Runs as it is under `accelerate launch`: gradients are averaged over the processes, and
+    where Accelerate is configured for FSDP the denoiser's frozen weights are sharded. Frozen weights keep the
+    precision they were loaded in. Raises `ValueError` if the folder holds a run with other settings or photographs, or
+    for a wrong option, `OSError` if another run trains in it, `FloatingPointError` if a loss is not finite (the last
+    checkpoint stays).
     """
+    training = set_up(model, pairs, recipe, folder, TrainOptions(**options))
+    with held(folder):
+        return run(training)
+
+
+def set_up(model, pairs, recipe, folder, options):
+    """The `Training` of `train`'s arguments; `options` are `TrainOptions`. Moves the model to the device."""
     from accelerate import Accelerator, DistributedType
 
-    _check("precision", precision, PRECISIONS)
-    _check("optimizer", optimizer, OPTIMIZERS)
-    if tracker == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ImportError("The tracker tensorboard needs its package: pip install tensorboard.")
-    started = time.perf_counter()
-    steps = recipe.steps if steps is None else steps
-    every = recipe.save_every if every is None else every
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=str(folder))
-    device, main = accelerator.device, accelerator.is_main_process
-
-    torch.manual_seed(seed)  # of the discriminator's heads
-    networks = build_losses(recipe, model.vae, weights=weights, pretrained=pretrained, as_released=as_released)
-    perceptual, critic = (None if network is None else network.to(device) for network in networks)
-    heads = torch.nn.ModuleList() if critic is None else critic.heads
+    steps = recipe.steps if options.steps is None else options.steps
+    options = replace(options, steps=steps, every=recipe.save_every if options.every is None else options.every)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=options.tracker, project_dir=str(folder))
+    torch.manual_seed(options.seed)  # of the discriminator's heads
+    networks = build_losses(
+        recipe, model.vae, weights=options.weights, pretrained=options.pretrained, as_released=options.as_released
+    )
+    networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
+    heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
     if recipe.checkpointing:
         model.prior.denoiser.enable_gradient_checkpointing()
     if accelerator.distributed_type == DistributedType.FSDP:
         shard_frozen(model.prior.denoiser)
-    model.to(device)
+    model.to(accelerator.device)
 
-    groups = {"generator": list(model.trainable_parameters().values()), "discriminator": list(heads.parameters())}
-    optimizers = {name: _optimizer(optimizer, group, recipe) for name, group in groups.items() if group}
+    adapters = model.trainable_parameters()
+    trained = {"generator": list(adapters.values()), "discriminator": list(heads.parameters())}
+    optimizers = {name: _optimizer(options.optimizer, group, recipe) for name, group in trained.items() if group}
     schedules = {
-        name: torch.optim.lr_scheduler.LambdaLR(one, lambda step: learning_rate_factor(recipe, step, steps))
-        for name, one in optimizers.items()
+        name: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
+        for name, optimizer in optimizers.items()
     }
-    stateful = {"heads": heads, **optimizers, **{f"{name}_schedule": one for name, one in schedules.items()}}
-    settings = {**describe(recipe), "seed": seed, "steps": steps, "timestep": model.timestep, "precision": precision}
-    settings |= {"optimizer": optimizer, "as_released": as_released, "processes": accelerator.num_processes}
-    settings["data"] = _describe_data(pairs)
-    folder = Path(folder)
-    with alone(folder) if main and not held else contextlib.nullcontext():
-        step = _resume(folder, settings, model, stateful, device, trim=main)
-        accelerator.wait_for_everyone()
-        accelerator.init_trackers("omgsr")
+    parts = {"adapters": Tensors(adapters), "heads": heads, **optimizers}
+    parts |= {f"{name}_schedule": schedule for name, schedule in schedules.items()}
+    settings = {**describe(recipe), "seed": options.seed, "steps": steps, "timestep": model.timestep}
+    settings |= {name: getattr(options, name) for name in ("precision", "optimizer", "as_released")}
+    settings |= {"processes": accelerator.num_processes, "data": pairs.describe()}
+    checkpoint = Checkpoint(folder, parts, settings)
+    return Training(model, pairs, recipe, options, accelerator, networks, optimizers, schedules, checkpoint)
 
-        loader = StepBatches(pairs, recipe, accelerator, first_step=step, steps=steps, workers=workers)
-        bar = _bar(steps, step, loader.images_per_step, shown=progress and main)
-        for batches in loader:
-            sums, sharpen = {}, step >= recipe.sharpen_from * steps
-            for lq, hq, indices in batches:
-                noise = picture_generators(seed, indices)
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(KERNELS):
-                    losses, predicted = _generator_losses(
-                        model, *((perceptual, critic) if sharpen else (None, None)), lq, hq,
-                        recipe=recipe, noise=noise, frozen_heads=not as_released,
-                    )  # fmt: skip
-                (sum(losses.values()) / recipe.accumulation).backward()
-                if critic is not None and sharpen:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                        pictures = (hq, SOFT_LABEL), (predicted.detach(), 0.0)
-                        loss = sum(critic.loss(p, noise, label, at_once=recipe.at_once) for p, label in pictures)
-                        losses["discriminator"] = recipe.adversarial * loss
-                    (losses["discriminator"] / recipe.accumulation).backward()
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + loss.detach() / recipe.accumulation
-            average_gradients(accelerator, (p for group in groups.values() for p in group))
-            for group in groups.values():
-                torch.nn.utils.clip_grad_norm_(group, recipe.clip)
-            for one, schedule in zip(optimizers.values(), schedules.values(), strict=True):
-                one.step()
-                one.zero_grad(set_to_none=True)
-                schedule.step()
-            step += 1
-            line = _line(step, accelerator, sums)
+
+def run(training):
+    """Run the steps of a `Training` that its checkpoint does not hold; the caller holds its folder."""
+    started, options, folder = time.perf_counter(), training.options, training.checkpoint.folder
+    accelerator, main = training.accelerator, training.accelerator.is_main_process
+    step = training.checkpoint.resume(accelerator.device, trim=main)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("omgsr")
+
+    loader = StepBatches(
+        training.pairs, training.recipe, accelerator, first_step=step, steps=options.steps, workers=options.workers
+    )
+    bar = _bar(options.steps, step, loader.images_per_step, shown=options.progress and main)
+    for micro_batches in loader:
+        losses = train_step(training, micro_batches, sharpen=step >= training.recipe.sharpen_from * options.steps)
+        step += 1
+        line = _line(step, accelerator, losses)
+        if main:
+            append_log(folder / "log.jsonl", line)
+        accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
+        bar.update(loader.images_per_step)
+        if step % options.every == 0 or step == options.steps:
             if main:
-                append_log(folder / "log.jsonl", line)
-            accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
-            bar.update(loader.images_per_step)
-            if step % every == 0 or step == steps:
-                if main:
-                    _checkpoint(folder, step, settings, model, stateful)
-                    bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
-                _preview(folder / "previews" / f"step-{step:06d}.png", model, previews, write=main)
-                accelerator.wait_for_everyone()
-            if main and export_every and step % export_every == 0:
-                model.save_adapter(folder / f"weight-{step}")
-        bar.close()
-        accelerator.end_training()
-        return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
+                training.checkpoint.save(step)
+                bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
+            _preview(folder / "previews" / f"step-{step:06d}.png", training.model, options.previews, write=main)
+            accelerator.wait_for_everyone()
+        if main and options.export_every and step % options.export_every == 0:
+            training.model.save_adapter(folder / f"weight-{step}")
+    bar.close()
+    accelerator.end_training()
+    return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
 
 
 def watched_recipe(folder):
@@ -201,7 +191,7 @@ def watch(model, folder):
 
     `model` is on the base of `watched_recipe` and has adapters of its ranks. Raises as `watched_recipe`.
     """
-    _copy_adapters(model, _watched(folder))
+    Tensors(model.trainable_parameters()).load_state_dict(_watched(folder)["adapters"])
     return read_log(Path(folder) / "log.jsonl")
 
 
@@ -218,65 +208,31 @@ def describe(recipe):
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
-def _describe_data(pairs):
-    """How many photographs a dataset has, and a hash of their names and sizes; None if it names no files."""
-    paths = getattr(pairs, "paths", None)
-    if paths is None:
-        return None
-    about = [f"{Path(path).name} {Path(path).stat().st_size}" for path in paths]
-    about += [str(getattr(pairs, name, "")) for name in ("synthetic", "first_portrait")]
-    return f"{len(paths)} photographs, {hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:12]}"
-
-
-def _generator_losses(model, perceptual, critic, lq, hq, *, recipe, noise, frozen_heads):
-    timestep = own_timesteps(model.vae, lq, hq, model.prior.schedule) if recipe.adaptive else model.timestep
-    output = model(lq, timestep, generator=noise)
-    predicted, lq_latents = output.images.float(), output.lq_latents.float()
-    with torch.no_grad():
-        hq_latents = encode_latents(model.vae, hq, generator=noise).float()
-    pixel = {"mse": F.mse_loss, "l1": F.l1_loss}[recipe.pixel_loss]
-    losses = {"pixel": recipe.pixel * pixel(predicted, hq)}
-    if recipe.refinement:
-        loss = refinement_loss(lq_latents, hq_latents, model.prior.schedule, timestep, generator=noise)
-        losses["refinement"] = recipe.refinement * loss
-    if perceptual is not None:
-        views = shifted_views([predicted, hq], recipe.offset, noise) if recipe.offset else [predicted, hq]
-        loss = chunked_distance(perceptual, *views, recipe.chunk, at_once=recipe.at_once)
-        losses["perceptual"] = recipe.perceptual * loss
-    if recipe.grid:
-        losses["grid"] = recipe.grid * grid_loss(predicted, hq)
-    if critic is not None:
-        with _frozen(critic.heads) if frozen_heads else contextlib.nullcontext():
-            loss = critic.loss(predicted, noise, SOFT_LABEL, at_once=recipe.at_once)
-            losses["adversarial"] = recipe.adversarial * loss
-    return losses, predicted
-
-
-@contextlib.contextmanager
-def _frozen(module):
-    module.requires_grad_(False)
-    yield
-    module.requires_grad_(True)
-
-
 def _optimizer(name, parameters, recipe):
     options = dict(lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(parameters, **options)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        import bitsandbytes
     except ImportError as err:
         raise ImportError("The optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes.") from err
-    return AdamW8bit(parameters, **options)
+    return bitsandbytes.optim.AdamW8bit(parameters, **options)
 
 
-def _line(step, accelerator, sums):
-    """The log's line of a step: losses averaged over micro-batches and processes; the only wait for the device."""
-    values = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean").tolist()
+def _watched(folder):
+    state = read_checkpoint(folder, ("step", "settings", "adapters"))
+    if state is None:
+        raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
+    return state
+
+
+def _line(step, accelerator, losses):
+    """The log's line of a step: losses averaged over the processes; the only wait for the device."""
+    values = accelerator.reduce(torch.stack(list(losses.values())), reduction="mean").tolist()
     if not all(map(math.isfinite, values)):
-        shown = ", ".join(f"{name} {value:g}" for name, value in zip(sums, values, strict=True))
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(losses, values, strict=True))
         raise FloatingPointError(f"Losses must stay finite: step {step} has {shown}. Lower the learning rate.")
-    return {"step": step, **dict(zip(sums, values, strict=True))}
+    return {"step": step, **dict(zip(losses, values, strict=True))}
 
 
 def _preview(file, model, pairs, *, write):
@@ -296,55 +252,3 @@ def _bar(steps, done, images_per_step, *, shown):
 
     total, initial = steps * images_per_step, done * images_per_step
     return tqdm(total=total, initial=initial, unit="img", desc="train", disable=None if shown else True)
-
-
-def _checkpoint(folder, step, settings, model, stateful):
-    adapters = {name: p.detach() for name, p in model.trainable_parameters().items()}
-    parts = {name: part.state_dict() for name, part in stateful.items()}
-    save_state(folder / "state.pt", {"step": step, "settings": settings, "adapters": adapters, **parts})
-
-
-def _resume(folder, settings, model, stateful, device, *, trim):
-    state = load_state(folder / "state.pt", device)
-    step = 0 if state is None else state["step"]
-    if state is not None:
-        _check_state(folder, state)
-        changed = [name for name in settings if settings[name] != state["settings"].get(name)]
-        if changed:
-            before = state["settings"].get(changed[0])
-            raise ValueError(
-                f"A run goes on with the settings it began with: '{folder}' has {changed[0]} = "
-                f"{before!r}, got {settings[changed[0]]!r}. Choose another folder or delete it."
-            )
-        _copy_adapters(model, state)
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-    if trim:
-        trim_log(folder / "log.jsonl", step)
-    return step
-
-
-def _watched(folder):
-    state = load_state(Path(folder) / "state.pt")
-    if state is None:
-        raise FileNotFoundError(f"A training to watch has a checkpoint: '{folder}' has no state.pt yet.")
-    _check_state(folder, state)
-    return state
-
-
-def _check_state(folder, state):
-    if not isinstance(state, dict) or not {"step", "settings", "adapters"} <= set(state):
-        raise ValueError(
-            f"A training's state.pt holds step, settings and adapters: that in '{folder}' does not. Delete it."
-        )
-
-
-@torch.no_grad()
-def _copy_adapters(model, state):
-    for name, parameter in model.trainable_parameters().items():
-        parameter.copy_(state["adapters"][name])
-
-
-def _check(name, value, known):
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}: got {value!r}.")

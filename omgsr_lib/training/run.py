@@ -1,6 +1,5 @@
 """`omgsr train`: train the adapters of a recipe, write them in the official layout with their model card."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -15,15 +14,15 @@ from ..presets import ships
 from ..priors.latents import encode_pairs
 from ..priors.loading import WEIGHTS
 from ..restore.pairs import restored_pairs
-from ..utils.journal import alone
 from ..utils.precision import native_precision
 from .batches import training_dataset
-from .loop import train
+from .distributed import held
+from .loop import TrainOptions, run, set_up
 from .model_card import adapter_card
 
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
-PREVIEWS = 4  # pictures of a preview
+PREVIEWS = 4  # images of a preview
 
 
 def finetune(
@@ -33,6 +32,7 @@ def finetune(
     *,
     name,
     preset,
+    command,
     base=None,
     prompt_embeds=None,
     portraits=(),
@@ -49,7 +49,7 @@ def finetune(
     `out` is held until adapters and card are written: a second run in it raises `OSError`.
 
     Args:
-        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`: the card's.
+        name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`, `command`: the card's.
         base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
         portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
         evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
@@ -58,12 +58,12 @@ def finetune(
         measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
             degradation), instead of the recipe's, which belongs to its own base.
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
-        precision, options: of `train`; precision is `native_precision()` by default. In bf16 on a GPU frozen weights
-            are loaded in bf16.
+        precision, options: of `TrainOptions`; precision is `native_precision()` by default. In bf16 on a GPU frozen
+            weights are loaded in bf16.
     """
     assert_disjoint([*paths, *portraits], evaluation)
     precision = precision or native_precision()
-    with alone(Path(out)) if PartialState().is_main_process else nullcontext():
+    with held(out):
         dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
         model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
         if recipe.start:
@@ -78,9 +78,8 @@ def finetune(
         measured_on = evaluation or (paths if ships(recipe) else ())
         held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
         options |= {"seed": seed, "precision": precision, "weights": weights}
-        result = train(
-            model, pairs, recipe, out, previews=held_out[:PREVIEWS] if evaluation else (), held=True, **options
-        )
+        options["previews"] = held_out[:PREVIEWS] if evaluation else ()
+        result = run(set_up(model, pairs, recipe, out, TrainOptions(**options)))
         if not PartialState().is_main_process:
             return result
         facts = {
@@ -98,10 +97,10 @@ def finetune(
         if recipe.dial:
             facts["degradations"] = "from mild to extreme"
         if recipe.adaptive:
-            facts["timesteps"] = "each picture's own; measured below at the mid-timestep"
+            facts["timesteps"] = "one per image; measured below at the mid-timestep"
         restored, scores = _measure(model.eval(), held_out, weights)
         folder = model.save_adapter(Path(out) / name)
-        adapter_card(folder, model, held_out, restored, scores, result.log, facts)
+        adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
 
 
@@ -111,7 +110,7 @@ def _measure(model, pairs, weights):
     metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
     restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
     scores = pd.concat(
-        score_pairs(pictures, pairs, method=method, metrics=metrics, weights=weights)
-        for method, pictures in restored.items()
+        score_pairs(images, pairs, method=method, metrics=metrics, weights=weights)
+        for method, images in restored.items()
     )
     return restored["omgsr"], scores
