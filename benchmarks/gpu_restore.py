@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import compression
 from omgsr_lib.restore.prepare import KERNELS, Attention, attention_seconds, compile_stages, prepare
-from omgsr_lib.utils.counting import count
 from omgsr_lib.utils.memory import meta_twin
+from omgsr_lib.utils.meter import count
 
 
 FLOPS, BYTES = 790e12, 4.3e12  # per second, of an H200 in bfloat16

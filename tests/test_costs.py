@@ -18,7 +18,7 @@ from omgsr_lib.study.costs import (
     restoration_costs,
     training_costs,
 )
-from omgsr_lib.utils.counting import count
+from omgsr_lib.utils.meter import count
 
 
 # TFLOP of a forward pass without adapters: encode, denoiser, decode.

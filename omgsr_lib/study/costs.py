@@ -17,8 +17,7 @@ from ..priors.full_size import full_size_autoencoder
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
 from ..tiling.vae_layers import decoder_layers, encoder_layers
-from ..utils.counting import count
-from ..utils.memory import LiveMemory
+from ..utils.meter import Meter, count
 
 
 MODES = ("one piece", "exact", "flat")  # of an autoencoder
@@ -122,7 +121,7 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
 def inference_costs(recipe, *, model=None):
     """Stages of a restoration at the recipe's resolution: data frame with stage, parameters, flops and activations.
 
-    Activations are bytes, the most at one time, what goes in not counted (`LiveMemory`).
+    Activations are bytes, the most at one time, without the input (`Meter`).
 
     `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one picture.
     """
@@ -135,10 +134,10 @@ def inference_costs(recipe, *, model=None):
     }
     rows = []
     for stage, (module, function) in stages.items():
-        flops = count(function, [model]).flops
-        with torch.inference_mode(), LiveMemory() as memory:
+        with torch.no_grad(), Meter() as meter:  # in inference mode layers are not taken apart into what is counted
             function()
-        rows.append({"stage": stage, "parameters": _parameters(module), "flops": flops, "activations": memory.peak})
+        numbers = {"parameters": _parameters(module), "flops": meter.flops, "activations": meter.peak}
+        rows.append({"stage": stage, **numbers})
     return pd.DataFrame(rows)
 
 
@@ -200,12 +199,12 @@ def _autoencoder_peak(vae, stage, mode, side):
     whole = torch.empty(1, channels, length, length, dtype=vae.dtype, device=vae.device)
     if mode == "flat":
         return flat_peak(layers, whole)
-    with LiveMemory() as memory:
+    with Meter() as meter:
         if mode == "exact":
             run_exact(layers, whole.clone())
         else:
             (encode_latents if encodes else decode_latents)(vae, whole.clone())
-    return memory.peak
+    return meter.peak
 
 
 def format_dry_run(recipe, costs):
