@@ -16,6 +16,7 @@ from omgsr_lib.images.image_file import Picture
 Y, X = np.mgrid[:24, :32]
 GREY = (X * 7 + Y).astype(np.uint8)  # 0 .. 240
 RGB = np.stack([X * 8, Y * 10, 255 - X * 7], axis=2).astype(np.uint8)
+PLANES = RGB.transpose(2, 0, 1)
 DEEP = GREY.astype(np.uint16) * 257
 
 
@@ -66,8 +67,17 @@ FILES = [
     ("u32.tif", tiff(DEEP.astype(np.uint32)), GREY, 0),
     ("i32.tif", tiff(DEEP.astype(np.int32)), GREY, 0),
     ("f32.tif", tiff(UNIT.astype(np.float32)), GREY, 0),
+    ("f16.tif", tiff(UNIT.astype(np.float16)), GREY, 1),
+    ("f64.tif", tiff(UNIT.astype(np.float64)), GREY, 0),
+    ("f16-big.tif", tiff(UNIT.astype(np.float16), bigtiff=True), GREY, 1),
+    ("f64-white-is-zero.tif", tiff(1 - UNIT.astype(np.float64), photometric="miniswhite"), GREY, 0),
+    ("f32-rgb.tif", tiff(RGB / np.float32(255), photometric="rgb"), RGB, 0),
+    ("f32-rgb-planes.tif", tiff(PLANES / np.float32(255), photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("u32-rgb.tif", tiff(RGB * np.uint32(257), photometric="rgb"), RGB, 0),
+    ("i32-rgb-deflated.tif", tiff(RGB * np.int32(257), photometric="rgb", compression="zlib"), RGB, 0),
     ("16-rgb.tif", tiff(RGB * np.uint16(257), photometric="rgb"), RGB, 0),
-    ("8-rgb-planes.tif", tiff(RGB.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("8-rgb-planes.tif", tiff(PLANES, photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("16-rgb-planes.tif", tiff(PLANES * np.uint16(257), photometric="rgb", planarconfig="separate"), RGB, 0),
     ("rgb.png", saved(Image.fromarray(RGB)), RGB, 0),
     ("rgb.bmp", saved(Image.fromarray(RGB)), RGB, 0),
     ("rgb.webp", saved(Image.fromarray(RGB), lossless=True), RGB, 0),
@@ -95,12 +105,15 @@ def test_every_depth_is_the_same_picture(tmp_path, name, write, expected, off):
         (DEEP.astype(np.int32) - 5, {}),
         (GREY.astype(np.float32), {}),
         (np.float32(UNIT - 0.5), {}),
-        (UNIT.astype(np.float16), {}),
-        (UNIT.astype(np.float64), {}),
+        (UNIT.astype(np.float16) + 1, {}),
+        (-UNIT.astype(np.float64), {}),
         (np.full((24, 32), np.nan, np.float32), {}),
-        ((RGB / np.float32(255)), dict(photometric="rgb")),
+        (RGB.astype(np.float32), dict(photometric="rgb")),
+        (RGB.astype(np.float64) * np.nan, dict(photometric="rgb")),
         (RGB.astype(np.uint32) * 65536, dict(photometric="rgb")),
-        ((RGB * np.uint16(257)).transpose(2, 0, 1), dict(photometric="rgb", planarconfig="separate")),
+        (RGB.astype(np.int16) - 5, dict(photometric="rgb")),
+        (RGB * np.uint16(257), dict(photometric="cielab")),
+        (np.dstack([RGB, GREY]) * np.uint16(257), dict(photometric="separated")),
     ],
 )
 def test_samples_without_a_known_range_are_refused(tmp_path, samples, options):

@@ -1,6 +1,7 @@
 """Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
 
 import io
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .exif import dots_per_inch, kept_exif, upright, with_resolution
 from .png import png_source
-from .sixteen_bit import BITS, is_deep, read_deep, write_png, write_tiff
+from .sixteen_bit import BITS, is_deep, needs_tifffile, read_deep, read_tiff, to_16_bits, write_png, write_tiff
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
@@ -95,16 +96,10 @@ class Picture:
         """
         try:
             file, colour, left_out = png_source(path)
-            with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
-                _check_pixels(image, path, max_pixels)
-                deep, frames = is_deep(image), getattr(image, "n_frames", 1)
-                if deep:
-                    samples = read_deep(lambda: _opened(file), upright)
-                    image.load()
-                    (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
-                    picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
-                else:
-                    picture = cls.from_image(image)
+            with _limit(max_pixels):
+                picture, frames = cls._opened(
+                    file, colour.pop(b"iCCP", None), partial(_check_pixels, path=path, max_pixels=max_pixels)
+                )
         except Image.DecompressionBombError as err:
             raise ValueError(_too_many(path, str(err))) from err
         except _TooManyPixels:
@@ -120,6 +115,30 @@ class Picture:
         if frames > 1:
             picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
         return picture
+
+    @classmethod
+    def _opened(cls, file, icc, check):
+        """`(picture, frames)` of a path or `BytesIO`; `check(size)` refuses a size before the pixels are read.
+
+        `icc`: the profile, of a file from which it was taken out.
+        """
+        if needs_tifffile(file):
+            samples, image = read_tiff(file, upright, check)
+            return cls._of_deep(samples, image), 1
+        with Image.open(file, formats=READABLE) as image:
+            check(image.size)
+            image.info |= {"icc_profile": icc} if icc else {}
+            deep, frames = is_deep(image), getattr(image, "n_frames", 1)
+            if not deep:
+                return cls.from_image(image), frames
+            samples = read_deep(lambda: _opened(file), upright)
+            image.load()
+            return cls._of_deep(samples, image), frames
+
+    @classmethod
+    def _of_deep(cls, samples, image):
+        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+        return cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
 
     @classmethod
     def _of_samples(cls, samples, icc, exif, dpi, notes):
@@ -267,9 +286,11 @@ def _limit(max_pixels):
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_pixels(image, path, max_pixels):
-    if max_pixels is not None and image.width * image.height > max_pixels:
-        raise _TooManyPixels(_too_many(path, f"{image.width}x{image.height}, limit {max_pixels}"))
+def _check_pixels(size, path, max_pixels):
+    width, height = size
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf) if max_pixels is None else max_pixels
+    if width * height > limit:
+        raise _TooManyPixels(_too_many(path, f"{width}x{height}, limit {limit}"))
 
 
 def _too_many(path, reason):
@@ -280,18 +301,9 @@ def _too_many(path, reason):
 
 
 def _grey16(image, tags):
-    samples = np.asarray(image)
-    if image.mode == "F":
-        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
-            raise ValueError("floating-point samples must be finite and lie in 0 .. 1")
-        samples = (samples * 65535).round()
-    elif samples.min() < 0 or samples.max() > 65535:
-        raise ValueError(f"integer samples must lie in 0 .. 65535: got {samples.min()} .. {samples.max()}")
-    if tags.get(BITS) == (12,):
-        samples = (samples * (65535 / 4095)).round()
+    samples = to_16_bits(np.asarray(image), 12 if tags.get(BITS) == (12,) else 16)[..., None]
     if tags.get(PHOTOMETRIC) == 0:
         samples = 65535 - samples
-    samples = samples.astype(np.uint16)[..., None]
     key = image.info.get("transparency")
     if key is None:
         return samples
