@@ -86,22 +86,19 @@ class VGG16Maps(nn.Module):
 class DINOv3Maps(nn.Module):
     """The picture and the L2-pooled (stride 1) outputs of the `stages` of a DINOv3-ConvNeXt: the release's loss.
 
-    The pooled map, a magnitude without sign, is also what enters the next stage there. `propagate=False` hands on the
-    stage's own output, which gives the network's usual features.
+    The pooled map, a magnitude without sign, is also what enters the next stage there.
     """
 
-    def __init__(self, stages, *, propagate=True):
+    def __init__(self, stages):
         super().__init__()
         self.standardise, self.pool = Standardise(), L2Pool(stride=1)
         self.stages = stages
-        self.propagate = propagate
 
     def forward(self, pictures):
         maps, hidden = [pictures], self.standardise(pictures)
         for stage in self.stages:
-            hidden = stage(hidden)
-            maps.append(self.pool(hidden))
-            hidden = maps[-1] if self.propagate else hidden
+            hidden = self.pool(stage(hidden))
+            maps.append(hidden)
         return maps
 
 
@@ -121,9 +118,9 @@ def vgg16_dists(weights=None, *, pretrained=True):
     return DISTS(maps, alpha, beta)
 
 
-def dinov3_dists(stages, *, propagate=True):
+def dinov3_dists(stages):
     """`DISTS` on `DINOv3Maps` with the weight 1 / (2 C) for all C channels, 1347 of the large network's."""
-    return _equal_weights(DINOv3Maps(stages, propagate=propagate), 3 + sum(len(s.layers[0].gamma) for s in stages))
+    return _equal_weights(DINOv3Maps(stages), 3 + sum(len(s.layers[0].gamma) for s in stages))
 
 
 def _equal_weights(maps, channels):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import mistune
 import pandas as pd
 
 from ..metrics.specs import SPECS
@@ -72,11 +73,8 @@ def write_report(folder):
     rows, absent = findings(folder), _absent(folder)
     figures = sorted(path.relative_to(folder).as_posix() for path in (folder / FIGURES).glob("*.png"))
     tables = sorted(path.relative_to(folder).as_posix() for path in (folder / TABLES).glob("*.html"))
-    written = []
-    for name, text in (
-        ("report.md", _markdown(folder.name, rows, absent, figures, tables)),
-        ("report.html", _html(folder.name, rows, absent, figures, tables)),
-    ):
+    markdown, written = _markdown(folder.name, rows, absent, figures, tables), []
+    for name, text in (("report.md", markdown), ("report.html", _html(folder.name, markdown))):
         with atomic_write(folder / name) as part:
             part.write_text(text, encoding="utf-8")
         written.append(folder / name)
@@ -316,39 +314,26 @@ def _markdown(preset, rows, absent, figures, tables):
     for row in rows:
         links = [f"[figure]({row.figure})"] if row.figure else []
         links += [f"[notebook](notebooks/{row.notebook}.ipynb)"]
-        lines.append(f"| {row.claim} | {row.measured} | **{row.verdict}** | {' '.join(links)} |")
-    lines += ["", "Tables: " + ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)]
-    lines += ["", "Figures: " + ", ".join(f"[{_name(path)}]({path})" for path in figures)]
+        measured = row.measured.replace("; ", "<br>")
+        lines.append(f"| {row.claim} | {measured} | **{row.verdict}** | {' '.join(links)} |")
+    links = ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)
+    lines += ["", "## Tables", "", links, "", "## Figures"]
+    for path in figures:
+        lines += ["", f"**{_name(path)}**", "", f"![{_name(path)}]({path})"]
     return "\n".join(lines) + "\n"
 
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
-border-bottom:1px solid #ddd}img{max-width:100%}
-figure{margin:2em 0}figcaption{font-weight:600}td:first-child{width:32%}
-td:nth-child(3){white-space:nowrap;font-weight:600}"""
+border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:32%}td:nth-child(3){white-space:nowrap}"""
 
 
-def _html(preset, rows, absent, figures, tables):
-    lines = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<style>{STYLE}</style>"]
-    lines += [
-        f"<title>OMGSR, preset {escape(preset)}</title></head><body>",
-        "<h1>What of the paper is shown here</h1>",
-    ]
-    lines += [f"<p>{escape(line)}</p>" for line in _intro(preset, rows, absent)]
-    lines += ["<table><tr><th>Claim</th><th>Measured here, 95 % interval</th><th>Verdict</th><th>See</th></tr>"]
-    for row in rows:
-        links = [_link(row.figure, "figure")] if row.figure else []
-        links += [_link(f"notebooks/{row.notebook}.ipynb", "notebook")]
-        cells = [escape(row.claim), escape(row.measured).replace("; ", "<br>"), escape(row.verdict), " ".join(links)]
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    lines += ["</table>", "<h2>Tables</h2>", f"<p>{', '.join(_link(path, _name(path)) for path in tables)}</p>"]
-    lines += ["<h2>Figures</h2>"]
-    for path in figures:
-        name, source = escape(_name(path)), escape(path)
-        image = f'<img src="{source}" srcset="{source} 1.25x" alt="{name}">'
-        lines.append(f"<figure><figcaption>{name}</figcaption>{image}</figure>")
-    return "\n".join([*lines, "</body></html>"]) + "\n"
+def _html(preset, markdown):
+    """The page of the report: its Markdown, whose links to tables go to those in HTML."""
+    body = mistune.create_markdown(plugins=["table"])(markdown.replace(".md)", ".html)"))
+    body = body.replace("&lt;br&gt;", "<br>")  # all else is escaped
+    head = f'<meta charset="utf-8"><title>OMGSR, preset {escape(preset)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
 
 
 def _name(path):
@@ -359,7 +344,3 @@ def _name(path):
         return stem.replace("_", " ")
     rest = stem[len(start) + 1 :]
     return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")
-
-
-def _link(path, text):
-    return f'<a href="{escape(path)}">{escape(text)}</a>'
