@@ -96,7 +96,7 @@ JPEG, PNG = encoded(picture(48, 40), "JPEG"), encoded(picture(48, 40), "PNG")
 WEBP = encoded(picture(48, 40), "WEBP")
 TIFF = encoded(picture(48, 40), "TIFF", compression="tiff_lzw")
 FRAMES = dict(save_all=True, append_images=[picture(seed=1), picture(seed=2)])
-UNREADABLE = "must be a readable picture"
+UNREADABLE = "must be a readable image"
 
 # name, bytes or a function that writes the file, and what becomes of it at scale 1: mode and size, or the failure
 TABLE = [

@@ -118,7 +118,7 @@ def test_every_depth_is_the_same_picture(tmp_path, name, write, expected, off):
 )
 def test_samples_without_a_known_range_are_refused(tmp_path, samples, options):
     tifffile.imwrite(tmp_path / "a.tif", samples, **options)
-    with pytest.raises(ValueError, match="must be a readable picture: '.*a.tif' is not"):
+    with pytest.raises(ValueError, match="must be a readable image: '.*a.tif' is not"):
         open_photo(tmp_path / "a.tif")
 
 

@@ -177,7 +177,7 @@ def test_training_files_of_other_sizes_are_not_read(tmp_path, monkeypatch):
 def test_the_same_content_or_name_is_refused(tmp_path):
     train = save(tmp_path / "a.png", 20, 20, 0)
     copy = save(tmp_path / "copy.png", 20, 20, 0)
-    with pytest.raises(ValueError, match="copy.png' equals the training picture .*a.png' in content"):
+    with pytest.raises(ValueError, match="copy.png' equals the training image .*a.png' in content"):
         assert_disjoint([train], [copy])
     (tmp_path / "eval").mkdir()
     with pytest.raises(ValueError, match="a.png' in name"):

@@ -140,7 +140,7 @@ def test_verdicts_are_those_of_the_numbers(results):
     few = next(row for claim, row in found.items() if claim.startswith("One step needs fewer operations"))
     assert few.verdict == SHOWN and few.measured.startswith("900 GMAC at 512 pixels; published 5000 to 5000")
     assert (
-        found["OMGSR-S restores real pictures better than bicubic enlargement (RealSR, small priors)"].verdict == SHOWN
+        found["OMGSR-S restores real images better than bicubic enlargement (RealSR, small priors)"].verdict == SHOWN
     )
     assert (
         found["OMGSR-F is ahead of OMGSR-S in the measures with reference (RealSR, small priors)"].verdict == NOT_SHOWN
@@ -233,7 +233,7 @@ def test_tables_are_written_in_three_formats_byte_for_byte(results, tmp_path):
 
 def test_figures_are_called_by_what_they_show():
     names = {"gap_s": "Distance between LQ latents and noisy latents, OMGSR-S", "ranks": "Ranks and how sure they are"}
-    names |= {"per_image": "Mid-timestep of each picture", "ranks_RealSR": "Ranks and how sure they are, RealSR"}
+    names |= {"per_image": "Mid-timestep of each image", "ranks_RealSR": "Ranks and how sure they are, RealSR"}
     for stem, name in names.items():
         assert report._name(f"figures/{stem}.png") == name
     assert report._name("tables/ablation_ldr.html") == "ablation ldr" and report._name("tables/costs.html") == "costs"

@@ -18,7 +18,7 @@ from .manifest import read_manifest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by picture.
+# Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by image.
 # Licences: NASA, CC0 and public domain (scikit-image), CC BY 2.0 (scikit-learn), US Navy portrait (matplotlib).
 PACKAGED = {
     "train": (
@@ -88,7 +88,7 @@ def _listed(file):
 
 
 def packaged_photos(split):
-    """Paths of the photographs that come with the dependencies; `split` is "train" or "eval" (split by picture)."""
+    """Paths of the photographs that come with the dependencies; `split` is "train" or "eval" (split by image)."""
     if split not in PACKAGED:
         raise ValueError(f"split must be one of {sorted(PACKAGED)}, got {split!r}.")
     from importlib.util import find_spec
@@ -115,7 +115,7 @@ def freely_licensed(folder, provenance):
 def open_photo(path):
     """Open `path` as an upright RGB PIL image; more than 8 bits are rounded to 8, transparency is left out.
 
-    Raises `ValueError` if the file is not a picture, a side is shorter than 2 pixels, or its samples have no known
+    Raises `ValueError` if the file is not an image, a side is shorter than 2 pixels, or its samples have no known
     range (see `Picture`).
     """
     image = _rgb(Picture.open(path))

@@ -1,4 +1,4 @@
-"""Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
+"""Images as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
 
 import io
 import math
@@ -26,7 +26,7 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
 
 @dataclass(frozen=True)
 class Picture:
-    """Upright samples of a picture.
+    """An image as upright samples.
 
     Attributes:
         colour: `(h, w, 1)` (grey) or `(h, w, 3)`, uint8 or uint16.
@@ -62,7 +62,7 @@ class Picture:
 
     @classmethod
     def from_image(cls, image):
-        """The picture of a PIL image, turned upright by its EXIF orientation.
+        """The `Picture` of a PIL image, turned upright by its EXIF orientation.
 
         Grey modes stay grey, with 1 bit as with 16; palettes, YCbCr, HSV, LAB and CMYK become RGB, the last one
         through its embedded profile; every kind of transparency becomes alpha. Mode "I" must lie in 0 .. 65535, "F" in
@@ -89,9 +89,9 @@ class Picture:
 
     @classmethod
     def open(cls, path, *, max_pixels=None):
-        """The picture in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
+        """The `Picture` in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
 
-        Raises `ValueError` if it is not a picture, is damaged, or has more than `max_pixels` (by default twice
+        Raises `ValueError` if it is not an image, is damaged, or has more than `max_pixels` (by default twice
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
@@ -109,7 +109,7 @@ class Picture:
                 raise
             reason = "" if isinstance(err, UnidentifiedImageError) else f" ({str(err) or type(err).__name__})"
             raise ValueError(
-                f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
+                f"A photograph must be a readable image: '{path}' is not{reason}. Remove or replace it."
             ) from err
         picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
         if frames > 1:
@@ -157,7 +157,7 @@ class Picture:
         return picture.with_colour(_resized(picture.colour, width, height))
 
     def with_hidden_filled(self):
-        """The picture with the colours of the visible pixels nearby where it is fully transparent.
+        """The image with the colours of the visible pixels nearby where it is fully transparent.
 
         So enlarging leaves no fringe at the edge of what is visible.
         """
@@ -172,7 +172,7 @@ class Picture:
         return (samples / (self.levels / 2) - 1).expand(3, -1, -1)
 
     def with_pixels(self, pixels):
-        """This picture with the colours of `pixels` `(3, h, w)` in `[-1, 1]` (clamped), rounded to its own levels."""
+        """This image with the colours of `pixels` `(3, h, w)` in `[-1, 1]` (clamped), rounded to its own levels."""
         pixels = pixels.detach().float().clamp(-1, 1)
         if self.is_grey:
             pixels = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))[None]
@@ -180,7 +180,7 @@ class Picture:
         return replace(self, colour=samples.astype(self.colour.dtype))
 
     def with_colour(self, colour):
-        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
+        """This image with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
 
         So it keeps its size on paper.
         """
@@ -192,7 +192,7 @@ class Picture:
         return replace(self, colour=colour, alpha=alpha, dpi=dpi)
 
     def to_8_bits(self):
-        """The picture with 8-bit samples."""
+        """The image with 8-bit samples."""
         if self.levels == 255:
             return self
         colour, alpha = (None if x is None else _short(x) for x in (self.colour, self.alpha))
@@ -212,7 +212,7 @@ class Picture:
         return image
 
     def check_format(self, format, size, path):
-        """Raise `ValueError`, naming `path`, if no file of `format` holds this picture at `size`: its alpha, sides."""
+        """Raise `ValueError`, naming `path`, if no file of `format` holds this image at `size`: its alpha, sides."""
         if format == "jpeg" and self.alpha is not None:
             raise ValueError(f"A JPEG file holds no transparency: '{path}' has some. Choose png, webp or tiff.")
         width, height = size
@@ -295,7 +295,7 @@ def _check_pixels(size, path, max_pixels):
 
 def _too_many(path, reason):
     return (
-        f"A picture must not have more pixels than the limit: '{path}' does ({reason}). If you trust it, raise the "
+        f"An image must not have more pixels than the limit: '{path}' does ({reason}). If you trust it, raise the "
         "limit with max_pixels (--max-pixels)."
     )
 

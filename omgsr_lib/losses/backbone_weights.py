@@ -69,7 +69,7 @@ def dists_weights(weights=None):
 
 
 def dinov2_model(weights=None, *, pretrained=True):
-    """A transformers `Dinov2Model`, ViT-B/14 for pictures of 518 px; random weights if not `pretrained`."""
+    """A transformers `Dinov2Model`, ViT-B/14 for images of 518 px; random weights if not `pretrained`."""
     from transformers import Dinov2Config, Dinov2Model
 
     if not pretrained:

@@ -26,9 +26,9 @@ FIGURE_TITLES = {
     "contrasts": "Paired contrasts of the ablation",
     "costs": "Costs by stage",
     "gap": "Distance between LQ latents and noisy latents",
-    "large": "A large picture in tiles",
+    "large": "A large image in tiles",
     "losses": "Training losses",
-    "per_image": "Mid-timestep of each picture",
+    "per_image": "Mid-timestep of each image",
     "published": "Beside published numbers",
     "ranks": "Ranks and how sure they are",
     "snr_match": "SNR match",
@@ -149,7 +149,7 @@ CONTRAST_CLAIMS = (
     ("mid - 200", "The mid-timestep beats t 200", False),
     ("mid - late (25)", "The mid-timestep beats a late one, t 25", False),
     ("with - without LDR", "The latent refinement loss (LDR, LRR) helps", False),
-    ("with - without chunks", "Losses on overlapping chunks beat those on whole pictures, artefacts included", True),
+    ("with - without chunks", "Losses on overlapping chunks beat those on whole images, artefacts included", True),
     ("with - without perceptual loss", "The perceptual loss helps", False),
     ("with - without adversarial loss", "The adversarial loss helps", False),
     ("trained - random prior", "The generative prior is what restores (control: random weights)", False),
@@ -171,7 +171,7 @@ def _ablation(folder):
                 continue
             measured, verdict = judge(rows, own=own)
             trainings, count = int(rows["trainings"].iloc[0]), int(rows["n"].iloc[0])
-            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} pictures)"
+            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} images)"
             yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06_evaluate")
 
 
@@ -232,8 +232,8 @@ def _operations(folder):
 def _test_sets(folder):
     found = benchmark_results(folder / "benchmarks")
     pairs = (
-        ("mini-s", "bicubic", "OMGSR-S restores real pictures better than bicubic enlargement"),
-        ("mini-f", "bicubic", "OMGSR-F restores real pictures better than bicubic enlargement"),
+        ("mini-s", "bicubic", "OMGSR-S restores real images better than bicubic enlargement"),
+        ("mini-f", "bicubic", "OMGSR-F restores real images better than bicubic enlargement"),
         ("mini-f", "mini-s", "OMGSR-F is ahead of OMGSR-S in the measures with reference"),
     )
     for one, other, text in pairs:
@@ -249,11 +249,11 @@ def _test_sets(folder):
 
 
 def _own_timestep(folder):
-    """The limit that the authors name: one timestep for all pictures."""
+    """The limit that the authors name: one timestep for all images."""
     gains = _read(folder / "08_adaptive_timestep" / "gains.csv")
     for name in ("mild", "extreme"):
         for variant, model in VARIANTS.items():
-            claim = f"A timestep of its own for each picture helps where degradation is {name} ({model})"
+            claim = f"A per-image timestep helps where degradation is {name} ({model})"
             if gains is None or "own timestep" not in set(gains["contrast"]):
                 yield _missing(claim, "08_adaptive_timestep", "`omgsr adaptive`")
                 continue

@@ -1,7 +1,7 @@
 """Tables for the README and for papers: Markdown, LaTeX and HTML of one `Table` of texts.
 
 Bold is a claim: a method that every other one of its column is decided against, or a difference whose paired interval
-excludes 0. Published numbers have no pictures to pair and are never marked.
+excludes 0. Published numbers have no images to pair and are never marked.
 """
 
 from dataclasses import dataclass

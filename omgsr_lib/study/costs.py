@@ -20,7 +20,7 @@ from ..tiling.vae_layers import decoder_layers, encoder_layers
 from ..utils.meter import Meter, count
 
 
-MODES = ("one piece", "exact", "flat")  # of an autoencoder
+AUTOENCODER_MODES = ("one piece", "exact", "flat")  # of an autoencoder
 OPTIMIZER_BYTES = 12  # per trained parameter: gradient and both moments of Adam, in float32
 
 
@@ -123,7 +123,7 @@ def inference_costs(recipe, *, model=None):
 
     Activations are bytes, the most at one time, without the input (`Meter`).
 
-    `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one picture.
+    `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one image.
     """
     model = meta_model(recipe) if model is None else model
     pixels, latents = _pixels(recipe, 1, next(model.vae.parameters()).dtype), _latents(recipe, model, 1)
@@ -142,7 +142,7 @@ def inference_costs(recipe, *, model=None):
 
 
 def restoration_costs(method, recipe, *, model=None, repeats=2):
-    """Costs of restoring one picture at the recipe's resolution, by stage, as a table prints them.
+    """Costs of restoring one image at the recipe's resolution, by stage, as a table prints them.
 
     Columns: method, stage, parameters (M), GMAC, weights (MiB), activations (MiB, the peak as counted), and seconds,
     the least of `repeats` runs of `model`. Without one nothing is run: the recipe's full-size base is counted with
@@ -176,8 +176,8 @@ def _stage_seconds(model, size, repeats):
 
 
 @torch.inference_mode()
-def autoencoder_memory(families=("ddpm", "flow"), sides=(1024, 2048, 4096), modes=MODES):
-    """Peak bytes of the full-size autoencoders' activations in bfloat16 for square pictures, counted without a GPU.
+def autoencoder_memory(families=("ddpm", "flow"), sides=(1024, 2048, 4096), modes=AUTOENCODER_MODES):
+    """Peak bytes of the full-size autoencoders' activations in bfloat16 for square images, counted without a GPU.
 
     Data frame with family, stage ("encode", "decode"), mode ("one piece" or of `tiling.vae.MODES`), side (pixels) and
     bytes. In one piece and exact mode the input counts; flat mode reads it in crops, with the defaults of `FlatPass`.
