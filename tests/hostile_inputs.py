@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms
+from png_bytes import chunk, png
 
 from omgsr_lib.images.image_file import Picture
 
@@ -50,14 +51,10 @@ def tiff(samples, **options):
     return lambda path: tifffile.imwrite(path, samples, **options)
 
 
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
 def bomb(width, height):
     """A PNG of a few bytes that claims to be large."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(b"")))
 
 
 def text_bomb():
@@ -77,8 +74,8 @@ def interlaced():
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     for x, y, dx, dy in passes:
         raw += b"".join(b"\0" + row.tobytes() for row in array[y::dy, x::dx])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 1))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 1)
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(raw)))
 
 
 def lab():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms
+from png_bytes import png
 
 from omgsr_lib.images.image_file import Picture
 
@@ -56,11 +57,7 @@ def png16(path, array, *, interlace=0, key=None):
         raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part if row.size)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", *array.shape[1::-1], 16, colour, 0, 0, interlace))]
     chunks += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
-    chunks += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, content in chunks:
-        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    path.write_bytes(data)
+    path.write_bytes(png(*chunks, (b"IDAT", zlib.compress(raw))))
     return path
 
 

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from png_bytes import chunk
 
 from omgsr_lib.data.photos import open_photo
 from omgsr_lib.images.image_file import Picture
@@ -24,11 +25,7 @@ def with_chunks(path, *chunks, deep=False):
         buffer = io.BytesIO()
         Image.fromarray(ARRAY).save(buffer, "PNG")
         data = buffer.getvalue()
-    more = b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks
-    )
-    path.write_bytes(data[:33] + more + data[33:])
+    path.write_bytes(data[:33] + b"".join(chunk(*pair) for pair in chunks) + data[33:])
     return path
 
 
