@@ -134,8 +134,11 @@ def test_a_tiff_that_pillow_does_not_read_keeps_its_metadata(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     tags = [(274, "H", 1, 6, True), (271, "s", 0, "maker", True)]
     options = dict(resolution=(100, 200), resolutionunit="inch", iccprofile=profile, extratags=tags)
-    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=["assocalpha"], **options)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for _ in range(2):
+            file.write(array, photometric="rgb", extrasamples=["assocalpha"], **options)
     picture = Picture.open(tmp_path / "a.tif")
+    assert picture.notes == ("only the first of its 2 frames is taken",)
     assert picture.icc == profile and picture.dpi == (200, 100) and picture.image().getexif()[271] == "maker"
     straight = np.rot90(array[..., :3] / np.maximum(array[..., 3:], 1e-9), -1).clip(0, 1)
     visible = picture.alpha[..., 0] > 0

@@ -123,8 +123,8 @@ class Picture:
         `icc`: the profile, of a file from which it was taken out.
         """
         if needs_tifffile(file):
-            samples, image = read_tiff(file, upright, check)
-            return cls._of_deep(samples, image), 1
+            samples, image, frames = read_tiff(file, upright, check)
+            return cls._of_deep(samples, image), frames
         with Image.open(file, formats=READABLE) as image:
             check(image.size)
             image.info |= {"icc_profile": icc} if icc else {}

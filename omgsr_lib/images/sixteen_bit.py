@@ -86,13 +86,14 @@ def needs_tifffile(file):
 
 
 def read_tiff(file, turn, check):
-    """`(samples, image)` of a file that `needs_tifffile`: uint16, and a grey PIL image with its EXIF data and profile.
+    """`(samples, image, pages)` of a file that `needs_tifffile`, of its first page.
 
+    Samples are uint16; the PIL image is grey and has the EXIF data and the profile; `pages` is their number.
     `turn(image)` turns a PIL image upright; `check(size)` refuses a size. Raises `ValueError` for colours other than
     grey and RGB, samples without a known range (`to_16_bits`), and compression that needs the package imagecodecs.
     """
     with tifffile.TiffFile(file) as tiff:
-        page, exif = tiff.pages[0], Image.Exif()
+        page, pages, exif = tiff.pages[0], len(tiff.pages), Image.Exif()
         check((page.imagewidth, page.imagelength))
         colours = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3}.get(page.photometric.name)
         if colours is None or page.imagedepth > 1:
@@ -112,7 +113,7 @@ def read_tiff(file, turn, check):
     channels = [Image.fromarray(channel) for channel in np.moveaxis(samples, 2, 0)]
     for channel in channels:
         channel.info |= info
-    return np.stack([np.asarray(turn(channel)) for channel in channels], axis=2), channels[0]
+    return np.stack([np.asarray(turn(channel)) for channel in channels], axis=2), channels[0], pages
 
 
 def to_16_bits(samples, bits=16):
