@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from record import write_record
 
-from omgsr_lib.data.degradation import Degradation, blur, recipe
+from omgsr_lib.data.degradation import Degradation, blur, draw_chain
 from omgsr_lib.data.filters import filter2d
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 
@@ -50,7 +50,7 @@ def _padded(image, kernel, size):
 def chain(picture, settings, index, apply):
     """The degraded picture before the last rounding, `apply(image, kernel)` being the filter."""
     image = (picture + 1) / 2
-    for step in recipe(settings, *picture.shape[1:], np.random.default_rng([0, index])):
+    for step in draw_chain(settings, *picture.shape[1:], np.random.default_rng([0, index])):
         image = apply(image, step.keywords["kernel"]()) if step.func is blur else step(image)
     return image
 

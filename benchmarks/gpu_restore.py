@@ -32,9 +32,9 @@ from torch.nn.attention import sdpa_kernel
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors.latents import compression
 from omgsr_lib.restore.prepare import compile_stages, prepare
-from omgsr_lib.utils.counting import count
 from omgsr_lib.utils.device import KERNELS, fast_attention
 from omgsr_lib.utils.memory import meta_twin
+from omgsr_lib.utils.meter import count
 
 
 FLOPS, BYTES = 790e12, 4.3e12  # per second, of an H200 in bfloat16

@@ -79,6 +79,6 @@ class FakeExplorer:
 
     def add_photo(self, name, content):
         if not content.startswith(b"\x89PNG"):
-            raise ValueError(f"A photograph must be a readable picture: '{name}' is not.")
+            raise ValueError(f"A photograph must be a readable image: '{name}' is not.")
         self.photos.append(name)
         return name

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms
+from png_bytes import chunk, png
 
 from omgsr_lib.images.image_file import Picture
 
@@ -50,14 +51,10 @@ def tiff(samples, **options):
     return lambda path: tifffile.imwrite(path, samples, **options)
 
 
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
 def bomb(width, height):
     """A PNG of a few bytes that claims to be large."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(b"")))
 
 
 def text_bomb():
@@ -77,8 +74,8 @@ def interlaced():
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     for x, y, dx, dy in passes:
         raw += b"".join(b"\0" + row.tobytes() for row in array[y::dy, x::dx])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 1))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 1)
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(raw)))
 
 
 def lab():
@@ -96,7 +93,7 @@ JPEG, PNG = encoded(picture(48, 40), "JPEG"), encoded(picture(48, 40), "PNG")
 WEBP = encoded(picture(48, 40), "WEBP")
 TIFF = encoded(picture(48, 40), "TIFF", compression="tiff_lzw")
 FRAMES = dict(save_all=True, append_images=[picture(seed=1), picture(seed=2)])
-UNREADABLE = "must be a readable picture"
+UNREADABLE = "must be a readable image"
 
 # name, bytes or a function that writes the file, and what becomes of it at scale 1: mode and size, or the failure
 TABLE = [
@@ -142,14 +139,16 @@ TABLE = [
     ("16-rgb.ppm", b"P6 16 16 65535\n" + deep(3).astype(">u2").tobytes(), ("RGB;16", (16, 16))),
     ("16-rgb-short.ppm", b"P6 16 16 65535\n" + deep(3).astype(">u2").tobytes()[:-1], "take 1536 bytes, it has 1535"),
     ("16-signed.tif", tiff(deep(1)[..., 0].astype(np.int16)), "integer samples must lie in 0 .. 65535"),
-    ("16-planes.tif", tiff(deep(16, 3), photometric="rgb", planarconfig="separate"), "one after the other"),
+    ("16-planes.tif", tiff(deep(16, 3, 16), photometric="rgb", planarconfig="separate"), ("RGB;16", (16, 16))),
     ("big.tif", tiff(deep(3), photometric="rgb", bigtiff=True), ("RGB;16", (16, 16))),
     ("32-integer.tif", tiff(deep(1)[..., 0].astype(np.int32) * 9), "integer samples must lie in 0 .. 65535"),
     ("32-in-range.tif", tiff(deep(1)[..., 0].astype(np.int32)), ("L;16", (16, 16))),
     ("float.tif", tiff(deep(1)[..., 0].astype(np.float32) / 65535), ("L;16", (16, 16))),
     ("float-255.tif", tiff(deep(1)[..., 0].astype(np.float32)), "floating-point samples must be finite and lie in 0"),
     ("float-nan.tif", tiff(np.full((16, 16), np.nan, np.float32)), "floating-point samples must be finite"),
-    ("float-rgb.tif", tiff(deep(3).astype(np.float32) / 65535, photometric="rgb"), UNREADABLE),
+    ("float-rgb.tif", tiff(deep(3).astype(np.float32) / 65535, photometric="rgb"), ("RGB;16", (16, 16))),
+    ("double.tif", tiff(deep(1)[..., 0] / 65535), ("L;16", (16, 16))),
+    ("half-255.tif", tiff(deep(1)[..., 0].astype(np.float16)), "floating-point samples must be finite and lie in 0"),
     # orientation, profiles, kinds of a format
     *((f"turned-{n}.jpg", encoded(picture(32, 16), "JPEG", exif=exif(n)), ("RGB", (32, 16))) for n in range(1, 5)),
     *((f"turned-{n}.jpg", encoded(picture(32, 16), "JPEG", exif=exif(n)), ("RGB", (16, 32))) for n in range(5, 9)),

@@ -1,4 +1,4 @@
-"""data/benchmarks.py and benchmark.py: what is refused, what counts as a leak, and that a stopped run goes on."""
+"""data/benchmarks.py and benchmark.py: what is refused, and that a stopped run resumes."""
 
 import hashlib
 from dataclasses import replace
@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 from omgsr_lib.cli import main
-from omgsr_lib.data import test_sets as data
-from omgsr_lib.data.manifest import verify_manifest
-from omgsr_lib.data.photos import packaged_photos
-from omgsr_lib.data.test_sets import BENCHMARKS, assert_no_leak, build_synthetic, open_benchmark, pixel_checksum
+from omgsr_lib.data.test_sets import TEST_SETS, open_test_set, pixel_checksum
 from omgsr_lib.study import test_sets as procedure
 
 
@@ -29,9 +26,9 @@ def small(tmp_path, monkeypatch):
         noise(tmp_path / "set" / "test_LR" / f"{name}.png", 24, seed)
         noise(tmp_path / "set" / "test_HR" / f"{name}.png", 96, seed + 10)
         noise(tmp_path / "wild" / f"{name}.png", 150, seed)
-    pairs = replace(BENCHMARKS["RealSR"], count=2, lq_size=24, checksum=None)
-    monkeypatch.setitem(BENCHMARKS, "RealSR", pairs)
-    monkeypatch.setitem(BENCHMARKS, "RealSet65", replace(BENCHMARKS["RealSet65"], count=2, checksum=None))
+    pairs = replace(TEST_SETS["RealSR"], count=2, lq_size=24, checksum=None)
+    monkeypatch.setitem(TEST_SETS, "RealSR", pairs)
+    monkeypatch.setitem(TEST_SETS, "RealSet65", replace(TEST_SETS["RealSet65"], count=2, checksum=None))
     return tmp_path
 
 
@@ -39,33 +36,32 @@ def test_pairs_go_by_name(small):
     noise(small / "set" / "test_LR" / "a.png", 24)
     (small / "set" / "test_HR" / "b.png").rename(small / "set" / "test_HR" / "c.png")
     with pytest.raises(ValueError, match="without a partner: b, c"):
-        open_benchmark("RealSR", small / "set")
+        open_test_set("RealSR", small / "set")
     (small / "set" / "test_HR" / "c.png").rename(small / "set" / "test_HR" / "b.png")
-    pairs = open_benchmark("RealSR", small / "set")
+    pairs = open_test_set("RealSR", small / "set")
     assert [(lq.stem, hq.stem) for lq, hq in pairs.values()] == [("a", "a"), ("b", "b")]
-    assert {hq for _, hq in open_benchmark("RealSet65", small / "wild").values()} == {None}
+    assert {hq for _, hq in open_test_set("RealSet65", small / "wild").values()} == {None}
 
 
 def test_other_counts_sizes_and_pixels_are_refused(small, monkeypatch):
     folder = small / "set"
     noise(folder / "test_LR" / "b.png", 25)
     with pytest.raises(ValueError, match=r"measure 24x24 here: '.*b.png' is 25x25.*StableSR"):
-        open_benchmark("RealSR", folder)
+        open_test_set("RealSR", folder)
     noise(folder / "test_LR" / "b.png", 24, 1)
     right = pixel_checksum(sorted(folder.rglob("*.png")))
-    monkeypatch.setitem(BENCHMARKS, "RealSR", replace(BENCHMARKS["RealSR"], checksum=right))
-    assert len(open_benchmark("RealSR", folder)) == 2
+    monkeypatch.setitem(TEST_SETS, "RealSR", replace(TEST_SETS["RealSR"], checksum=right))
+    assert len(open_test_set("RealSR", folder)) == 2
     noise(folder / "test_LR" / "b.png", 24, 7)
     with pytest.raises(ValueError, match="another copy"):
-        open_benchmark("RealSR", folder)
-    assert len(open_benchmark("RealSR", folder, checksum=False)) == 2
+        open_test_set("RealSR", folder)
     (folder / "test_LR" / "b.png").unlink()
-    with pytest.raises(ValueError, match="RealSR has 2 pictures in 'test_LR': .* holds 1"):
-        open_benchmark("RealSR", folder)
+    with pytest.raises(ValueError, match="RealSR has 2 images in 'test_LR': .* holds 1"):
+        open_test_set("RealSR", folder)
     with pytest.raises(FileNotFoundError, match="DRealSR is not in .*huggingface.co/datasets/Iceclear"):
-        open_benchmark("DRealSR", folder / "nowhere")
+        open_test_set("DRealSR", folder / "nowhere")
     with pytest.raises(ValueError, match="must be one of RealSR"):
-        open_benchmark("Set5", folder)
+        open_test_set("Set5", folder)
 
 
 def test_checksum_is_of_the_pixels_alone(tmp_path):
@@ -81,32 +77,7 @@ def test_checksum_is_of_the_pixels_alone(tmp_path):
 
 def test_the_checksums_are_those_of_the_copies_at_hand(reference):
     for name, folder in (("RealSR", "realsr"), ("RealSet65", "real_lq")):
-        assert len(open_benchmark(name, reference / "data" / folder)) == BENCHMARKS[name].count
-
-
-def test_leaks_are_found_through_resizing_mirroring_and_jpeg(tmp_path):
-    photo, other = packaged_photos("eval")[1], packaged_photos("train")[0]
-    copy = tmp_path / "renamed.jpg"
-    Image.open(photo).convert("RGB").resize((150, 100)).transpose(Image.FLIP_LEFT_RIGHT).save(copy, quality=60)
-    assert_no_leak([other], [photo])
-    for trained, evaluated in (([other, copy], [photo]), ([photo], [copy])):
-        with pytest.raises(ValueError, match="looks like the training picture"):
-            assert_no_leak(trained, evaluated)
-    with pytest.raises(ValueError, match="looks like"):
-        build_synthetic([photo], tmp_path / "set", trained_on=[copy])
-    assert not (tmp_path / "set").exists()
-
-
-def test_synthetic_pairs_are_written_with_manifests(tmp_path):
-    photos = packaged_photos("eval")[:2]
-    count = build_synthetic(photos, tmp_path / "set", trained_on=packaged_photos("train"), size=64)
-    assert count == 2 and sorted(p.name for p in (tmp_path / "set").iterdir()) == ["gt", "gt.csv", "lq", "lq.csv"]
-    for kind, side in (("lq", 16), ("gt", 64)):
-        verify_manifest(tmp_path / "set" / f"{kind}.csv")
-        assert {Image.open(p).size for p in (tmp_path / "set" / kind).iterdir()} == {(side, side)}
-    pair = data.evaluation_pairs(photos, 64, seed=0)[0]
-    written = np.asarray(Image.open(tmp_path / "set" / "gt" / f"{pair.name}.png"))
-    assert np.array_equal(written, np.asarray(data.to_image(pair.hq)))
+        assert len(open_test_set(name, reference / "data" / folder)) == TEST_SETS[name].count
 
 
 class Shadow:
@@ -120,7 +91,7 @@ class Shadow:
         return self
 
 
-def test_a_stopped_benchmark_goes_on(small, monkeypatch):
+def test_a_stopped_benchmark_resumes(small, monkeypatch):
     restored = []
 
     def fake_restore(model, image, *, scale, progress, tile, overlap):

@@ -142,7 +142,7 @@ def test_unknown_options_and_commands(capsys):
 MESSAGES = {
     "missing": "A photo folder must exist: got '.*missing'. Check the path",
     "empty": "must hold at least one picture .*'.*empty' has none",
-    "text": "must be a readable picture: '.*a.png' is not. Remove or replace it",
+    "text": "must be a readable image: '.*a.png' is not. Remove or replace it",
     "pixel": "at least 2 pixels on each side: '.*a.png' is 1x1. Remove or replace it",
 }
 
@@ -179,7 +179,7 @@ def test_bad_photographs_fail_alone(photos, tiny, tmp_path, capsys):
         assert out == f"{summary}: {tmp_path / 'out'}\n"
         small, text = err.splitlines()
         assert re.match("omgsr restore: A photograph must measure at least 16 pixels .*small.png' is 15x40", small)
-        assert re.match("omgsr restore: A photograph must be a readable picture: .*text.png' is not", text)
+        assert re.match("omgsr restore: A photograph must be a readable image: .*text.png' is not", text)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png"]
 
 

@@ -144,12 +144,12 @@ def test_spread_is_that_of_the_draw():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="column seed, which this frame lacks"):
         repeat_spread(frame({"a": [1.0]}))
-    with pytest.raises(ValueError, match="at least two seeds.*has 1 on 1 pictures"):
+    with pytest.raises(ValueError, match="at least two seeds.*has 1 on 1 images"):
         repeat_spread(frame({"a": [1.0]}).assign(seed=0))
     with pytest.raises(ValueError, match="needs two methods"):
         compare_methods(frame({"a": [1.0, 2.0]}))
     uneven = pd.concat([frame({"a": [1.0, 2.0]}), frame({"b": [1.0]})])
-    with pytest.raises(ValueError, match="Ranks need the same pictures"):
+    with pytest.raises(ValueError, match="Ranks need the same images"):
         rank_stability(uneven)
     with pytest.raises(ValueError, match="lacks one of 'a' and 'b' for 1"):
         compare_methods(uneven)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms
+from png_bytes import png
 
 from omgsr_lib.images.image_file import Picture
 
@@ -56,11 +57,7 @@ def png16(path, array, *, interlace=0, key=None):
         raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part if row.size)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", *array.shape[1::-1], 16, colour, 0, 0, interlace))]
     chunks += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
-    chunks += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, content in chunks:
-        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    path.write_bytes(data)
+    path.write_bytes(png(*chunks, (b"IDAT", zlib.compress(raw))))
     return path
 
 
@@ -122,11 +119,32 @@ def test_alpha_that_is_multiplied_into_a_16_bit_tiff(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_16_bit_channels_one_after_the_other_are_refused(tmp_path, compression):
-    array = samples(20, 33, 3, np.uint16).transpose(2, 0, 1)
-    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig="separate", compression=compression)
-    with pytest.raises(ValueError, match="16-bit channels one after the other; save it as interleaved 16-bit RGB"):
-        Picture.open(tmp_path / "a.tif")
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_channels_one_after_the_other_are_read_exactly(tmp_path, channels, compression):
+    array = samples(20, 33, channels, np.uint16)
+    options = dict(photometric="rgb", planarconfig="separate", compression=compression)
+    extra = dict(extrasamples=["unassalpha"]) if channels == 4 else {}
+    tifffile.imwrite(tmp_path / "a.tif", array.transpose(2, 0, 1), **options, **extra)
+    assert np.array_equal(whole(Picture.open(tmp_path / "a.tif")), array)
+
+
+def test_a_tiff_that_pillow_does_not_read_keeps_its_metadata(tmp_path):
+    """Alpha that is multiplied into the colours, turned by a quarter, with a profile, a resolution and a maker."""
+    array = np.linspace(0, 1, 6 * 4).reshape(6, 4, 1) * (1.0, 0.5, 0.25, 0.5)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tags = [(274, "H", 1, 6, True), (271, "s", 0, "maker", True)]
+    options = dict(resolution=(100, 200), resolutionunit="inch", iccprofile=profile, extratags=tags)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for _ in range(2):
+            file.write(array, photometric="rgb", extrasamples=["assocalpha"], **options)
+    picture = Picture.open(tmp_path / "a.tif")
+    assert picture.notes == ("only the first of its 2 frames is taken",)
+    assert picture.icc == profile and picture.dpi == (200, 100) and picture.image().getexif()[271] == "maker"
+    straight = np.rot90(array[..., :3] / np.maximum(array[..., 3:], 1e-9), -1).clip(0, 1)
+    visible = picture.alpha[..., 0] > 0
+    assert np.abs(picture.colour[visible] / 65535 - straight[visible]).max() < 1e-3 and picture.size == (6, 4)
+    with pytest.raises(ValueError, match="a.tif.*4x6, limit 10"):
+        Picture.open(tmp_path / "a.tif", max_pixels=10)
 
 
 @pytest.mark.parametrize("height", [1, 40])

@@ -10,7 +10,15 @@ import torch
 from scipy.stats import poisson
 
 from omgsr_lib.data import degradation
-from omgsr_lib.data.degradation import Degradation, degrade, gaussian_noise, poisson_noise, random_dial, recipe, resize
+from omgsr_lib.data.degradation import (
+    Degradation,
+    degrade,
+    draw_chain,
+    gaussian_noise,
+    poisson_noise,
+    random_dial,
+    resize,
+)
 from omgsr_lib.data.kernels import gaussian_kernel, plateau_kernel, sinc_kernel
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 
@@ -26,7 +34,7 @@ def photo():
 @pytest.fixture(scope="module")
 def recipes():
     """3000 chains for 512 pixels."""
-    return [recipe(Degradation(), 512, 512, np.random.default_rng([1, i])) for i in range(3000)]
+    return [draw_chain(Degradation(), 512, 512, np.random.default_rng([1, i])) for i in range(3000)]
 
 
 def steps_named(chain, function):
@@ -144,7 +152,7 @@ def test_steps_leave_their_picture_alone(photo):
     image = (photo[:, :32, :32] + 1) / 2
     before = image.clone()
     for seed in range(8):
-        for step in recipe(Degradation(), 32, 32, np.random.default_rng(seed)):
+        for step in draw_chain(Degradation(), 32, 32, np.random.default_rng(seed)):
             step(image)
             assert torch.equal(image, before)
 
@@ -271,10 +279,10 @@ def test_the_same_seed_and_index_give_the_same_bytes_whatever_the_global_state(p
     assert all((first[0] - other).abs().mean() > 0.005 for other in others)
 
 
-def test_degrade_is_its_recipe(photo):
+def test_degrade_is_its_chain(photo):
     rng = np.random.default_rng([5, 8])
     image = (photo + 1) / 2
-    for step in recipe(Degradation(), 128, 160, rng):
+    for step in draw_chain(Degradation(), 128, 160, rng):
         image = step(image)
     expected = (image.clamp(0, 1) * 255).round() / 255 * 2 - 1
     torch.testing.assert_close(degrade(photo, seed=5, index=8), expected, atol=1e-6, rtol=0)
@@ -313,7 +321,7 @@ def test_sizes_and_the_8_bit_grid(photo, height, width, scale):
 
 def test_the_small_picture_is_the_large_one_before_the_last_resize(photo):
     for index in range(6):
-        last = recipe(Degradation(), 128, 160, np.random.default_rng([0, index]))[-1]
+        last = draw_chain(Degradation(), 128, 160, np.random.default_rng([0, index]))[-1]
         small = degrade(photo, seed=0, index=index, upscale=False)
         difference = last(small) - degrade(photo, seed=0, index=index)
         assert difference.abs().mean() < 1.5 / 255  # rounding of the small picture, and of the large one
@@ -343,7 +351,7 @@ def test_strengths_part_every_range_in_thirds():
 def test_a_stronger_degradation_is_the_same_chain_farther_along_and_loses_more(photo):
     levels = [Degradation.of_strength(strength) for strength in ("mild", "medium", "extreme")]
     for index in range(50):
-        chains = [recipe(level, 128, 160, np.random.default_rng([4, index])) for level in levels]
+        chains = [draw_chain(level, 128, 160, np.random.default_rng([4, index])) for level in levels]
         assert len({tuple(step.func for step in chain) for chain in chains}) == 1
         for steps in zip(*chains, strict=True):
             drawn = [step.keywords.get("sigma") or step.keywords.get("quality") or 0 for step in steps]

@@ -66,7 +66,7 @@ def test_a_batch_on_a_gpu_without_waiting_for_it(batch):
     "shape, indices, message",
     [
         ((3, 32, 32), [0], r"batch \(B, 3, H, W\)"),
-        ((2, 3, 32, 32), [0], "with an index for each picture.* and 1 indices"),
+        ((2, 3, 32, 32), [0], "with an index for each image.* and 1 indices"),
         ((0, 3, 32, 32), [], "Give as many of both"),
         ((2, 1, 32, 32), [0, 1], r"float tensor \(3, H, W\)"),
         ((2, 3, 15, 32), [0, 1], "at least 16 pixels"),

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from png_bytes import png
 
 from omgsr_lib.data.photos import open_photo, to_pixels, to_rgb
 from omgsr_lib.images.image_file import Picture
@@ -16,6 +17,7 @@ from omgsr_lib.images.image_file import Picture
 Y, X = np.mgrid[:24, :32]
 GREY = (X * 7 + Y).astype(np.uint8)  # 0 .. 240
 RGB = np.stack([X * 8, Y * 10, 255 - X * 7], axis=2).astype(np.uint8)
+PLANES = RGB.transpose(2, 0, 1)
 DEEP = GREY.astype(np.uint16) * 257
 
 
@@ -31,24 +33,21 @@ def written(content):
     return lambda path: path.write_bytes(content)
 
 
-def png(bits, samples):
+def grey_png(bits, samples):
     """A grey PNG of 2 or 4 bits."""
     rows = np.pad(samples, ((0, 0), (0, -samples.shape[1] % (8 // bits))))
     packed = sum(rows[:, i :: 8 // bits].astype(int) << (8 - bits * (i + 1)) for i in range(8 // bits))
     raw = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in packed)
-    data = b"\x89PNG\r\n\x1a\n"
     header = struct.pack(">IIBBBBB", *samples.shape[::-1], bits, 0, 0, 0, 0)
-    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")):
-        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return written(data)
+    return written(png((b"IHDR", header), (b"IDAT", zlib.compress(raw))))
 
 
 UNIT = GREY / np.float32(255)
 # file, how it is written, the 8-bit picture in it and how far off a sample may be
 FILES = [
     ("1.png", saved(Image.fromarray(GREY > 127)), (GREY > 127) * 255, 0),
-    ("2.png", png(2, GREY // 64), GREY // 64 * 85, 0),
-    ("4.png", png(4, GREY // 16), GREY // 16 * 17, 0),
+    ("2.png", grey_png(2, GREY // 64), GREY // 64 * 85, 0),
+    ("4.png", grey_png(4, GREY // 16), GREY // 16 * 17, 0),
     ("8.png", saved(Image.fromarray(GREY)), GREY, 0),
     ("16.png", saved(Image.fromarray(DEEP)), GREY, 0),
     ("16.jp2", saved(Image.fromarray(DEEP)), GREY, 0),
@@ -66,8 +65,17 @@ FILES = [
     ("u32.tif", tiff(DEEP.astype(np.uint32)), GREY, 0),
     ("i32.tif", tiff(DEEP.astype(np.int32)), GREY, 0),
     ("f32.tif", tiff(UNIT.astype(np.float32)), GREY, 0),
+    ("f16.tif", tiff(UNIT.astype(np.float16)), GREY, 1),
+    ("f64.tif", tiff(UNIT.astype(np.float64)), GREY, 0),
+    ("f16-big.tif", tiff(UNIT.astype(np.float16), bigtiff=True), GREY, 1),
+    ("f64-white-is-zero.tif", tiff(1 - UNIT.astype(np.float64), photometric="miniswhite"), GREY, 0),
+    ("f32-rgb.tif", tiff(RGB / np.float32(255), photometric="rgb"), RGB, 0),
+    ("f32-rgb-planes.tif", tiff(PLANES / np.float32(255), photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("u32-rgb.tif", tiff(RGB * np.uint32(257), photometric="rgb"), RGB, 0),
+    ("i32-rgb-deflated.tif", tiff(RGB * np.int32(257), photometric="rgb", compression="zlib"), RGB, 0),
     ("16-rgb.tif", tiff(RGB * np.uint16(257), photometric="rgb"), RGB, 0),
-    ("8-rgb-planes.tif", tiff(RGB.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("8-rgb-planes.tif", tiff(PLANES, photometric="rgb", planarconfig="separate"), RGB, 0),
+    ("16-rgb-planes.tif", tiff(PLANES * np.uint16(257), photometric="rgb", planarconfig="separate"), RGB, 0),
     ("rgb.png", saved(Image.fromarray(RGB)), RGB, 0),
     ("rgb.bmp", saved(Image.fromarray(RGB)), RGB, 0),
     ("rgb.webp", saved(Image.fromarray(RGB), lossless=True), RGB, 0),
@@ -95,17 +103,20 @@ def test_every_depth_is_the_same_picture(tmp_path, name, write, expected, off):
         (DEEP.astype(np.int32) - 5, {}),
         (GREY.astype(np.float32), {}),
         (np.float32(UNIT - 0.5), {}),
-        (UNIT.astype(np.float16), {}),
-        (UNIT.astype(np.float64), {}),
+        (UNIT.astype(np.float16) + 1, {}),
+        (-UNIT.astype(np.float64), {}),
         (np.full((24, 32), np.nan, np.float32), {}),
-        ((RGB / np.float32(255)), dict(photometric="rgb")),
+        (RGB.astype(np.float32), dict(photometric="rgb")),
+        (RGB.astype(np.float64) * np.nan, dict(photometric="rgb")),
         (RGB.astype(np.uint32) * 65536, dict(photometric="rgb")),
-        ((RGB * np.uint16(257)).transpose(2, 0, 1), dict(photometric="rgb", planarconfig="separate")),
+        (RGB.astype(np.int16) - 5, dict(photometric="rgb")),
+        (RGB * np.uint16(257), dict(photometric="cielab")),
+        (np.dstack([RGB, GREY]) * np.uint16(257), dict(photometric="separated")),
     ],
 )
 def test_samples_without_a_known_range_are_refused(tmp_path, samples, options):
     tifffile.imwrite(tmp_path / "a.tif", samples, **options)
-    with pytest.raises(ValueError, match="must be a readable picture: '.*a.tif' is not"):
+    with pytest.raises(ValueError, match="must be a readable image: '.*a.tif' is not"):
         open_photo(tmp_path / "a.tif")
 
 

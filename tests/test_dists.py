@@ -9,7 +9,7 @@ from torch import nn
 
 from omgsr_lib.losses.blur import BlurPool, L2Pool
 from omgsr_lib.losses.chunks import overlap_chunks
-from omgsr_lib.losses.dists import DISTS, DINOv3Maps, EdgeAware, VGG16Maps, dinov3_dists, edge_map
+from omgsr_lib.losses.dists import DISTS, EdgeAware, VGG16Maps, dinov3_dists, edge_map
 from omgsr_lib.losses.perceptual import chunked_distance
 
 
@@ -217,7 +217,7 @@ def block(x, state, name):
     return x + state[f"{name}.gamma"][:, None, None] * hidden
 
 
-def dinov3_maps(picture, state, depths, propagate):
+def dinov3_maps(picture, state, depths):
     maps, hidden = [picture], standardise(picture)
     for stage, depth in enumerate(depths):
         if stage == 0:
@@ -227,8 +227,8 @@ def dinov3_maps(picture, state, depths, propagate):
             hidden = patches(hidden, state, f"{stage}.downsample_layers.1", 2)
         for index in range(depth):
             hidden = block(hidden, state, f"{stage}.layers.{index}")
-        maps.append(l2_pool(hidden, 1))
-        hidden = maps[-1] if propagate else hidden
+        hidden = l2_pool(hidden, 1)
+        maps.append(hidden)
     return maps
 
 
@@ -244,28 +244,16 @@ def tiny_dinov3():
     return model.eval()
 
 
-@pytest.mark.parametrize("propagate", [True, False])
-def test_dinov3_dists_equals_its_definition(tiny_dinov3, propagate):
+def test_dinov3_dists_equals_its_definition(tiny_dinov3):
     stages = tiny_dinov3.model.stages[:3]
     state = {name: value.numpy() for name, value in stages.state_dict().items()}
-    model = dinov3_dists(stages, propagate=propagate).double()
+    model = dinov3_dists(stages).double()
     x, y = uniform(2, 3, 48, 64), uniform(2, 3, 48, 64, seed=1)
     weights = np.full(21, 1 / 42)
     expected = [
-        dists(*(dinov3_maps((p.numpy() + 1) / 2, state, (1, 2, 1), propagate) for p in pair), weights, weights)
+        dists(*(dinov3_maps((p.numpy() + 1) / 2, state, (1, 2, 1)) for p in pair), weights, weights)
         for pair in zip(x, y, strict=True)
     ]
     np.testing.assert_allclose(model(x, y).flatten().numpy(), expected, rtol=0, atol=1e-7)
     torch.testing.assert_close(model.alpha, torch.full((21,), 1 / 42, dtype=torch.float64))
     assert float(model(x, x).abs().max()) < 1e-9
-
-
-@torch.no_grad()
-def test_without_propagation_the_features_are_those_of_dinov3(tiny_dinov3):
-    pictures = (uniform(1, 3, 64, 64) + 1) / 2
-    maps = DINOv3Maps(tiny_dinov3.model.stages[:3], propagate=False).double()
-    scaled = (pictures - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    states = tiny_dinov3(scaled, output_hidden_states=True).hidden_states
-    outputs = [state for state in states if state.shape[1] in (4, 6, 8)]
-    for found, state in zip(maps(pictures)[1:], outputs, strict=True):
-        torch.testing.assert_close(found, L2Pool(1).double()(state), rtol=0, atol=1e-6)

@@ -90,15 +90,13 @@ def test_published_recipes_on_the_meta_device(key, perceptual, trained):
         assert count(networks.perceptual) == perceptual
 
 
-def test_other_names_and_sizes_on_the_meta_device():
+def test_other_names_on_the_meta_device():
     r = replace(recipe("release", "s-512"), adversarial=0.0)
     with torch.device("meta"):
         edge_aware = build_losses(replace(r, perceptual_loss="ea-dists"), None, pretrained=False).perceptual
         squeeze = build_losses(replace(r, perceptual_loss="lpips-squeeze"), None, pretrained=False).perceptual
-        tiny = build_losses(r, None, pretrained=False, size="tiny", propagate=False).perceptual
     assert count(edge_aware) == 14_714_688 and edge_aware.dists.alpha.numel() == 1475
     assert count(squeeze) == 722_496 + 64 + 128 + 256 + 2 * 384 + 2 * 512
-    assert tiny.alpha.numel() == 3 + 96 + 192 + 384 and not tiny.maps.propagate
 
 
 # Weights
@@ -203,11 +201,6 @@ def test_unknown_names_list_what_there_is(field):
     changes = {field: "vgg", "perceptual": float(field == "perceptual_loss")}
     with pytest.raises(ValueError, match=f"{field} must be one of {known}: got 'vgg'"):
         build_losses(replace(recipe("smoke", "s"), **changes), tiny_autoencoder())
-
-
-def test_unknown_size():
-    with pytest.raises(ValueError, match="sizes tiny, small, base, large: got 'huge'"):
-        build_losses(recipe("release", "s-512"), None, pretrained=False, size="huge")
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -199,7 +199,7 @@ def test_picture_mistakes_are_named(pixels):
         evaluate_images([picture * float("nan")], [picture])
     with pytest.raises(ValueError, match="'restored': 1, 'names': 1, 'reference': 2"):
         evaluate_images([picture], [picture] * 2)
-    with pytest.raises(ValueError, match="'psnr_y' needs reference pictures"):
+    with pytest.raises(ValueError, match="'psnr_y' needs reference images"):
         evaluate_images([picture], None)
     with pytest.raises(FileNotFoundError, match="'niqe' needs weights"):
         evaluate_images([picture], None, ("niqe",))

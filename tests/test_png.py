@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from png_bytes import chunk
 
 from omgsr_lib.data.photos import open_photo
 from omgsr_lib.images.image_file import Picture
@@ -24,17 +25,13 @@ def with_chunks(path, *chunks, deep=False):
         buffer = io.BytesIO()
         Image.fromarray(ARRAY).save(buffer, "PNG")
         data = buffer.getvalue()
-    more = b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks
-    )
-    path.write_bytes(data[:33] + more + data[33:])
+    path.write_bytes(data[:33] + b"".join(chunk(*pair) for pair in chunks) + data[33:])
     return path
 
 
 LONG = bytes(range(32, 127)) * 20000
 TOO_LARGE = {
-    "iCCP": b"profile\0\0" + zlib.compress(LONG),
+    "iCCP": b"profile\0\0" + zlib.compress(LONG * 10),
     "zTXt": b"Comment\0\0" + zlib.compress(LONG),
     "iTXt": b"Comment\0\1\0\0\0" + zlib.compress(LONG),
 }
@@ -48,6 +45,17 @@ def test_a_chunk_too_large_to_read_is_left_out_and_said(tmp_path, name, deep):
     assert np.array_equal(picture.to_8_bits().colour, ARRAY) and picture.icc is None
     assert picture.notes == (f"chunks of more than 1 MiB are left out: {name}",)
     assert np.array_equal(np.asarray(open_photo(path)), ARRAY)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+def test_a_profile_that_pillow_does_not_read_is_kept(tmp_path, deep, format):
+    profile = LONG[:16] + b"RGB " + LONG[20:1_200_000]
+    path = with_chunks(tmp_path / "a.png", (b"iCCP", b"profile\0\0" + zlib.compress(profile)), deep=deep)
+    picture = Picture.open(path)
+    assert np.array_equal(picture.to_8_bits().colour, ARRAY) and picture.icc == profile and picture.notes == ()
+    picture.save(tmp_path / "b", format)
+    assert Picture.open(tmp_path / "b").icc == profile
 
 
 def test_many_texts_that_are_too_large_together(tmp_path):

@@ -273,9 +273,9 @@ def test_the_loss_of_a_prior_that_knows_the_answer_is_zero():
             noise = (noisy - alpha * self.clean) / sigma
             return noise if self.family == "ddpm" else noise - self.clean
 
-    for make in (tiny_ddpm, tiny_flow):
+    for make in (DDPMPrior.tiny, FlowPrior.tiny):
         assert prior_loss(Knows(make(), latents), latents, draws=2) < 1e-3
-    assert prior_loss(Zero(tiny_flow(), latents), latents) == pytest.approx(2, rel=0.05)
+    assert prior_loss(Zero(FlowPrior.tiny(), latents), latents) == pytest.approx(2, rel=0.05)
 
 
 def test_pretraining_resumes_with_its_own_photographs_alone(tmp_path):

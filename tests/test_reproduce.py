@@ -270,7 +270,7 @@ def test_an_unknown_preset_is_refused():
     [
         (None, FileNotFoundError, "photo folder must exist"),
         ({}, FileNotFoundError, "at least one picture"),
-        ({"a.png": "text"}, ValueError, "readable picture: '.*a.png' is not"),
+        ({"a.png": "text"}, ValueError, "readable image: '.*a.png' is not"),
         ({"a.png": (8, 8), "b.png": (1, 1)}, ValueError, "at least 2 pixels on each side: '.*b.png' is 1x1"),
     ],
 )

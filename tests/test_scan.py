@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from omgsr_lib.data.photos import find_photos
-from omgsr_lib.data.test_sets import BENCHMARKS, Benchmark, open_benchmark
+from omgsr_lib.data.test_sets import TEST_SETS, PublicTestSet, open_test_set
 from omgsr_lib.metrics.evaluate import paired_files
 from omgsr_lib.restore.names import find_pictures
 from omgsr_lib.utils.journal import JOURNAL
@@ -47,8 +47,8 @@ def test_files_of_systems_are_not_evaluated(folder, tmp_path, monkeypatch):
     put(tmp_path / "reference", "a.jpg", "b/c.png")
     put(folder, *FOREIGN)
     assert list(paired_files(folder, tmp_path / "reference")) == ["a", "b/c"]
-    monkeypatch.setitem(BENCHMARKS, "two", Benchmark("", None, 2, None, 4, "nowhere"))
-    assert len(open_benchmark("two", folder)) == 2
+    monkeypatch.setitem(TEST_SETS, "two", PublicTestSet("", None, 2, None, 4, "nowhere"))
+    assert len(open_test_set("two", folder)) == 2
 
 
 def test_a_hidden_folder_that_is_named_is_read(tmp_path):

@@ -15,7 +15,7 @@ from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.tiling.grid import plan_tiles
 from omgsr_lib.tiling.vae import FlatPass
 from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
-from omgsr_lib.utils.memory import LiveMemory
+from omgsr_lib.utils.meter import Meter
 
 
 def fitting_settings(*arguments, best=128, **options):
@@ -39,7 +39,7 @@ def peaks(model):
 @torch.inference_mode()
 def peak(function, *shape):
     """Bytes that `function` takes on the CPU for zeros of `shape`, its input included."""
-    with LiveMemory() as memory:
+    with Meter() as memory:
         function(torch.zeros(shape if len(shape) == 4 else (1, *shape)))
     return memory.peak
 
@@ -114,7 +114,7 @@ def test_memory_of_a_flat_autoencoder(model, peaks):
         def crop(rows, columns, channels=channels):
             return torch.zeros(1, channels, rows.stop - rows.start, columns.stop - columns.start)
 
-        with LiveMemory() as memory:
+        with Meter() as memory:
             for _ in FlatPass(layers, crop, side, side, tile=16).tiles():
                 pass
         found.append(memory.peak)
@@ -131,7 +131,7 @@ def test_the_autoencoder_is_flat_where_one_piece_does_not_fit(model, peaks):
 
 def test_each_shape_is_counted_once(peaks, monkeypatch):
     counted = []
-    monkeypatch.setattr(LiveMemory, "__exit__", lambda *_, leave=LiveMemory.__exit__: counted.append(1) or leave(*_))
+    monkeypatch.setattr(Meter, "__exit__", lambda *_, leave=Meter.__exit__: counted.append(1) or leave(*_))
     first = fitting_settings(peaks, 1040, 1040, 1 << 22)
     before = len(counted)
     assert fitting_settings(peaks, 1040, 1040, 1 << 22) == first and len(counted) == before > 0

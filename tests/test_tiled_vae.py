@@ -12,7 +12,7 @@ from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.tiling import vae as tiled_vae
 from omgsr_lib.tiling.vae import FlatPass, decode_tiled, encode_tiled
 from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
-from omgsr_lib.utils.memory import LiveMemory
+from omgsr_lib.utils.meter import Meter
 
 
 def stable_diffusion_layout(latent_channels=4, layers=2):
@@ -207,7 +207,7 @@ def test_a_residual_block_in_strips_is_the_same_in_two_tensors_of_its_size():
     vae = residual_autoencoder()
     block, layer = vae.decoder.up_blocks[0][-1], decoder_layers(vae)[-3]
     x = torch.randn(1, 12, 301, 213)
-    with LiveMemory() as memory:
+    with Meter() as memory:
         y = layer.run(x)
     assert torch.equal(y, block(x))
     assert memory.peak < 2.5 * y.nbytes

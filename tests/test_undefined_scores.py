@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from omgsr_lib.cli import main
 from omgsr_lib.images.sixteen_bit import write_png, write_tiff
 from omgsr_lib.metrics.comparisons import compare_methods, rank_stability
 from omgsr_lib.metrics.conventions import convention_scores
@@ -82,7 +83,7 @@ def pristine(tmp_path):
     return tmp_path / "weights"
 
 
-def test_a_picture_without_structure_has_no_niqe_and_the_others_have(tmp_path, pristine):
+def test_a_picture_without_structure_has_no_niqe_and_the_others_have(tmp_path, pristine, capsys):
     photo = data.astronaut()[:256, :256]
     corner = np.zeros_like(photo)
     corner[:90, :90] = photo[:90, :90]  # one block with structure
@@ -100,6 +101,10 @@ def test_a_picture_without_structure_has_no_niqe_and_the_others_have(tmp_path, p
             f"'{name}' has no niqe: NIQE needs at least two blocks of 96x96 pixels with structure, {n} of 4 have."
             for name, n in (("black", 0), ("corner", 1))
         ]
+    options = ["--metrics", "niqe", "--weights", str(pristine)]
+    assert main(["evaluate", str(tmp_path / "set"), *options]) == 0
+    lines = capsys.readouterr().err.splitlines()  # the warnings reach the user of the command, a line each
+    assert [line.split(" has no niqe")[0] for line in lines] == [f"omgsr evaluate: '{n}'" for n in ("black", "corner")]
     summary = summarise(frame.assign(method="x")).set_index("metric")
     assert summary.n.to_dict() == {"niqe": 2, "checkerboard": 4} and summary["mean"].notna().all()
 

@@ -1,7 +1,7 @@
-"""The two-order Real-ESRGAN degradation that makes a low-quality picture from a photograph (Wang et al. 2021).
+"""The two-order Real-ESRGAN degradation that makes a low-quality image from a photograph (Wang et al. 2021).
 
-Parameters are those with which OMGSR is trained. `recipe` draws a whole chain, `degrade` draws and applies it,
-`degrade_batch` does so for a batch on its device. Inside the chain pictures are RGB tensors `(3, H, W)` in `[0, 1]`.
+Parameters are those with which OMGSR is trained. `draw_chain` draws a whole chain, `degrade` draws and applies it,
+`degrade_batch` does so for a batch on its device. Inside the chain images are RGB tensors `(3, H, W)` in `[0, 1]`.
 """
 
 import math
@@ -21,7 +21,7 @@ from .kernels import gaussian_kernel, plateau_kernel, sinc_kernel
 from .poisson import photons, photons_on_device
 
 
-MODES = ("area", "bilinear", "bicubic")
+RESIZE_MODES = ("area", "bilinear", "bicubic")
 STRENGTHS = {
     "mild": (0, 1 / 3),
     "medium": (1 / 3, 2 / 3),
@@ -62,7 +62,7 @@ class Degradation:
 
     @classmethod
     def for_size(cls, size):
-        """OMGSR's parameters for pictures of 512 (x4; also right for smaller crops) or 1024 pixels (x8).
+        """OMGSR's parameters for images of 512 (x4; also right for smaller crops) or 1024 pixels (x8).
 
         Raises `ValueError` for any other size.
         """
@@ -123,7 +123,7 @@ def _part_of_order(order, low, high):
 
 @contextmanager
 def _one_thread():
-    """The last bits of a bilinear resize and of an FFT depend on the number of threads, a picture must not."""
+    """The last bits of a bilinear resize and of an FFT depend on the number of threads, an image must not."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -141,10 +141,10 @@ def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
         seed, index: non-negative integers; all draws come from `numpy.random.default_rng([seed, index])`.
         scale: overrides the factor of `settings` (4 by default).
         settings: a `Degradation`; `Degradation.for_size(512)` by default.
-        upscale: False returns the small picture `(3, H // scale, W // scale)` before the final resize.
+        upscale: False returns the small image `(3, H // scale, W // scale)` before the final resize.
 
     Returns a float32 tensor in `[-1, 1]` on the grid of 8-bit values: with `upscale` of the size of `hq`, rounded only
-    after the up-scaling as OMGSR's training does, so not exactly an enlargement of the rounded small picture.
+    after the up-scaling as OMGSR's training does, so not exactly an enlargement of the rounded small image.
     Raises `ValueError` for a wrong shape, type, range, size or scale.
     """
     settings = Degradation() if settings is None else settings
@@ -152,7 +152,7 @@ def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
     _check(hq, settings.scale)
     _check_range(hq)
     rng = np.random.default_rng([seed, index])
-    steps = recipe(settings, *hq.shape[1:], rng)
+    steps = draw_chain(settings, *hq.shape[1:], rng)
     image = (hq.float().contiguous() + 1) / 2
     for step in steps if upscale else steps[:-1]:
         image = step(image)
@@ -164,7 +164,7 @@ def degrade(hq, *, seed, index, scale=None, settings=None, upscale=True):
 def degrade_batch(hq, *, seed, indices, settings=None, scale=None):
     """The low-quality twins of a batch on any device, each with the draws of `degrade(..., seed=seed, index=index)`.
 
-    Blurs of pictures of one size are filtered together. The only waits are for NumPy's draws on the host: the device
+    Blurs of images of one size are filtered together. The only waits are for NumPy's draws on the host: the device
     is never asked for a number, so the range of `hq` is not checked.
 
     Args:
@@ -182,13 +182,13 @@ def degrade_batch(hq, *, seed, indices, settings=None, scale=None):
     each = each if scale is None else [replace(one, scale=scale) for one in each]
     if hq.ndim != 4 or not 0 < len(hq) == len(indices):
         raise ValueError(
-            f"hq must be a batch (B, 3, H, W) with an index for each picture, got {tuple(hq.shape)} and "
+            f"hq must be a batch (B, 3, H, W) with an index for each image, got {tuple(hq.shape)} and "
             f"{len(indices)} indices. Give as many of both."
         )
     _check(hq[0], max(one.scale for one in each))
     images = list((hq.float() + 1) / 2)
     chains = [
-        iter(recipe(one, *hq.shape[2:], np.random.default_rng([seed, index])))
+        iter(draw_chain(one, *hq.shape[2:], np.random.default_rng([seed, index])))
         for one, index in zip(each, indices, strict=True)
     ]
     running = range(len(images))
@@ -209,10 +209,10 @@ def degrade_batch(hq, *, seed, indices, settings=None, scale=None):
     return _to_8_bits(torch.stack(images))
 
 
-def recipe(settings, height, width, rng):
-    """Draw the chain for a picture of `height x width` pixels: a list of `functools.partial`, one per step.
+def draw_chain(settings, height, width, rng):
+    """Draw the chain for an image of `height x width` pixels: a list of `functools.partial`, one per step.
 
-    Call each in turn on the picture, in `[0, 1]`; `.func` and `.keywords` show what was drawn. The last step is the
+    Call each in turn on the image, in `[0, 1]`; `.func` and `.keywords` show what was drawn. The last step is the
     enlargement back to the full size. Order and odds: OMGSR's training pipeline.
     """
     lq_size = (height // settings.scale, width // settings.scale)
@@ -274,7 +274,7 @@ def gaussian_noise(image, *, sigma, grey, rng):
 
 
 def poisson_noise(image, *, scale, grey, rng):
-    """Add `scale` times the shot noise of the 8-bit picture (of its grey version if `grey`); clamp to `[0, 1]`.
+    """Add `scale` times the shot noise of the 8-bit image (of its grey version if `grey`); clamp to `[0, 1]`.
 
     White stands for `2^ceil(log2(n))` photons, `n` being the number of distinct 8-bit values (BasicSR's rule). Each
     pixel turns one uniform number into its photons by the inverse distribution function, see `poisson`.
@@ -302,7 +302,7 @@ def _factor(order, rng):
 
 
 def _mode(rng):
-    return MODES[rng.integers(3)]
+    return RESIZE_MODES[rng.integers(3)]
 
 
 def _cutoff(rng, divisor):

@@ -1,7 +1,7 @@
-"""Filtering pictures with blur kernels: each in the way that is fastest on a CPU, or a batch by FFT on any device.
+"""Filtering images with blur kernels: each in the way that is fastest on a CPU, or a batch by FFT on any device.
 
-All ways give the direct correlation, within 1e-6 in float32 for pictures in `[0, 1]`. Borders reflect and the edge is
-not repeated; where the reflection is longer than the picture it bounces to and fro, as `numpy.pad` does.
+All ways give the direct correlation, within 1e-6 in float32 for images in `[0, 1]`. Borders reflect and the edge is
+not repeated; where the reflection is longer than the image it bounces to and fro, as `numpy.pad` does.
 """
 
 import torch
@@ -12,7 +12,7 @@ from ..utils.device import to_device
 
 
 def filter2d(image, kernel):
-    """Correlate each channel of `image (C, H, W)` with an odd `kernel (k, k)`; picture and kernel of any size.
+    """Correlate each channel of `image (C, H, W)` with an odd `kernel (k, k)`; image and kernel of any size.
 
     Kernels that are the product of a column and a row (round Gaussians and those along the axes) are applied as these
     two, each without its negligible ends; all others by FFT, faster than a direct convolution from about 9x9 on.

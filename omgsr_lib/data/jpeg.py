@@ -2,7 +2,7 @@
 
 The arithmetic is that of the differentiable JPEG module which Real-ESRGAN trains with (here with true rounding). It
 differs from a real coder in four ways, kept because the method was trained with them: the luma quantisation table is
-transposed, tables are scaled by the quality factor without rounding, colours are not rounded to 8 bits, and pictures
+transposed, tables are scaled by the quality factor without rounding, colours are not rounded to 8 bits, and images
 are padded with black to multiples of 16.
 """
 

@@ -32,7 +32,7 @@ def plateau_kernel(size, sigma_x, sigma_y=None, theta=0.0, *, beta=1.0):
 
 
 def sinc_kernel(size, cutoff):
-    """Circular ideal low-pass filter `cutoff * J1(cutoff * r) / (2 pi r)`, which rings like over-sharpened pictures.
+    """Circular ideal low-pass filter `cutoff * J1(cutoff * r) / (2 pi r)`, which rings like over-sharpened images.
 
     Args:
         size: odd side in pixels.

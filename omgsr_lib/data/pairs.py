@@ -1,4 +1,4 @@
-"""Pairs of low- and high-quality pictures: endless random crops to train on, fixed crops to evaluate on."""
+"""Pairs of low- and high-quality images: endless random crops to train on, fixed crops to evaluate on."""
 
 import os
 from collections import Counter
@@ -24,7 +24,7 @@ class Pairs(DegradedCrops):
         size: side of a crop in pixels, at least 16.
         seed: non-negative integer.
         scale: factor between HQ and LQ.
-        synthetic: number of synthetic pictures, of side `2 * size`; each is as likely as one level of one photograph.
+        synthetic: number of synthetic images, of side `2 * size`; each is as likely as one level of one photograph.
         short_sides: pyramid of each photograph, see `CropSampler`.
         settings: a `Degradation`, by default the one for 512 pixels, or a function of the item's index that gives one
             (its scale counts then).
@@ -52,7 +52,7 @@ class Pairs(DegradedCrops):
         for picture in synthetic_pictures(synthetic, 2 * size, seed=seed):
             self.crops.levels.append(((picture + 1) * 127.5).round().byte())
         if not self.crops.levels:
-            raise ValueError("Training pairs need pictures: got no photograph and synthetic=0. Give some.")
+            raise ValueError("Training pairs need images: got no photograph and synthetic=0. Give some.")
 
     def describe(self):
         return describe_photos(self.paths, self.synthetic, "")
@@ -63,7 +63,7 @@ class Pairs(DegradedCrops):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationPair:
-    """One evaluation picture; float32 tensors in `[-1, 1]` on the 8-bit grid."""
+    """One evaluation image; float32 tensors in `[-1, 1]` on the 8-bit grid."""
 
     name: str  # as in `picture_names`, and the number of the crop if there are several per photograph
     lq: torch.Tensor  # (3, size, size), enlarged again as in training
@@ -114,13 +114,13 @@ def evaluation_pairs(paths, size, *, seed, scale=4, crops_per_photo=1, short_sid
 def picture_names(paths):
     """A name for each of `paths`: its file name without suffix.
 
-    Where several share it, the path from the folder that all pictures of a shared name lie in (`100CANON/IMG_0001`),
+    Where several share it, the path from the folder that all images of a shared name lie in (`100CANON/IMG_0001`),
     with the suffix where it still takes that. Raises `ValueError` for a path that is given twice.
     """
     paths = [Path(os.path.abspath(path)) for path in paths]
     if len(set(paths)) < len(paths):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
-        raise ValueError(f"Evaluation pictures must differ, but '{twice}' is given twice. Name it once.")
+        raise ValueError(f"Evaluation images must differ, but '{twice}' is given twice. Name it once.")
     stems = Counter(path.stem for path in paths)
     shared = [path for path in paths if stems[path.stem] > 1]
     root = os.path.commonpath([path.parent for path in shared]) if shared else None
@@ -133,9 +133,9 @@ def picture_names(paths):
 
 
 def assert_disjoint(train_paths, eval_paths):
-    """Raise `ValueError`, naming the picture, if a training photograph is also an evaluation photograph.
+    """Raise `ValueError`, naming the image, if a training photograph is also an evaluation photograph.
 
-    Pictures are the same if their files have the same bytes (SHA-256) or the same file name.
+    Images are the same if their files have the same bytes (SHA-256) or the same file name.
     """
     train_paths, eval_paths = list(map(Path, train_paths)), list(map(Path, eval_paths))
     sizes = {path.stat().st_size for path in eval_paths}  # of a large set only files of these sizes need be read
@@ -145,7 +145,7 @@ def assert_disjoint(train_paths, eval_paths):
         twin = names.get(path.name) or contents.get(sha256(path))
         if twin:
             raise ValueError(
-                f"Evaluation pictures must not be trained on: '{path}' equals the training picture '{twin}' in "
+                f"Evaluation images must not be trained on: '{path}' equals the training image '{twin}' in "
                 f"{'name' if twin.name == path.name else 'content'}. Remove one of them."
             )
 

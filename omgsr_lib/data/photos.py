@@ -18,7 +18,7 @@ from .manifest import read_manifest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by picture.
+# Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by image.
 # Licences: NASA, CC0 and public domain (scikit-image), CC BY 2.0 (scikit-learn), US Navy portrait (matplotlib).
 PACKAGED = {
     "train": (
@@ -88,7 +88,7 @@ def _listed(file):
 
 
 def packaged_photos(split):
-    """Paths of the photographs that come with the dependencies; `split` is "train" or "eval" (split by picture)."""
+    """Paths of the photographs that come with the dependencies; `split` is "train" or "eval" (split by image)."""
     if split not in PACKAGED:
         raise ValueError(f"split must be one of {sorted(PACKAGED)}, got {split!r}.")
     from importlib.util import find_spec
@@ -112,16 +112,16 @@ def freely_licensed(folder, provenance):
     return [path for path, name in zip(photos, names, strict=True) if "research" not in licences[name].lower()]
 
 
-def open_photo(path, *, min_side=2):
+def open_photo(path):
     """Open `path` as an upright RGB PIL image; more than 8 bits are rounded to 8, transparency is left out.
 
-    Raises `ValueError` if the file is not a picture, a side is shorter than `min_side` pixels, or its samples have no
-    known range (see `Picture`).
+    Raises `ValueError` if the file is not an image, a side is shorter than 2 pixels, or its samples have no known
+    range (see `Picture`).
     """
     image = _rgb(Picture.open(path))
-    if min(image.size) < min_side:
+    if min(image.size) < 2:
         raise ValueError(
-            f"A photograph must measure at least {min_side} pixels on each side: '{path}' is "
+            f"A photograph must measure at least 2 pixels on each side: '{path}' is "
             f"{image.width}x{image.height}. Remove or replace it."
         )
     return image

@@ -1,7 +1,7 @@
 """Photon counts of shot noise from uniform numbers, by the inverse of the Poisson distribution function.
 
 A pixel of 8-bit level `n` sees `n / 255 * white` photons on average. `white`, the photons of a white pixel, is
-BasicSR's `2^ceil(log2(distinct))` with the number of distinct levels in the picture. One uniform number per pixel
+BasicSR's `2^ceil(log2(distinct))` with the number of distinct levels in the image. One uniform number per pixel
 means that a pixel one level brighter (a rounding difference between machines) changes its own count and no other.
 """
 

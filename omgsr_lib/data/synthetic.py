@@ -1,4 +1,4 @@
-"""Seeded synthetic training pictures: dead leaves (edges and occlusion) and 1/f fields (texture).
+"""Seeded synthetic training images: dead leaves (edges and occlusion) and 1/f fields (texture).
 
 Both share statistics of photographs: a power spectrum that falls as 1/f^2 to 1/f^3, colours that vary mostly in
 brightness and, for dead leaves, objects of all sizes that hide one another (Ruderman 1997; Lee, Mumford, Huang 2001).
@@ -52,7 +52,7 @@ def dead_leaves(size, *, seed, index):
     Raises `ValueError` if `size` is below 16.
     """
     if size < 16:
-        raise ValueError(f"A dead-leaves picture needs a side of at least 16 pixels, got {size}.")
+        raise ValueError(f"A dead-leaves image needs a side of at least 16 pixels, got {size}.")
     rng = np.random.default_rng([seed, index, 0])
     fine = 2 * size
     smallest = fine * np.exp(rng.uniform(np.log(1 / 64), np.log(1 / 10)))
@@ -78,9 +78,9 @@ def dead_leaves(size, *, seed, index):
 
 
 def synthetic_pictures(count, size, *, seed):
-    """Training pictures `(count, 3, size, size)` in `[-1, 1]`: every fourth a 1/f field, else leaves.
+    """Training images `(count, 3, size, size)` in `[-1, 1]`: every fourth a 1/f field, else leaves.
 
-    Exponents lie between 1.5 and 3. Picture `i` depends on `(seed, i, size)`: a longer list begins with the shorter.
+    Exponents lie between 1.5 and 3. Image `i` depends on `(seed, i, size)`: a longer list begins with the shorter.
     """
     exponents = [1.5 + 1.5 * np.random.default_rng([seed, index, 2]).random() for index in range(count)]
     pictures = [
@@ -130,7 +130,7 @@ def _field(size, exponent, rng):
 
 
 def _palette(count, rng):
-    """Colours `(count, 3)` in `[-1, 1]`: leaves scatter about a few base colours that differ per picture."""
+    """Colours `(count, 3)` in `[-1, 1]`: leaves scatter about a few base colours that differ per image."""
     bases = 0.9 * rng.standard_normal((6, 3)) * SPREAD * (1, 1.3, 1.3)
     colours = bases[rng.integers(6, size=count)] + 0.25 * rng.standard_normal((count, 3)) * SPREAD
     return np.tanh(colours @ AXES)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..images.detail import most_detailed
 from ..utils.files import atomic_folder, atomic_write
 
 
@@ -180,11 +181,6 @@ def detail_centre(photo):
     Structure is the sum of squared differences of neighbours in the photograph reduced four times: edges, not texture.
     """
     grey = np.asarray(photo.convert("L").reduce(4), dtype=float)
-    structure = np.zeros_like(grey)
-    structure[:, 1:] += np.diff(grey, axis=1) ** 2
-    structure[1:] += np.diff(grey, axis=0) ** 2
     side = round(0.3 * len(grey))
-    heaped = np.pad(structure.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    sums = heaped[side:, side:] - heaped[:-side, side:] - heaped[side:, :-side] + heaped[:-side, :-side]
-    top, left = np.unravel_index(sums.argmax(), sums.shape)
-    return [4 * int(left) + 2 * side, 4 * int(top) + 2 * side]
+    left, top = most_detailed(grey, side, power=2)
+    return [4 * left + 2 * side, 4 * top + 2 * side]

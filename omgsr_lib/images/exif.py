@@ -1,4 +1,4 @@
-"""EXIF data: which way is up, how dense the pixels lie, and what stays true of a restored picture, tag by tag."""
+"""EXIF data: which way is up, how dense the pixels lie, and what stays true of a restored image, tag by tag."""
 
 import math
 

@@ -1,6 +1,7 @@
-"""Pictures as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
+"""Images as files and PIL hold them: grey or colour, with alpha, 8 or 16 bits, profile and EXIF data."""
 
 import io
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .exif import dots_per_inch, kept_exif, upright, with_resolution
 from .png import png_source
-from .sixteen_bit import BITS, is_deep, read_deep, write_png, write_tiff
+from .sixteen_bit import BITS, is_deep, needs_tifffile, read_deep, read_tiff, to_16_bits, write_png, write_tiff
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
@@ -25,7 +26,7 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
 
 @dataclass(frozen=True)
 class Picture:
-    """Upright samples of a picture.
+    """An image as upright samples.
 
     Attributes:
         colour: `(h, w, 1)` (grey) or `(h, w, 3)`, uint8 or uint16.
@@ -61,7 +62,7 @@ class Picture:
 
     @classmethod
     def from_image(cls, image):
-        """The picture of a PIL image, turned upright by its EXIF orientation.
+        """The `Picture` of a PIL image, turned upright by its EXIF orientation.
 
         Grey modes stay grey, with 1 bit as with 16; palettes, YCbCr, HSV, LAB and CMYK become RGB, the last one
         through its embedded profile; every kind of transparency becomes alpha. Mode "I" must lie in 0 .. 65535, "F" in
@@ -88,23 +89,17 @@ class Picture:
 
     @classmethod
     def open(cls, path, *, max_pixels=None):
-        """The picture in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
+        """The `Picture` in a file, PNG, TIFF and PPM with their 16 bits; of an animation or several pages the first.
 
-        Raises `ValueError` if it is not a picture, is damaged, or has more than `max_pixels` (by default twice
+        Raises `ValueError` if it is not an image, is damaged, or has more than `max_pixels` (by default twice
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
             file, colour, left_out = png_source(path)
-            with _limit(max_pixels), Image.open(file, formats=READABLE) as image:
-                _check_pixels(image, path, max_pixels)
-                deep, frames = is_deep(image), getattr(image, "n_frames", 1)
-                if deep:
-                    samples = read_deep(lambda: _opened(file), upright)
-                    image.load()
-                    (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
-                    picture = cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
-                else:
-                    picture = cls.from_image(image)
+            with _limit(max_pixels):
+                picture, frames = cls._opened(
+                    file, colour.pop(b"iCCP", None), partial(_check_pixels, path=path, max_pixels=max_pixels)
+                )
         except Image.DecompressionBombError as err:
             raise ValueError(_too_many(path, str(err))) from err
         except _TooManyPixels:
@@ -114,12 +109,36 @@ class Picture:
                 raise
             reason = "" if isinstance(err, UnidentifiedImageError) else f" ({str(err) or type(err).__name__})"
             raise ValueError(
-                f"A photograph must be a readable picture: '{path}' is not{reason}. Remove or replace it."
+                f"A photograph must be a readable image: '{path}' is not{reason}. Remove or replace it."
             ) from err
         picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
         if frames > 1:
             picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
         return picture
+
+    @classmethod
+    def _opened(cls, file, icc, check):
+        """`(picture, frames)` of a path or `BytesIO`; `check(size)` refuses a size before the pixels are read.
+
+        `icc`: the profile, of a file from which it was taken out.
+        """
+        if needs_tifffile(file):
+            samples, image, frames = read_tiff(file, upright, check)
+            return cls._of_deep(samples, image), frames
+        with Image.open(file, formats=READABLE) as image:
+            check(image.size)
+            image.info |= {"icc_profile": icc} if icc else {}
+            deep, frames = is_deep(image), getattr(image, "n_frames", 1)
+            if not deep:
+                return cls.from_image(image), frames
+            samples = read_deep(lambda: _opened(file), upright)
+            image.load()
+            return cls._of_deep(samples, image), frames
+
+    @classmethod
+    def _of_deep(cls, samples, image):
+        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+        return cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
 
     @classmethod
     def _of_samples(cls, samples, icc, exif, dpi, notes):
@@ -138,7 +157,7 @@ class Picture:
         return picture.with_colour(_resized(picture.colour, width, height))
 
     def with_hidden_filled(self):
-        """The picture with the colours of the visible pixels nearby where it is fully transparent.
+        """The image with the colours of the visible pixels nearby where it is fully transparent.
 
         So enlarging leaves no fringe at the edge of what is visible.
         """
@@ -153,7 +172,7 @@ class Picture:
         return (samples / (self.levels / 2) - 1).expand(3, -1, -1)
 
     def with_pixels(self, pixels):
-        """This picture with the colours of `pixels` `(3, h, w)` in `[-1, 1]` (clamped), rounded to its own levels."""
+        """This image with the colours of `pixels` `(3, h, w)` in `[-1, 1]` (clamped), rounded to its own levels."""
         pixels = pixels.detach().float().clamp(-1, 1)
         if self.is_grey:
             pixels = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))[None]
@@ -161,7 +180,7 @@ class Picture:
         return replace(self, colour=samples.astype(self.colour.dtype))
 
     def with_colour(self, colour):
-        """This picture with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
+        """This image with `colour` `(H, W, c)` of the same type and another size, its alpha and resolution enlarged.
 
         So it keeps its size on paper.
         """
@@ -173,7 +192,7 @@ class Picture:
         return replace(self, colour=colour, alpha=alpha, dpi=dpi)
 
     def to_8_bits(self):
-        """The picture with 8-bit samples."""
+        """The image with 8-bit samples."""
         if self.levels == 255:
             return self
         colour, alpha = (None if x is None else _short(x) for x in (self.colour, self.alpha))
@@ -193,7 +212,7 @@ class Picture:
         return image
 
     def check_format(self, format, size, path):
-        """Raise `ValueError`, naming `path`, if no file of `format` holds this picture at `size`: its alpha, sides."""
+        """Raise `ValueError`, naming `path`, if no file of `format` holds this image at `size`: its alpha, sides."""
         if format == "jpeg" and self.alpha is not None:
             raise ValueError(f"A JPEG file holds no transparency: '{path}' has some. Choose png, webp or tiff.")
         width, height = size
@@ -267,31 +286,24 @@ def _limit(max_pixels):
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_pixels(image, path, max_pixels):
-    if max_pixels is not None and image.width * image.height > max_pixels:
-        raise _TooManyPixels(_too_many(path, f"{image.width}x{image.height}, limit {max_pixels}"))
+def _check_pixels(size, path, max_pixels):
+    width, height = size
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf) if max_pixels is None else max_pixels
+    if width * height > limit:
+        raise _TooManyPixels(_too_many(path, f"{width}x{height}, limit {limit}"))
 
 
 def _too_many(path, reason):
     return (
-        f"A picture must not have more pixels than the limit: '{path}' does ({reason}). If you trust it, raise the "
+        f"An image must not have more pixels than the limit: '{path}' does ({reason}). If you trust it, raise the "
         "limit with max_pixels (--max-pixels)."
     )
 
 
 def _grey16(image, tags):
-    samples = np.asarray(image)
-    if image.mode == "F":
-        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
-            raise ValueError("floating-point samples must be finite and lie in 0 .. 1")
-        samples = (samples * 65535).round()
-    elif samples.min() < 0 or samples.max() > 65535:
-        raise ValueError(f"integer samples must lie in 0 .. 65535: got {samples.min()} .. {samples.max()}")
-    if tags.get(BITS) == (12,):
-        samples = (samples * (65535 / 4095)).round()
+    samples = to_16_bits(np.asarray(image), 12 if tags.get(BITS) == (12,) else 16)[..., None]
     if tags.get(PHOTOMETRIC) == 0:
         samples = 65535 - samples
-    samples = samples.astype(np.uint16)[..., None]
     key = image.info.get("transparency")
     if key is None:
         return samples

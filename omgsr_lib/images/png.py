@@ -10,14 +10,16 @@ from PIL import PngImagePlugin
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR = (b"cICP", b"cHRM", b"gAMA", b"sRGB")  # what the colours mean where there is no ICC profile
 TEXT = (b"tEXt", b"zTXt", b"iTXt")
-LARGEST = PngImagePlugin.MAX_TEXT_CHUNK  # bytes of a text or a profile, unpacked
+LARGEST = PngImagePlugin.MAX_TEXT_CHUNK  # bytes of a text or a profile, unpacked, that Pillow reads
+LARGEST_PROFILE = 2**24 - 2**16  # bytes of a profile; about what a JPEG file holds
 MOST_TEXT = PngImagePlugin.MAX_TEXT_MEMORY  # bytes of all texts
 
 
 def png_source(path):
-    """`(file, colour, notes)` of a picture file: what to open, its chunks of `COLOUR` by name, what was left out.
+    """`(file, colour, notes)` of an image file: what to open, its chunks of `COLOUR` by name, what was left out.
 
-    The file is `path` itself, or its bytes without the texts and the ICC profile that are too large to be read.
+    The file is `path` itself, or its bytes without the texts and the ICC profile that are too large for Pillow. Such a
+    profile is then, unpacked, `colour[b"iCCP"]`.
     """
     with open(path, "rb") as file:
         if file.read(8) != SIGNATURE:
@@ -27,10 +29,13 @@ def png_source(path):
             if name in COLOUR:
                 colour[name] = file.read(length)
             elif name == b"iCCP" or name in TEXT:
-                size = _unpacked(name, file.read(length))
-                texts += size if name in TEXT else 0
-                if size > LARGEST or texts > MOST_TEXT:
+                limit = LARGEST if name in TEXT else LARGEST_PROFILE
+                content = _unpacked(name, file.read(length), limit + 1)
+                texts += len(content) if name in TEXT else 0
+                if len(content) > LARGEST or texts > MOST_TEXT:
                     dropped.append((name, start - 8, start + length + 4))
+                    if name == b"iCCP" and len(content) <= limit:
+                        colour[name] = content
         if not dropped:
             return path, colour, ()
         kept, at = io.BytesIO(), 0
@@ -41,8 +46,9 @@ def png_source(path):
         file.seek(at)
         kept.write(file.read())
     kept.seek(0)
-    names = ", ".join(dict.fromkeys(name.decode() for name, *_ in dropped))
-    return kept, colour, (f"chunks of more than {LARGEST // 2**20} MiB are left out: {names}",)
+    lost = dict.fromkeys(name.decode() for name, *_ in dropped if name not in colour)
+    notes = (f"chunks of more than {LARGEST // 2**20} MiB are left out: {', '.join(lost)}",) if lost else ()
+    return kept, colour, notes
 
 
 def _chunks(file):
@@ -53,13 +59,13 @@ def _chunks(file):
         file.seek(start + length + 4)
 
 
-def _unpacked(name, content):
-    """Bytes of a text or profile; of a packed one counted to a little above `LARGEST`."""
+def _unpacked(name, content, limit):
+    """A text or profile; of a packed one at most `limit` bytes."""
     keyword, _, rest = content.partition(b"\0")
     if name == b"tEXt" or (name == b"iTXt" and rest[:1] == b"\0"):
-        return len(content)
+        return content
     packed = rest[1:] if name != b"iTXt" else rest[2:].split(b"\0", 2)[-1]
     try:
-        return len(zlib.decompressobj().decompress(packed, LARGEST + 1))
+        return zlib.decompressobj().decompress(packed, limit)
     except zlib.error:
-        return 0  # Pillow passes over it
+        return b""  # Pillow passes over it

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures to read: not what is hidden, belongs to a system, or is a result of ours."""
+"""Which files of a folder are images to read: not what is hidden, belongs to a system, or is a result of ours."""
 
 import os
 from pathlib import Path

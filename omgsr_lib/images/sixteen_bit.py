@@ -1,4 +1,4 @@
-"""16-bit colour in PNG, TIFF and PPM files: Pillow reads it with 8 bits and does not write it.
+"""16-bit colour in PNG, TIFF and PPM files: Pillow reads it with 8 bits or not at all, and does not write it.
 
 Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
 alpha).
@@ -8,7 +8,8 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+import tifffile
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .exif import as_bytes, with_resolution
 from .png import SIGNATURE
@@ -22,8 +23,7 @@ CLASSIC = 2**32 - 2**28  # bytes of pixels in a TIFF with offsets of 32 bits; it
 def is_deep(image):
     """Whether an opened, not yet loaded file holds 16-bit colour, or grey with alpha, that Pillow would shorten.
 
-    Raises `ValueError` for CMYK and for TIFF files that store their channels one after the other: of these no low
-    bytes can be had.
+    Raises `ValueError` for CMYK.
     """
     if image.format == "PPM":
         return image.mode == "RGB" and _maxval(image) > 255
@@ -31,8 +31,8 @@ def is_deep(image):
     deep = any(_rawmode(tile).endswith((";16B", ";16L", ";16N")) for tile in image.tile) or 16 in bits
     if not deep or image.mode.startswith("I"):
         return False
-    if image.mode == "CMYK" or (bits and image.tag_v2.get(PLANAR) == 2):
-        raise ValueError("16-bit CMYK, or 16-bit channels one after the other; save it as interleaved 16-bit RGB")
+    if image.mode == "CMYK":
+        raise ValueError("16-bit CMYK; save it as 16-bit RGB")
     return True
 
 
@@ -55,13 +55,81 @@ def read_deep(open_image, turn):
         straight = _decode(first, turn, lambda mode: mode.replace("RGBa", "RGBA"))
         samples = straight << 8 | swapped
     if rawmode.startswith("RGBa"):
-        colour, alpha = samples[..., :3].astype(np.float64), samples[..., 3:].astype(np.float64)
-        samples[..., :3] = (colour * 65535 / np.maximum(alpha, 1)).round().clip(0, 65535)
+        samples = _divided(samples)
     key = first.info.get("transparency")
     if isinstance(key, tuple):
         alpha = (samples != np.array(key, np.uint16)).any(-1, keepdims=True) * np.uint16(65535)
         samples = np.concatenate([samples, alpha], axis=2)
     return samples
+
+
+def _divided(samples):
+    """`samples` without the alpha, their last channel, that was multiplied into the colours."""
+    colour, alpha = np.split(samples.astype(np.float64), [-1], axis=2)
+    colour = (colour * 65535 / np.maximum(alpha, 1)).round().clip(0, 65535)
+    return np.concatenate([colour, alpha], axis=2).astype(np.uint16)
+
+
+def needs_tifffile(file):
+    """Whether the path or `BytesIO` `file` is a TIFF that Pillow does not read, or not with its 16 bits.
+
+    These are samples of float16, of float64, of 32 bits in colour, and 16-bit channels one after the other.
+    """
+    with tifffile.FileHandle(file) as handle:
+        if handle.read(4) not in TiffImagePlugin.PREFIXES:
+            return False
+    try:
+        with Image.open(file, formats=["TIFF"]) as image:
+            return image.tag_v2.get(PLANAR) == 2 and 16 in image.tag_v2.get(BITS, ())
+    except UnidentifiedImageError:
+        return True
+
+
+def read_tiff(file, turn, check):
+    """`(samples, image, pages)` of a file that `needs_tifffile`, of its first page.
+
+    Samples are uint16; the PIL image is grey and has the EXIF data and the profile; `pages` is their number.
+    `turn(image)` turns a PIL image upright; `check(size)` refuses a size. Raises `ValueError` for colours other than
+    grey and RGB, samples without a known range (`to_16_bits`), and compression that needs the package imagecodecs.
+    """
+    with tifffile.TiffFile(file) as tiff:
+        page, pages, exif = tiff.pages[0], len(tiff.pages), Image.Exif()
+        check((page.imagewidth, page.imagelength))
+        colours = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3}.get(page.photometric.name)
+        if colours is None or page.imagedepth > 1:
+            raise ValueError(f"{page.photometric.name} of {page.dtype}; save it as 16-bit RGB")
+        samples = page.asarray().reshape(page.shape if page.samplesperpixel > 1 else (*page.shape, 1))
+        samples = to_16_bits(np.moveaxis(samples, 0, 2) if page.axes == "SYX" else samples, page.bitspersample)
+        exif.bigtiff, exif.endian = tiff.is_bigtiff, tiff.byteorder
+        exif.load_from_fp(tiff.filehandle, page.offset)
+        exif.bigtiff = False
+        info = {"exif": exif.tobytes(), "icc_profile": page.iccprofile}
+    kind = page.extrasamples[0].name if page.extrasamples else "UNSPECIFIED"
+    samples = samples[..., : colours + (kind != "UNSPECIFIED")]
+    if page.photometric.name == "MINISWHITE":
+        samples[..., 0] = 65535 - samples[..., 0]
+    if kind == "ASSOCALPHA":
+        samples = _divided(samples)
+    channels = [Image.fromarray(channel) for channel in np.moveaxis(samples, 2, 0)]
+    for channel in channels:
+        channel.info |= info
+    return np.stack([np.asarray(turn(channel)) for channel in channels], axis=2), channels[0], pages
+
+
+def to_16_bits(samples, bits=16):
+    """`samples` of any type as uint16: of floats 0 .. 1, of integers of at most 16 `bits` all, of others 0 .. 65535.
+
+    Raises `ValueError` for samples outside of that range.
+    """
+    if samples.dtype.kind == "f":
+        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
+            raise ValueError("floating-point samples must be finite and lie in 0 .. 1")
+        samples = samples.astype(np.float64) * 65535
+    elif samples.min() < 0 or samples.max() > 65535:
+        raise ValueError(f"integer samples must lie in 0 .. 65535: got {samples.min()} .. {samples.max()}")
+    elif bits < 16:
+        samples = samples * (65535 / (2**bits - 1))
+    return np.rint(samples).astype(np.uint16)
 
 
 def _read_ppm(image):

@@ -1,4 +1,4 @@
-"""DiffAugment: differentiable random colour, translation and cut-out of pictures in `[-1, 1]` (Zhao et al., 2020)."""
+"""DiffAugment: differentiable random colour, translation and cut-out of images in `[-1, 1]` (Zhao et al., 2020)."""
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +11,7 @@ def diff_augment(pixels, generator):
     """Brightness, saturation, contrast, translation by up to an eighth, cut-out of half a side; per-image draws.
 
     Order and ranges are those of OMGSR's discriminator: x + u - 0.5; factor 2u about the mean over channels; factor
-    u + 0.5 about the picture's mean; translation with zero fill; a rectangle of half the sides with uniform centre,
+    u + 0.5 about the image's mean; translation with zero fill; a rectangle of half the sides with uniform centre,
     clipped at the border, set to 0. u ~ U(0, 1). `generator`: see `utils.random`.
     """
     batch, _, height, width = pixels.shape
@@ -29,10 +29,10 @@ def diff_augment(pixels, generator):
 
 
 def shifted_views(pictures, offset, generator):
-    """The pictures `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
+    """The images `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
 
     Corners lie below `offset` pixels on each axis and the cut leaves `H - offset` by `W - offset`: a loss that sees
-    such views cannot lock a pattern to the period of the latents. One draw for all pictures.
+    such views cannot lock a pattern to the period of the latents. One draw for all images.
     """
     top, left, mirrored, transposed = (int(randint(stop, 1, generator)[0]) for stop in (offset, offset, 2, 2))
     views = []

@@ -15,13 +15,8 @@ from safetensors.torch import load_file
 
 
 DINOV2 = "facebook/dinov2-base"  # ViT-B/14
-DINOV3 = "facebook/dinov3-convnext-{size}-pretrain-lvd1689m"  # gated
-DINOV3_SIZES = {  # channels and blocks of the first three stages, which are all that the losses use
-    "tiny": ((96, 192, 384), (3, 3, 9)),
-    "small": ((96, 192, 384), (3, 3, 27)),
-    "base": ((128, 256, 512), (3, 3, 27)),
-    "large": ((192, 384, 768), (3, 3, 27)),
-}
+DINOV3 = "facebook/dinov3-convnext-large-pretrain-lvd1689m"  # gated
+DINOV3_STAGES = dict(hidden_sizes=[192, 384, 768], depths=[3, 3, 27])  # the first three, all that the losses use
 VGG16_FILES = ("vgg16.safetensors", "vgg16-397923af.pth")
 
 
@@ -74,7 +69,7 @@ def dists_weights(weights=None):
 
 
 def dinov2_model(weights=None, *, pretrained=True):
-    """A transformers `Dinov2Model`, ViT-B/14 for pictures of 518 px; random weights if not `pretrained`."""
+    """A transformers `Dinov2Model`, ViT-B/14 for images of 518 px; random weights if not `pretrained`."""
     from transformers import Dinov2Config, Dinov2Model
 
     if not pretrained:
@@ -82,20 +77,17 @@ def dinov2_model(weights=None, *, pretrained=True):
     return _from_pretrained(Dinov2Model, weights, "dinov2", DINOV2)
 
 
-def dinov3_stages(weights=None, *, size="large", pretrained=True):
-    """The first three stages of a transformers `DINOv3ConvNextModel` of `size` (a key of `DINOV3_SIZES`).
+def dinov3_stages(weights=None, *, pretrained=True):
+    """The first three stages of a transformers `DINOv3ConvNextModel`, the large one or that of `<weights>/dinov3`.
 
-    A folder `<weights>/dinov3` decides the size itself. Random weights if not `pretrained`.
+    Random weights if not `pretrained`.
     """
     from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
-    if size not in DINOV3_SIZES:
-        raise ValueError(f"The DINOv3-ConvNeXt comes in the sizes {', '.join(DINOV3_SIZES)}: got {size!r}.")
     if pretrained:
-        model = _from_pretrained(DINOv3ConvNextModel, weights, "dinov3", DINOV3.format(size=size))
+        model = _from_pretrained(DINOv3ConvNextModel, weights, "dinov3", DINOV3)
     else:
-        widths, depths = map(list, DINOV3_SIZES[size])
-        model = DINOv3ConvNextModel(DINOv3ConvNextConfig(hidden_sizes=widths, depths=depths))
+        model = DINOv3ConvNextModel(DINOv3ConvNextConfig(**DINOV3_STAGES))
     return model.model.stages[:3]
 
 

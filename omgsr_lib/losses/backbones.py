@@ -10,7 +10,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Standardise(nn.Module):
-    """Pictures in `[0, 1]` less `mean`, over `std`, per channel."""
+    """Images in `[0, 1]` less `mean`, over `std`, per channel."""
 
     def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()

@@ -20,7 +20,7 @@ class LossNetworks(NamedTuple):
     discriminator: Discriminator | None
 
 
-def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=False, size="large", propagate=True):
+def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=False):
     """The `LossNetworks` of `recipe`, on the default device; all frozen but the heads of the discriminator.
 
     Args:
@@ -30,8 +30,6 @@ def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=Fals
         pretrained: False gives random weights of the real architectures, for dry runs (`with torch.device("meta")`)
             and benchmarks; DISTS then weighs all channels alike.
         as_released: LPIPS in the range of the authors' module (`lpips_vgg`).
-        size: of the DINOv3-ConvNeXt: "tiny", "small", "base" or "large" (published).
-        propagate: whether pooled maps enter the next stage of the DINOv3 DISTS (`DINOv3Maps`).
 
     Distance and discriminator share one copy of a backbone that both use. Heads are drawn from torch's global
     generator, which the caller seeds. Raises `ValueError` for unknown names, `FileNotFoundError` for missing weights.
@@ -44,13 +42,13 @@ def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=Fals
 
     @cache
     def stages():
-        return dinov3_stages(size=size, **sources)
+        return dinov3_stages(**sources)
 
-    def dinov2_critic():
+    def dinov2_discriminator():
         features = DINOv2Features(dinov2_model(**sources))
         return Discriminator(features, dinov2_heads(features.width), chunk=recipe.critic_chunk)
 
-    def dinov3_critic():
+    def dinov3_discriminator():
         features = DINOv3Features(stages())
         resolution = 1024 if (recipe.critic_chunk or recipe.resolution) == 1024 else 512
         heads = dinov3_heads(features.widths(), resolution)
@@ -61,12 +59,12 @@ def build_losses(recipe, vae, *, weights=None, pretrained=True, as_released=Fals
         "lpips": lambda: lpips_vgg(as_released=as_released, **sources),
         "lpips-squeeze": lambda: lpips_squeeze(**sources),
         "ea-dists": lambda: EdgeAware(vgg16_dists(**sources)),
-        "dinov3-dists": lambda: dinov3_dists(stages(), propagate=propagate),
+        "dinov3-dists": lambda: dinov3_dists(stages()),
         "autoencoder": lambda: FeatureDistance(encoder()),
     }
     discriminators = {
-        "dinov2": dinov2_critic,
-        "dinov3": dinov3_critic,
+        "dinov2": dinov2_discriminator,
+        "dinov3": dinov3_discriminator,
         "autoencoder": lambda: Discriminator(encoder(), encoder().widths(), chunk=recipe.critic_chunk),
         "pixels": lambda: Discriminator(Pixels(), [pixel_head()], chunk=recipe.critic_chunk),
     }

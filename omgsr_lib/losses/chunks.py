@@ -1,4 +1,4 @@
-"""Overlap-Chunking (OMGSR, version 1): a picture as a grid of equal, overlapping chunks that together cover it.
+"""Overlap-Chunking (OMGSR, version 1): an image as a grid of equal, overlapping chunks that together cover it.
 
 `chunk_mean` goes forward and backward a few chunks at a time: memory of a part, gradient of the whole.
 """
@@ -16,9 +16,7 @@ def chunk_offsets(length, chunk):
     is moved onto it; the release drops it and leaves pixels unseen.
     """
     if length < chunk:
-        raise ValueError(
-            f"A chunk must fit into the picture: chunk {chunk} px, side {length} px. Use a smaller chunk."
-        )
+        raise ValueError(f"A chunk must fit into the image: chunk {chunk} px, side {length} px. Use a smaller chunk.")
     if length % chunk == 0:
         return list(range(0, length, chunk))
     count = length // chunk + 1
@@ -27,7 +25,7 @@ def chunk_offsets(length, chunk):
 
 
 def overlap_chunks(pixels, chunk):
-    """`(B, C, H, W)` to `(B N, C, chunk, chunk)`: rows of chunks from the top left, all of the first picture first."""
+    """`(B, C, H, W)` to `(B N, C, chunk, chunk)`: rows of chunks from the top left, all of the first image first."""
     rows, columns = chunk_offsets(pixels.shape[-2], chunk), chunk_offsets(pixels.shape[-1], chunk)
     chunks = [pixels[..., top : top + chunk, left : left + chunk] for top in rows for left in columns]
     return torch.stack(chunks, dim=1).flatten(0, 1)
@@ -40,17 +38,17 @@ def chunk_mean(function, pictures, chunk, *, at_once=None, parameters=()):
         function: chunks `(n, C, chunk, chunk)`, one argument per entry of `pictures`, to values `(n, ...)`, each of
             its own chunk alone.
         pictures: sequence of tensors `(B, C, H, W)` of one shape; the same chunks are cut from each.
-        chunk: side in pixels; None takes every picture whole, as one chunk.
+        chunk: side in pixels; None takes every image whole, as one chunk.
         at_once: chunks computed together, counted over the batch; None takes all. With fewer, memory holds the
             activations of so many only: the forward pass takes the gradient of each part at once and adds them up, the
             backward pass scales the sum. Value and gradients equal those of all together.
         parameters: the trainable tensors inside `function`, if there are any.
 
-    Raises `ValueError` for pictures of several shapes or smaller than a chunk, and for `at_once` below 1.
+    Raises `ValueError` for images of several shapes or smaller than a chunk, and for `at_once` below 1.
     """
     shapes = {tuple(picture.shape) for picture in pictures}
     if len(shapes) != 1:
-        raise ValueError(f"Chunks are cut from pictures of one shape: got {sorted(shapes)}. Resize one to the other.")
+        raise ValueError(f"Chunks are cut from images of one shape: got {sorted(shapes)}. Resize one to the other.")
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once counts the chunks computed together, 1 or more: got {at_once}. None takes all.")
     windows = _windows(*shapes.pop(), chunk)

@@ -14,13 +14,13 @@ GREY = (0.2989, 0.5870, 0.1140)
 
 
 class DISTS(nn.Module):
-    """`1 - sum(alpha S1 + beta S2)` over the channels of `maps`; distances `(B, 1, 1, 1)`, 0 for equal pictures.
+    """`1 - sum(alpha S1 + beta S2)` over the channels of `maps`; distances `(B, 1, 1, 1)`, 0 for equal images.
 
     S1 = (2 mu_x mu_y + c) / (mu_x^2 + mu_y^2 + c) and S2 = (2 sigma_xy + c) / (sigma_x^2 + sigma_y^2 + c), c = 1e-6,
     with means and biased (co)variances over each map, computed in float32 or better under autocast too.
 
     Args:
-        maps: frozen module, pictures `(B, 3, H, W)` in `[0, 1]` to a list of maps with C channels in all.
+        maps: frozen module, images `(B, 3, H, W)` in `[0, 1]` to a list of maps with C channels in all.
         alpha, beta: non-negative weights `(C,)`; scaled so that they sum to 1 together.
 
     `forward` takes pixels in `[-1, 1]`; gradients reach the first argument.
@@ -37,7 +37,7 @@ class DISTS(nn.Module):
         return self.compare((predicted + 1) / 2, (target + 1) / 2)
 
     def compare(self, predicted, target):
-        """The distance between pictures in `[0, 1]`."""
+        """The distance between images in `[0, 1]`."""
         maps = zip(self.maps(predicted), self.maps(target.detach()), strict=True)
         similarities = zip(*[_similarities(x, y) for x, y in maps], strict=True)
         texture, structure = (torch.cat(parts, 1) for parts in similarities)
@@ -54,7 +54,7 @@ def _similarities(x, y, c=1e-6):
 
 
 class VGG16Maps(nn.Module):
-    """The picture and relu1_2, 2_2, 3_3, 4_3, 5_3 of a VGG16 with L2 pooling of stride 2 in place of its max pooling.
+    """The image and relu1_2, 2_2, 3_3, 4_3, 5_3 of a VGG16 with L2 pooling of stride 2 in place of its max pooling.
 
     `widths` are the channels of each stage's convolutions; 1475 maps in all for VGG16's. `convolutions` lists them in
     the order of torchvision's `features`.
@@ -84,24 +84,21 @@ class VGG16Maps(nn.Module):
 
 
 class DINOv3Maps(nn.Module):
-    """The picture and the L2-pooled (stride 1) outputs of the `stages` of a DINOv3-ConvNeXt: the release's loss.
+    """The image and the L2-pooled (stride 1) outputs of the `stages` of a DINOv3-ConvNeXt: the release's loss.
 
-    The pooled map, a magnitude without sign, is also what enters the next stage there. `propagate=False` hands on the
-    stage's own output, which gives the network's usual features.
+    The pooled map, a magnitude without sign, is also what enters the next stage there.
     """
 
-    def __init__(self, stages, *, propagate=True):
+    def __init__(self, stages):
         super().__init__()
         self.standardise, self.pool = Standardise(), L2Pool(stride=1)
         self.stages = stages
-        self.propagate = propagate
 
     def forward(self, pictures):
         maps, hidden = [pictures], self.standardise(pictures)
         for stage in self.stages:
-            hidden = stage(hidden)
-            maps.append(self.pool(hidden))
-            hidden = maps[-1] if self.propagate else hidden
+            hidden = self.pool(stage(hidden))
+            maps.append(hidden)
         return maps
 
 
@@ -121,9 +118,9 @@ def vgg16_dists(weights=None, *, pretrained=True):
     return DISTS(maps, alpha, beta)
 
 
-def dinov3_dists(stages, *, propagate=True):
+def dinov3_dists(stages):
     """`DISTS` on `DINOv3Maps` with the weight 1 / (2 C) for all C channels, 1347 of the large network's."""
-    return _equal_weights(DINOv3Maps(stages, propagate=propagate), 3 + sum(len(s.layers[0].gamma) for s in stages))
+    return _equal_weights(DINOv3Maps(stages), 3 + sum(len(s.layers[0].gamma) for s in stages))
 
 
 def _equal_weights(maps, channels):
@@ -131,7 +128,7 @@ def _equal_weights(maps, channels):
 
 
 class EdgeAware(nn.Module):
-    """`DISTS` of the pictures plus `DISTS` of their edge maps, repeated to three channels (EA-DISTS)."""
+    """`DISTS` of the images plus `DISTS` of their edge maps, repeated to three channels (EA-DISTS)."""
 
     def __init__(self, dists):
         super().__init__()
@@ -144,7 +141,7 @@ class EdgeAware(nn.Module):
 
 
 def edge_map(pictures):
-    """Magnitude `(B, 1, H, W)` of the Sobel gradient of the grey picture, `sqrt(gx^2 + gy^2 + 1e-6)`, zeros outside.
+    """Magnitude `(B, 1, H, W)` of the Sobel gradient of the grey image, `sqrt(gx^2 + gy^2 + 1e-6)`, zeros outside.
 
     Three channels are weighted 0.2989, 0.5870, 0.1140; one channel is taken as it is.
     """

@@ -7,7 +7,7 @@ from .blur import BlurPool
 
 
 # Heads on DINOv3-ConvNeXt by training resolution; per level (1/4, 1/8, 1/16 of the side) the blocks as (ratio of
-# channels, stride of the convolution) and the least side of a picture in pixels that leaves one logit per level.
+# channels, stride of the convolution) and the least side of an image in pixels that leaves one logit per level.
 DINOV3_BLOCKS = {
     512: (
         ((0.5, 2), (1, 2), (1, 2)),
@@ -66,7 +66,7 @@ def dinov2_heads(width=768, hidden=128):
 
 
 def dinov3_heads(widths, resolution):
-    """The release's three heads for maps of `widths` channels: one logit per picture of `resolution` (512, 1024)."""
+    """The release's three heads for maps of `widths` channels: one logit per image of `resolution` (512, 1024)."""
     return [_chain(width, blocks) for width, blocks in zip(widths, DINOV3_BLOCKS[resolution], strict=True)]
 
 

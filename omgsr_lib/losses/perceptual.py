@@ -13,7 +13,7 @@ def lpips_squeeze(weights, *, pretrained=True):
     """LPIPS v0.1 with a SqueezeNet backbone from local weights; distances `(B, 1, 1, 1)`.
 
     `weights` holds `squeezenet/squeezenet1_1_fp16.safetensors` (a torchvision state dict). The linear heads come with
-    the `lpips` package (Zhang et al., CVPR 2018). Frozen; gradients reach the pictures. `pretrained=False` gives a
+    the `lpips` package (Zhang et al., CVPR 2018). Frozen; gradients reach the images. `pretrained=False` gives a
     random backbone. Values must not be compared with published LPIPS, which is measured with AlexNet.
     """
     return _lpips("squeeze", squeezenet_features(weights) if pretrained else None)
@@ -59,7 +59,7 @@ def _lpips(net, backbone):
 
 
 class FeatureDistance(nn.Module):
-    """Distance `(B, 1, 1, 1)` between pictures in the features of a frozen network: LPIPS without learned weights.
+    """Distance `(B, 1, 1, 1)` between images in the features of a frozen network: LPIPS without learned weights.
 
     Each position's feature vector is scaled to unit length; squared differences are summed over channels, averaged
     over positions and levels. `features` maps pixels to a list of maps `(B, C, h, w)`.
@@ -82,7 +82,7 @@ class FeatureDistance(nn.Module):
 def chunked_distance(distance, predicted, target, chunk, *, at_once=None):
     """Mean of `distance` over the overlapping chunks (OC-LPIPS of the paper, with any perceptual distance).
 
-    `chunk` None takes the whole pictures; `at_once` chunks at a time go forward and backward (`chunk_mean`).
+    `chunk` None takes the whole images; `at_once` chunks at a time go forward and backward (`chunk_mean`).
     """
     return chunk_mean(distance, (predicted, target), chunk, at_once=at_once)
 

@@ -1,4 +1,4 @@
-"""Several methods over the same pictures: permutation tests, Holm's correction, ranks, and spread between runs."""
+"""Several methods over the same images: permutation tests, Holm's correction, ranks, and spread between runs."""
 
 from itertools import combinations
 
@@ -70,17 +70,17 @@ def compare_methods(frame, against=None, *, cluster=None, level=0.95, draws=10_0
         table["p"] = [permutation_test(d, clusters=labels, seed=seed) for _, d, labels, _ in pairs_of_values]
         tables.append(table)
     if not tables:
-        raise ValueError(f"A comparison needs two methods over the same pictures, got {methods}. Evaluate another.")
+        raise ValueError(f"A comparison needs two methods over the same images, got {methods}. Evaluate another.")
     result = pd.concat(tables, ignore_index=True)
     result["p_holm"] = result.groupby(set_columns(frame) + ["metric"], sort=False)["p"].transform(holm)
     return result
 
 
 def rank_stability(frame, *, cluster=None, draws=10_000, seed=0):
-    """How sure each rank is: its share of bootstrap draws of the pictures, per (dataset,) metric and method.
+    """How sure each rank is: its share of bootstrap draws of the images, per (dataset,) metric and method.
 
     Columns: (dataset,) metric, method, rank (1 is best), probability; the probabilities of a method add up to 1. A
-    rank is one plus the number of methods that are strictly better in the draw. All methods need the same pictures.
+    rank is one plus the number of methods that are strictly better in the draw. All methods need the same images.
     """
     keys = set_columns(frame, cluster) + ["metric"]
     check_unique(frame, keys + ["method"])
@@ -88,9 +88,7 @@ def rank_stability(frame, *, cluster=None, draws=10_000, seed=0):
     for key, group in drop_undefined(frame, keys).groupby(keys, sort=False):
         values = group.pivot(index="image", columns="method", values="value")[list(group["method"].unique())]
         if values.isna().any(axis=None):
-            raise ValueError(
-                f"Ranks need the same pictures for all methods: {key} lacks some. Evaluate all on one set."
-            )
+            raise ValueError(f"Ranks need the same images for all methods: {key} lacks some. Evaluate all on one set.")
         labels = values.index if cluster is None else image_clusters(group, values.index, cluster)
         sums, sizes = cluster_sums(values, labels)
         counts = np.random.default_rng(seed).multinomial(len(sizes), [1 / len(sizes)] * len(sizes), size=draws)
@@ -107,11 +105,11 @@ def repeat_spread(frame, *, cluster=None, level=0.95, draws=10_000, seed=0):
     """What one seeded sample of the encoder's posterior is worth beside its mean, per (dataset,) method and metric.
 
     `frame` has a column seed: a number for each repeated run, missing for the deterministic run from the mean.
-    Columns: runs; mean and sd of the runs' means over pictures (sd: by how much a table's number moves from run to
-    run); range; sd_image, of one picture from run to run (root mean square over pictures); posterior_mean, the
-    deterministic run's mean; difference, posterior mean minus the runs, with the paired interval lo, hi over pictures.
+    Columns: runs; mean and sd of the runs' means over images (sd: by how much a table's number moves from run to
+    run); range; sd_image, of one image from run to run (root mean square over images); posterior_mean, the
+    deterministic run's mean; difference, posterior mean minus the runs, with the paired interval lo, hi over images.
     The last four are NaN without a deterministic run. Raises `ValueError` for fewer than two seeds, or where the runs
-    differ in their pictures.
+    differ in their images.
     """
     if "seed" not in frame.columns:
         raise ValueError("Repeated runs are told apart by the column seed, which this frame lacks. Add it.")
@@ -123,15 +121,15 @@ def repeat_spread(frame, *, cluster=None, level=0.95, draws=10_000, seed=0):
         values = sampled.pivot(index="image", columns="seed", values="value")
         if values.shape[1] < 2 or values.isna().any(axis=None):
             raise ValueError(
-                f"A spread needs at least two seeds over the same pictures: {key} has {values.shape[1]} on "
-                f"{len(values)} pictures, {int(values.isna().sum().sum())} missing. Repeat the run with other seeds."
+                f"A spread needs at least two seeds over the same images: {key} has {values.shape[1]} on "
+                f"{len(values)} images, {int(values.isna().sum().sum())} missing. Repeat the run with other seeds."
             )
         means = values.mean()
         spread = (values.shape[1], means.mean(), means.std(), means.max() - means.min())
         shift = (np.nan,) * 4
         if len(fixed):
             if set(fixed.index) != set(values.index):
-                raise ValueError(f"The run without a seed needs the pictures of the others: {key} differs.")
+                raise ValueError(f"The run without a seed needs the images of the others: {key} differs.")
             labels = None if cluster is None else fixed.loc[values.index, cluster]
             difference = fixed.loc[values.index, "value"] - values.mean(axis=1)
             interval = mean_interval(difference, clusters=labels, level=level, draws=draws, seed=seed)

@@ -1,4 +1,4 @@
-"""What the same pictures score under the conventions that papers use without saying so."""
+"""What the same images score under the conventions that papers use without saying so."""
 
 import pandas as pd
 from torch.nn import functional as F

@@ -1,6 +1,6 @@
-"""Evaluation of restored pictures, paired by name, into one long data frame that states its conventions.
+"""Evaluation of restored images, paired by name, into one long data frame that states its conventions.
 
-The field's script pairs by sorted order, where one missing picture shifts all pairs silently; here it is an error.
+The standard script (pyiqa) pairs by sorted order, so that one missing image shifts all pairs; here it is an error.
 """
 
 import json
@@ -38,23 +38,23 @@ def evaluate_folder(
     cache=None,
     progress=False,
 ):
-    """Score every picture of `restored_dir` against the one of the same name (without suffix) in `reference_dir`.
+    """Score every image of `restored_dir` against the one of the same name (without suffix) in `reference_dir`.
 
     Args:
         restored_dir, reference_dir: folders; `reference_dir` may be None if no metric needs a reference.
         metrics: names of `specs.SPECS`.
         device: "auto" takes CUDA where there is one.
         weights: folder with `squeezenet/` (for `lpips_squeeze`) and `niqe/` (for `niqe`).
-        cache: folder that keeps one JSON file of scores per picture. A stopped evaluation goes on there, and a second
-            one computes only pictures, metrics or versions that it has not seen (`fid` is computed each time).
+        cache: folder that keeps one JSON file of scores per image. A stopped evaluation resumes there, and a second
+            one computes only images, metrics or versions that it has not seen (`fid` is computed each time).
         progress: show a progress bar with the time left.
 
-    Under `accelerate launch --num_processes N` (or torchrun) the pictures are shared out between the processes, and
+    Under `accelerate launch --num_processes N` (or torchrun) the images are sharded over the processes, and
     each returns the whole frame. Returns a data frame with the columns `COLUMNS`; `fid` gives one row, image "all". A
-    picture that a metric is not defined for gets NaN, with a warning that says why (`measures.Undefined`).
+    image that a metric is not defined for gets NaN, with a warning that says why (`measures.Undefined`).
 
     Raises `ValueError` if a name is missing on one side or occurs twice, sizes differ, or a file is not an 8-bit
-    picture without transparency; `FileNotFoundError` for a missing or empty folder or weights; `ImportError` for
+    image without transparency; `FileNotFoundError` for a missing or empty folder or weights; `ImportError` for
     metrics of pyiqa without pyiqa.
     """
     specs, files = _check_metrics(metrics, reference_dir is not None), paired_files(restored_dir, reference_dir)
@@ -72,22 +72,22 @@ def evaluate_folder(
 
 
 def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=None, *, device="auto", weights=None):
-    """As `evaluate_folder`, for pictures in memory: PIL images or tensors `(3, H, W)` in `[-1, 1]`, listed or stacked.
+    """As `evaluate_folder`, for images in memory: PIL images or tensors `(3, H, W)` in `[-1, 1]`, listed or stacked.
 
     Tensors are measured as they are; round them to 8 bits first to match files. `reference` may be None if no metric
     needs it. `names` (default "0", "1", ...) fill the column image.
     """
     specs, device = _check_metrics(metrics, reference is not None), _device(device)
     if any(spec.name == "fid" for spec in specs):
-        raise ValueError("The metric 'fid' compares folders, not pictures. Write PNG files and use evaluate_folder.")
+        raise ValueError("The metric 'fid' compares folders, not images. Write PNG files and use evaluate_folder.")
     names = [str(index) for index in range(len(restored))] if names is None else list(names)
     if len(set(names)) != len(names):
-        raise ValueError(f"Each picture needs its own name, got {names}.")
+        raise ValueError(f"Each image needs its own name, got {names}.")
     lengths = {"restored": len(restored), "names": len(names)} | (
         {} if reference is None else {"reference": len(reference)}
     )
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"One name and one reference per restored picture are needed, got {lengths}.")
+        raise ValueError(f"One name and one reference per restored image are needed, got {lengths}.")
     scorers = [(spec, metric_scorer(spec, device, weights)) for spec in specs]
     rows = []
     for index, name in enumerate(names):
@@ -103,7 +103,7 @@ def paired_files(restored_dir, reference_dir):
     """`{name: (restored, reference)}` of two folders, or `{name: (restored,)}` if `reference_dir` is None.
 
     Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides, or
-    a file is not an 8-bit picture without transparency.
+    a file is not an 8-bit image without transparency.
     """
     restored = _by_name(restored_dir)
     if reference_dir is None:
@@ -111,7 +111,7 @@ def paired_files(restored_dir, reference_dir):
     reference = _by_name(reference_dir)
     if restored.keys() != reference.keys():
         raise ValueError(
-            f"Pictures are paired by name without suffix, so both folders must hold the same names: {len(restored)} "
+            f"Images are paired by name without suffix, so both folders must hold the same names: {len(restored)} "
             f"and {len(reference)} here. Only in '{restored_dir}': {_some(restored.keys() - reference.keys())}. Only "
             f"in '{reference_dir}': {_some(reference.keys() - restored.keys())}. Rename, add or remove files."
         )
@@ -131,7 +131,7 @@ def _check_metrics(metrics, has_reference):
     specs = [metric_spec(name) for name in metrics]
     for spec in specs:
         if spec.full_reference and not has_reference:
-            raise ValueError(f"The metric {spec.name!r} needs reference pictures and got none. Give them or drop it.")
+            raise ValueError(f"The metric {spec.name!r} needs reference images and got none. Give them or drop it.")
     return specs
 
 
@@ -155,7 +155,7 @@ def _open(path):
     try:
         return to_pixels(open_photo(path))
     except OSError as err:
-        raise ValueError(f"A picture must be readable to its end: '{path}' is not ({err}). Replace it.") from err
+        raise ValueError(f"An image must be readable to its end: '{path}' is not ({err}). Replace it.") from err
 
 
 def _check_header(path):
@@ -163,7 +163,7 @@ def _check_header(path):
         with Image.open(png_source(path)[0]) as image:
             _check_image(image, path)
     except OSError as err:
-        raise ValueError(f"A picture must be readable: '{path}' is not ({err}). Replace it.") from err
+        raise ValueError(f"An image must be readable: '{path}' is not ({err}). Replace it.") from err
 
 
 def _check_image(image, name):
@@ -175,7 +175,7 @@ def _check_image(image, name):
         found.append("transparency")
     if found:
         raise ValueError(
-            f"Pictures are measured in 8-bit RGB without transparency: '{name}' has {' and '.join(found)}. "
+            f"Images are measured in 8-bit RGB without transparency: '{name}' has {' and '.join(found)}. "
             "Convert it, and say how."
         )
 
@@ -192,7 +192,7 @@ def _as_pixels(picture, name):
         _check_image(picture, name)
         return to_pixels(picture)
     if picture.dim() != 3 or picture.shape[0] != 3:
-        raise ValueError(f"A picture must be a tensor (3, H, W): '{name}' has the shape {tuple(picture.shape)}.")
+        raise ValueError(f"An image must be a tensor (3, H, W): '{name}' has the shape {tuple(picture.shape)}.")
     low, high = float(picture.min()), float(picture.max())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(
@@ -237,7 +237,7 @@ def _gather(scores):
 
 
 def _cached_scores(name, paths, scorers, device, cache):
-    """`{metric: value}` of one pair, from its file in `cache` as far as pictures, conventions and versions agree."""
+    """`{metric: value}` of one pair, from its file in `cache` as far as images, conventions and versions agree."""
     if cache is None:
         return _score(name, open_pair(name, paths), scorers, device)
     file = Path(cache) / f"{name}.json"
@@ -280,7 +280,7 @@ def _score(name, pair, scorers, device):
 def _check_sizes(name, pair):
     if len({tuple(pixels.shape) for pixels in pair}) != 1:
         sizes = " and ".join(f"{pixels.shape[-1]}x{pixels.shape[-2]}" for pixels in pair)
-        raise ValueError(f"Restored and reference picture must have one size: '{name}' has {sizes}. Resize neither.")
+        raise ValueError(f"Restored and reference image must have one size: '{name}' has {sizes}. Resize neither.")
 
 
 def _row(name, spec, value):
@@ -288,7 +288,7 @@ def _row(name, spec, value):
 
 
 def score_pairs(restored, pairs, *, method, metrics, weights=None):
-    """Long data frame (method, image, metric, value, ...) of restored pictures against the photographs."""
+    """Long data frame (method, image, metric, value, ...) of restored images against the photographs."""
     frame = evaluate_images(
         restored, [pair.hq for pair in pairs], metrics, [pair.name for pair in pairs], weights=weights
     )

@@ -1,4 +1,4 @@
-"""Image measures without a trained network: pixels `(B, 3, H, W)` in `[-1, 1]` in, one value per picture `(B,)` out.
+"""Image measures without a trained network: pixels `(B, 3, H, W)` in `[-1, 1]` in, one value per image `(B,)` out.
 
 All of them compute in float64 and round nothing unless the field does; `specs.py` states each convention in words.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Undefined(ValueError):
-    """A measure has no value for this picture, though its size and type are right."""
+    """A measure has no value for this image, though its size and type are right."""
 
 
 def luma_601(pixels):
@@ -54,11 +54,11 @@ def ssim_y(restored, reference):
 def ssim(x, y):
     """Structural similarity (Wang et al., 2004) of planes `(B, C, H, W)` in 0..255, averaged over them.
 
-    Gaussian window 11x11, sigma 1.5, windows inside the picture only (so both sides need 11 pixels), biased moments,
+    Gaussian window 11x11, sigma 1.5, windows inside the image only (so both sides need 11 pixels), biased moments,
     data range 255. Negative contrast-structure terms count as 0, as in pyiqa.
     """
     if min(x.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(x.shape[-2:])}.")
+        raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {tuple(x.shape[-2:])}.")
     window = torch.exp(-(torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device) ** 2) / (2 * 1.5**2))
     window = window / window.sum()
 
@@ -77,7 +77,7 @@ def ssim(x, y):
 
 
 def gmsd(restored, reference):
-    """Gradient magnitude similarity deviation (Xue et al., 2014): 0 for equal pictures, larger is worse.
+    """Gradient magnitude similarity deviation (Xue et al., 2014): 0 for equal images, larger is worse.
 
     Full-range luma in 0..255, averaged over 2x2 pixels, Prewitt gradients / 3, T = 170, zero padding as in the
     authors' MATLAB code.
@@ -150,7 +150,7 @@ def seam_energy(pixels, rows=(), columns=(), width=8):
 
 
 def seam_lines(pixels, reference, rows=(), columns=(), width=8):
-    """How much brighter or darker than its surroundings the picture is along the borders of tiles, in levels of 255.
+    """How much brighter or darker than its surroundings the image is along the borders of tiles, in levels of 255.
 
     `rows` and `columns` as in `seam_energy`. The luma of `pixels` less that of `reference` (the enlarged input, so
     that edges of what is seen do not count) is averaged along each line and over the `width` lines around a border,

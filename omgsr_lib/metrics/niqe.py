@@ -1,4 +1,4 @@
-"""NIQE: naturalness of a picture without a reference (Mittal et al., 2013)."""
+"""NIQE: naturalness of an image without a reference (Mittal et al., 2013)."""
 
 import numpy as np
 import torch
@@ -8,11 +8,11 @@ from .measures import Undefined, luma_yiq
 
 
 def niqe(pixels, parameters):
-    """Natural image quality evaluator of pixels `(B, 3, H, W)` in `[-1, 1]`: one value per picture, larger is worse.
+    """Natural image quality evaluator of pixels `(B, 3, H, W)` in `[-1, 1]`: one value per image, larger is worse.
 
     `parameters` maps `mu_pris_param` (1, 36), `cov_pris_param` (36, 36) and `gaussian_window` (7, 7) to arrays: the
     authors' model of pristine photographs. Luma is rounded to 8 bits, blocks of 96 pixels, border 0, as in pyiqa.
-    Both sides need 96 pixels, and the picture at least two blocks for a covariance. Raises `ValueError` for a smaller
+    Both sides need 96 pixels, and the image at least two blocks for a covariance. Raises `ValueError` for a smaller
     one and `Undefined` for one whose blocks have no structure, such as a black frame.
     """
     height, width = (side - side % 96 for side in pixels.shape[-2:])

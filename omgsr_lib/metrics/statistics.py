@@ -1,9 +1,9 @@
 """Means with bootstrap intervals and paired differences between methods, over long data frames.
 
-A frame has one row per method, picture and metric, with the columns method, image, metric, value, lower_better and, if
+A frame has one row per method, image and metric, with the columns method, image, metric, value, lower_better and, if
 several sets are measured, dataset. Differences between methods are far steadier than their means, because a hard
-picture is hard for both: only the paired interval can support a ranking. Crops of one photograph are alike and count
-as one draw: `cluster` names the column that says which rows belong together. NaN is the value of a picture that a
+image is hard for both: only the paired interval can support a ranking. Crops of one photograph are alike and count
+as one draw: `cluster` names the column that says which rows belong together. NaN is the value of an image that a
 metric is not defined for: it is left out, from a comparison for all methods.
 """
 
@@ -67,11 +67,11 @@ def summarise(frame, *, cluster=None, level=0.95, draws=10_000, seed=0):
 
 
 def paired_difference(frame, method_a, method_b, *, cluster=None, level=0.95, draws=10_000, seed=0):
-    """Mean of `method_a - method_b` over the same pictures, per (dataset and) metric, with its bootstrap interval.
+    """Mean of `method_a - method_b` over the same images, per (dataset and) metric, with its bootstrap interval.
 
     Columns: (dataset,) metric, mean, lo, hi, n, (clusters,) lower_better, better. `better` names the method that the
     interval decides for and is empty where the interval holds 0 or is missing. `cluster` is that of `summarise`.
-    Raises `ValueError` if the pictures of the methods differ.
+    Raises `ValueError` if the images of the methods differ.
     """
     rows = []
     for key, differences, labels, lower_better in paired_values(frame, method_a, method_b, cluster=cluster):
@@ -83,9 +83,9 @@ def paired_difference(frame, method_a, method_b, *, cluster=None, level=0.95, dr
 
 
 def paired_values(frame, method_a, method_b, *, cluster=None):
-    """Yields `(key, differences, labels, lower_better)` per (dataset and) metric: `method_a - method_b` by picture.
+    """Yields `(key, differences, labels, lower_better)` per (dataset and) metric: `method_a - method_b` by image.
 
-    `labels` are the pictures' clusters, or None. Raises `ValueError` as `paired_difference` does.
+    `labels` are the images' clusters, or None. Raises `ValueError` as `paired_difference` does.
     """
     known = list(frame["method"].unique())
     for method in (method_a, method_b):
@@ -99,7 +99,7 @@ def paired_values(frame, method_a, method_b, *, cluster=None):
         lonely = values.index[values.isna().any(axis=1)]
         if len(lonely):
             raise ValueError(
-                f"A paired difference needs the same pictures for both methods; {key} lacks one of "
+                f"A paired difference needs the same images for both methods; {key} lacks one of "
                 f"{method_a!r} and {method_b!r} for {', '.join(map(str, lonely[:5]))}. Evaluate both on the same set."
             )
         labels = None if cluster is None else image_clusters(group, values.index, cluster)
@@ -130,18 +130,18 @@ def set_columns(frame, cluster=None):
 
 
 def drop_undefined(frame, keys):
-    """The rows of those pictures that have no NaN in any row with the same `keys`."""
+    """The rows of those images that have no NaN in any row with the same `keys`."""
     pictures = pd.MultiIndex.from_frame(frame[[*keys, "image"]])
     return frame[~pictures.isin(pictures[frame["value"].isna()])]
 
 
 def check_unique(frame, keys):
-    """`ValueError` where a picture has several values for the same `keys`."""
+    """`ValueError` where an image has several values for the same `keys`."""
     twice = frame[frame.duplicated(keys + ["image"])]
     if len(twice):
         row = twice.iloc[0]
         raise ValueError(
-            f"One value per method, picture and metric is needed; {row['method']!r} has several of {row['metric']!r} "
+            f"One value per method, image and metric is needed; {row['method']!r} has several of {row['metric']!r} "
             f"for {row['image']!r}. Average over seeds first, or give each seed its own method name."
         )
 
@@ -162,7 +162,7 @@ def _cluster_interval(values, clusters, level, draws, seed):
 def _finite(values):
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"A mean needs finite values in one dimension, got {values!r}. Remove missing pictures.")
+        raise ValueError(f"A mean needs finite values in one dimension, got {values!r}. Remove missing images.")
     return values
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import mistune
 import pandas as pd
 
 from ..metrics.specs import SPECS
@@ -25,9 +26,9 @@ FIGURE_TITLES = {
     "contrasts": "Paired contrasts of the ablation",
     "costs": "Costs by stage",
     "gap": "Distance between LQ latents and noisy latents",
-    "large": "A large picture in tiles",
+    "large": "A large image in tiles",
     "losses": "Training losses",
-    "per_image": "Mid-timestep of each picture",
+    "per_image": "Mid-timestep of each image",
     "published": "Beside published numbers",
     "ranks": "Ranks and how sure they are",
     "snr_match": "SNR match",
@@ -72,11 +73,8 @@ def write_report(folder):
     rows, absent = findings(folder), _absent(folder)
     figures = sorted(path.relative_to(folder).as_posix() for path in (folder / FIGURES).glob("*.png"))
     tables = sorted(path.relative_to(folder).as_posix() for path in (folder / TABLES).glob("*.html"))
-    written = []
-    for name, text in (
-        ("report.md", _markdown(folder.name, rows, absent, figures, tables)),
-        ("report.html", _html(folder.name, rows, absent, figures, tables)),
-    ):
+    markdown, written = _markdown(folder.name, rows, absent, figures, tables), []
+    for name, text in (("report.md", markdown), ("report.html", _html(folder.name, markdown))):
         with atomic_write(folder / name) as part:
             part.write_text(text, encoding="utf-8")
         written.append(folder / name)
@@ -151,7 +149,7 @@ CONTRAST_CLAIMS = (
     ("mid - 200", "The mid-timestep beats t 200", False),
     ("mid - late (25)", "The mid-timestep beats a late one, t 25", False),
     ("with - without LDR", "The latent refinement loss (LDR, LRR) helps", False),
-    ("with - without chunks", "Losses on overlapping chunks beat those on whole pictures, artefacts included", True),
+    ("with - without chunks", "Losses on overlapping chunks beat those on whole images, artefacts included", True),
     ("with - without perceptual loss", "The perceptual loss helps", False),
     ("with - without adversarial loss", "The adversarial loss helps", False),
     ("trained - random prior", "The generative prior is what restores (control: random weights)", False),
@@ -173,7 +171,7 @@ def _ablation(folder):
                 continue
             measured, verdict = judge(rows, own=own)
             trainings, count = int(rows["trainings"].iloc[0]), int(rows["n"].iloc[0])
-            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} pictures)"
+            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} images)"
             yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06_evaluate")
 
 
@@ -234,8 +232,8 @@ def _operations(folder):
 def _test_sets(folder):
     found = benchmark_results(folder / "benchmarks")
     pairs = (
-        ("mini-s", "bicubic", "OMGSR-S restores real pictures better than bicubic enlargement"),
-        ("mini-f", "bicubic", "OMGSR-F restores real pictures better than bicubic enlargement"),
+        ("mini-s", "bicubic", "OMGSR-S restores real images better than bicubic enlargement"),
+        ("mini-f", "bicubic", "OMGSR-F restores real images better than bicubic enlargement"),
         ("mini-f", "mini-s", "OMGSR-F is ahead of OMGSR-S in the measures with reference"),
     )
     for one, other, text in pairs:
@@ -251,11 +249,11 @@ def _test_sets(folder):
 
 
 def _own_timestep(folder):
-    """The limit that the authors name: one timestep for all pictures."""
+    """The limit that the authors name: one timestep for all images."""
     gains = _read(folder / "08_adaptive_timestep" / "gains.csv")
     for name in ("mild", "extreme"):
         for variant, model in VARIANTS.items():
-            claim = f"A timestep of its own for each picture helps where degradation is {name} ({model})"
+            claim = f"A per-image timestep helps where degradation is {name} ({model})"
             if gains is None or "own timestep" not in set(gains["contrast"]):
                 yield _missing(claim, "08_adaptive_timestep", "`omgsr adaptive`")
                 continue
@@ -316,39 +314,26 @@ def _markdown(preset, rows, absent, figures, tables):
     for row in rows:
         links = [f"[figure]({row.figure})"] if row.figure else []
         links += [f"[notebook](notebooks/{row.notebook}.ipynb)"]
-        lines.append(f"| {row.claim} | {row.measured} | **{row.verdict}** | {' '.join(links)} |")
-    lines += ["", "Tables: " + ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)]
-    lines += ["", "Figures: " + ", ".join(f"[{_name(path)}]({path})" for path in figures)]
+        measured = row.measured.replace("; ", "<br>")
+        lines.append(f"| {row.claim} | {measured} | **{row.verdict}** | {' '.join(links)} |")
+    links = ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)
+    lines += ["", "## Tables", "", links, "", "## Figures"]
+    for path in figures:
+        lines += ["", f"**{_name(path)}**", "", f"![{_name(path)}]({path})"]
     return "\n".join(lines) + "\n"
 
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
-border-bottom:1px solid #ddd}img{max-width:100%}
-figure{margin:2em 0}figcaption{font-weight:600}td:first-child{width:32%}
-td:nth-child(3){white-space:nowrap;font-weight:600}"""
+border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:32%}td:nth-child(3){white-space:nowrap}"""
 
 
-def _html(preset, rows, absent, figures, tables):
-    lines = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<style>{STYLE}</style>"]
-    lines += [
-        f"<title>OMGSR, preset {escape(preset)}</title></head><body>",
-        "<h1>What of the paper is shown here</h1>",
-    ]
-    lines += [f"<p>{escape(line)}</p>" for line in _intro(preset, rows, absent)]
-    lines += ["<table><tr><th>Claim</th><th>Measured here, 95 % interval</th><th>Verdict</th><th>See</th></tr>"]
-    for row in rows:
-        links = [_link(row.figure, "figure")] if row.figure else []
-        links += [_link(f"notebooks/{row.notebook}.ipynb", "notebook")]
-        cells = [escape(row.claim), escape(row.measured).replace("; ", "<br>"), escape(row.verdict), " ".join(links)]
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    lines += ["</table>", "<h2>Tables</h2>", f"<p>{', '.join(_link(path, _name(path)) for path in tables)}</p>"]
-    lines += ["<h2>Figures</h2>"]
-    for path in figures:
-        name, source = escape(_name(path)), escape(path)
-        image = f'<img src="{source}" srcset="{source} 1.25x" alt="{name}">'
-        lines.append(f"<figure><figcaption>{name}</figcaption>{image}</figure>")
-    return "\n".join([*lines, "</body></html>"]) + "\n"
+def _html(preset, markdown):
+    """The page of the report: its Markdown, whose links to tables go to those in HTML."""
+    body = mistune.create_markdown(plugins=["table"])(markdown.replace(".md)", ".html)"))
+    body = body.replace("&lt;br&gt;", "<br>")  # all else is escaped
+    head = f'<meta charset="utf-8"><title>OMGSR, preset {escape(preset)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
 
 
 def _name(path):
@@ -359,7 +344,3 @@ def _name(path):
         return stem.replace("_", " ")
     rest = stem[len(start) + 1 :]
     return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")
-
-
-def _link(path, text):
-    return f'<a href="{escape(path)}">{escape(text)}</a>'

@@ -7,6 +7,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from ..images.detail import most_detailed
 from .plots import (
     COLUMN,
     METHOD_COLOURS,
@@ -286,18 +287,8 @@ def detail_box(picture, side):
     Searched on a grid of `side / 4`; the first of equal ones.
     """
     grey = np.asarray(picture, dtype=float).mean(axis=2)
-    detail = np.zeros_like(grey)
-    detail[1:] += np.abs(np.diff(grey, axis=0))
-    detail[:, 1:] += np.abs(np.diff(grey, axis=1))
-    total = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    step = max(1, side // 4)
-    tops, lefts = (np.arange(0, length - side + 1, step) for length in grey.shape)
-    bottoms, rights = tops + side, lefts + side
-    sums = (total[np.ix_(bottoms, rights)] - total[np.ix_(tops, rights)] - total[np.ix_(bottoms, lefts)]) + total[
-        np.ix_(tops, lefts)
-    ]
-    row, column = np.unravel_index(np.argmax(sums.round(6)), sums.shape)
-    return int(lefts[column]), int(tops[row]), int(rights[column]), int(bottoms[row])
+    left, top = most_detailed(grey, side, step=max(1, side // 4))
+    return left, top, left + side, top + side
 
 
 def _frame(box, width):

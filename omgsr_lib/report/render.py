@@ -148,12 +148,6 @@ def cost_table(costs):
     )
 
 
-def published_cost_table(frame):
-    """Costs that other papers print, their settings differ."""
-    sources = "As printed at 512x512, batch 1; GPUs, precision and what is timed differ between the sources."
-    return frame_table(frame, notes=[sources])
-
-
 def sweep_table(sweep):
     """Quality by protocol and timestep of injection; from `sweep.csv`."""
     order = sweep.sort_values(["variant", "protocol", "timestep"], ascending=[False, True, True])

@@ -11,7 +11,8 @@ from ..priors.latents import compression
 from ..tiling.grid import plan_tiles
 from ..tiling.vae import flat_peak
 from ..tiling.vae_layers import decoder_layers, encoder_layers
-from ..utils.memory import LiveMemory, meta_twin, out_of_memory
+from ..utils.memory import meta_twin, out_of_memory
+from ..utils.meter import Meter
 
 
 STEP = 8  # latents between the tiles that are considered
@@ -84,9 +85,9 @@ class Peaks:
             return max(encode, flat_peak(decoder_layers(self.twin.vae), self._latents(side, side), tile=tile))
 
     def _peak(self, function, x):
-        with torch.inference_mode(), LiveMemory() as memory:
+        with torch.inference_mode(), Meter() as meter:
             function(x.clone())
-        return memory.peak
+        return meter.peak
 
     def _latents(self, height, width, count=1):
         return torch.empty(count, self.channels, height, width, device="meta", dtype=self.dtype)

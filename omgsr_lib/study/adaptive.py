@@ -20,7 +20,7 @@ from ..data.degradation import Degradation
 from ..data.pairs import EvaluationPair, evaluation_pairs
 from ..data.photos import open_photo, to_pixels
 from ..data.single import KINDS, degrade_by
-from ..data.test_sets import open_benchmark
+from ..data.test_sets import open_test_set
 from ..metrics.evaluate import score_pairs
 from ..model import OMGSR
 from ..presets import recipe
@@ -87,7 +87,7 @@ def dial_pairs(photos):
 def real_pairs(folder):
     """The centres of RealSR's 100 pairs, the low-quality one enlarged (bicubic)."""
     pairs = []
-    for name, (lq, hq) in open_benchmark("RealSR", folder).items():
+    for name, (lq, hq) in open_test_set("RealSR", folder).items():
         small, large = open_photo(lq), open_photo(hq)
         left, top = ((side - REAL_SIZE) // 2 for side in large.size)
         box = left, top, left + REAL_SIZE, top + REAL_SIZE

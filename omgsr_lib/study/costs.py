@@ -18,11 +18,10 @@ from ..priors.full_size import full_size_autoencoder
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
 from ..tiling.vae_layers import decoder_layers, encoder_layers
-from ..utils.counting import count
-from ..utils.memory import LiveMemory
+from ..utils.meter import Meter, count
 
 
-MODES = ("one piece", "exact", "flat")  # of an autoencoder
+AUTOENCODER_MODES = ("one piece", "exact", "flat")  # of an autoencoder
 OPTIMIZER_BYTES = 12  # per trained parameter: gradient and both moments of Adam, in float32
 
 
@@ -123,9 +122,9 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
 def inference_costs(recipe, *, model=None):
     """Stages of a restoration at the recipe's resolution: data frame with stage, parameters, flops and activations.
 
-    Activations are bytes, the most at one time, what goes in not counted (`LiveMemory`).
+    Activations are bytes, the most at one time, without the input (`Meter`).
 
-    `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one picture.
+    `model` is an `OMGSR` on the meta device; by default the recipe's base with merged adapters, one image.
     """
     model = meta_model(recipe) if model is None else model
     pixels, latents = _pixels(recipe, 1, next(model.vae.parameters()).dtype), _latents(recipe, model, 1)
@@ -136,15 +135,15 @@ def inference_costs(recipe, *, model=None):
     }
     rows = []
     for stage, (module, function) in stages.items():
-        flops = count(function, [model]).flops
-        with torch.inference_mode(), LiveMemory() as memory:
+        with torch.no_grad(), Meter() as meter:  # in inference mode layers are not taken apart into what is counted
             function()
-        rows.append({"stage": stage, "parameters": _parameters(module), "flops": flops, "activations": memory.peak})
+        numbers = {"parameters": _parameters(module), "flops": meter.flops, "activations": meter.peak}
+        rows.append({"stage": stage, **numbers})
     return pd.DataFrame(rows)
 
 
 def restoration_costs(method, recipe, *, model=None, repeats=2):
-    """Costs of restoring one picture at the recipe's resolution, by stage, as a table prints them.
+    """Costs of restoring one image at the recipe's resolution, by stage, as a table prints them.
 
     Columns: method, stage, parameters (M), GMAC, weights (MiB), activations (MiB, the peak as counted), and seconds,
     the least of `repeats` runs of `model`. Without one nothing is run: the recipe's full-size base is counted with
@@ -178,8 +177,8 @@ def _stage_seconds(model, size, repeats):
 
 
 @torch.inference_mode()
-def autoencoder_memory(families=tuple(PRIORS), sides=(1024, 2048, 4096), modes=MODES):
-    """Peak bytes of the full-size autoencoders' activations in bfloat16 for square pictures, counted without a GPU.
+def autoencoder_memory(families=tuple(PRIORS), sides=(1024, 2048, 4096), modes=AUTOENCODER_MODES):
+    """Peak bytes of the full-size autoencoders' activations in bfloat16 for square images, counted without a GPU.
 
     Data frame with autoencoder ("SD", "FLUX"), stage ("encode", "decode"), mode ("one piece" or of
     `tiling.vae.MODES`), side (pixels) and bytes. In one piece and exact mode the input counts; flat mode reads it in
@@ -203,12 +202,12 @@ def _autoencoder_peak(vae, stage, mode, side):
     whole = torch.empty(1, channels, length, length, dtype=vae.dtype, device=vae.device)
     if mode == "flat":
         return flat_peak(layers, whole)
-    with LiveMemory() as memory:
+    with Meter() as meter:
         if mode == "exact":
             run_exact(layers, whole.clone())
         else:
             (encode_latents if encodes else decode_latents)(vae, whole.clone())
-    return memory.peak
+    return meter.peak
 
 
 def format_dry_run(recipe, costs):

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.photos import open_photo
-from ..data.test_sets import BENCHMARKS, open_benchmark
+from ..data.test_sets import TEST_SETS, open_test_set
 from ..metrics.evaluate import evaluate_folder
 from ..metrics.scorers import metric_scorer
 from ..metrics.specs import metric_spec
@@ -53,10 +53,10 @@ def benchmark(
         published: folder with published numbers, whose rows of this benchmark go to `published.csv` beside ours.
         tile, overlap: those of `restore`, in pixels of the output.
 
-    Returns the data frame. Raises what `open_benchmark`, `evaluate_folder`, `Peer` and `restore` raise, before
+    Returns the data frame. Raises what `open_test_set`, `evaluate_folder`, `Peer` and `restore` raise, before
     anything is written to `out`.
     """
-    about, pairs = BENCHMARKS.get(name), open_benchmark(name, data)
+    about, pairs = TEST_SETS.get(name), open_test_set(name, data)
     with_reference = about.hq is not None
     if metrics is None:
         metrics = [metric for metric in MEASURES[with_reference] if weights or metric not in NEED_WEIGHTS]

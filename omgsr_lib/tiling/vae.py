@@ -12,7 +12,8 @@ import math
 from itertools import pairwise
 
 from ..priors.latents import compression, posterior_latents, unscale_latents
-from ..utils.memory import LiveMemory, release_memory
+from ..utils.memory import release_memory
+from ..utils.meter import Meter
 from ..utils.moments import Moments
 from ..utils.random import randn
 from .receptive_field import Estimate, KeySample, Part, geometry, normalise, spans
@@ -210,11 +211,11 @@ def flat_peak(layers, x, **options):
 
     Of passes over the tiles beforehand there are none: they take time, not memory.
     """
-    with LiveMemory() as memory:
+    with Meter() as meter:
         flat = FlatPass(layers, lambda rows, columns: x[..., rows, columns].clone(), *x.shape[2:], passes=0, **options)
         for _ in flat.tiles(distinct=True):
             pass
-    return memory.peak
+    return meter.peak
 
 
 def encode_tiled(vae, pixels, *, mode="flat", generator=None, new=None, progress=None, **options):

@@ -1,1 +1,1 @@
-"""Small tools without a subject of their own: files, random numbers, memory, devices."""
+"""Tools without a subject of the paper: files, random numbers, memory and its meter, devices, moments."""

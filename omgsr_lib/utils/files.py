@@ -107,16 +107,8 @@ def atomic_folder(folder):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_hashes(folder):
-    """Write `SHA256SUMS` of every weight file (`*.safetensors`) below `folder`, in the format of sha256sum."""
-    folder = Path(folder)
-    files = sorted(folder.rglob("*.safetensors"))
-    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-    (folder / HASHES).write_text("".join(lines))
-
-
 def verify_hashes(folder):
-    """Compare the weight files below `folder` with its `SHA256SUMS`.
+    """Compare the weight files below `folder` with its `SHA256SUMS`, which sha256sum wrote there.
 
     Raises `ValueError` that names a damaged file, `FileNotFoundError` one that is missing.
     """

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .copying import copied_with
 
@@ -50,52 +46,6 @@ def out_of_memory(error):
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)
     )
-
-
-class LiveMemory(TorchDispatchMode):
-    """Counts, while active, the bytes of all tensors made inside that are alive; `peak` is the most at one time.
-
-    Works on the meta device, where nothing is computed: the peak of a full-size network in a second, on any machine.
-    What kernels use inside is not counted. Attention counts as a fused kernel, without its table of weights.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.storages, self.held, self.peak = {}, 0, 0  # held: at least the bytes that are alive
-        self._fused = _FusedAttention()
-
-    def __enter__(self):
-        self._fused.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self._fused.__exit__(*error)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        outputs = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(outputs):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in inputs and storage._cdata not in self.storages:
-                    self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-                    self.held += storage.nbytes()
-        if self.held > self.peak:  # only then does it matter which of them are gone
-            self.storages = {key: entry for key, entry in self.storages.items() if not entry[0].expired()}
-            self.held = sum(size for _, size in self.storages.values())
-            self.peak = max(self.peak, self.held)
-        return outputs
-
-
-class _FusedAttention(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is torch.nn.functional.scaled_dot_product_attention:
-            query = args[0] if args else kwargs["query"]
-            if query.device.type == "meta":
-                return torch.empty_like(query)
-        return function(*args, **kwargs)
 
 
 def meta_twin(module):

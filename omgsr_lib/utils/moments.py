@@ -4,7 +4,7 @@ import torch
 
 
 class Moments:
-    """Mean and biased variance per picture and group of channels, pooled over parts (Chan, Golub & LeVeque, 1983).
+    """Mean and biased variance per image and group of channels, pooled over parts (Chan, Golub & LeVeque, 1983).
 
     Attributes:
         mean, variance: `(B, groups)`, float32 or better.

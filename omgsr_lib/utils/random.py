@@ -1,6 +1,6 @@
-"""Random numbers that belong to a picture: the same in whatever batch, process or resumed run it is drawn.
+"""Random numbers that belong to an image: the same in whatever batch, process or resumed run it is drawn.
 
-Every function takes `generator`: a `torch.Generator` on the CPU for the whole batch, a list with one per picture, or
+Every function takes `generator`: a `torch.Generator` on the CPU for the whole batch, a list with one per image, or
 None for torch's global one. Draws are made on the CPU, so that they do not depend on the device.
 """
 
@@ -11,7 +11,7 @@ from .device import to_device
 
 
 def picture_generators(seed, indices):
-    """One CPU generator per picture, seeded by `(seed, index)` alone."""
+    """One CPU generator per image, seeded by `(seed, index)` alone."""
     states = (np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] for index in indices)
     return [torch.Generator().manual_seed(int(state)) for state in states]
 

@@ -1,4 +1,4 @@
-"""counting.py: closed forms, and what real computations on the CPU take."""
+"""meter.py: closed forms, counts by hand, and what real computations on the CPU take."""
 
 import weakref
 
@@ -12,7 +12,8 @@ from omgsr_lib.lora import CONVOLUTIONS_AND_ATTENTION, add_lora
 from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.latents import encode_latents
 from omgsr_lib.priors.tiny import tiny_autoencoder
-from omgsr_lib.utils.counting import Count, count
+from omgsr_lib.utils.memory import meta_twin
+from omgsr_lib.utils.meter import Count, Meter, count
 
 
 class Box:
@@ -170,3 +171,63 @@ def test_what_a_part_with_its_own_backward_pass_kept_is_given_back():
     assert count(in_halves, []) == Count(flops=0, kept=0, peak=4 * 100 * 10 * 4)
     together = count(lambda: layers(torch.cat(rows)), [])
     assert together == Count(flops=0, kept=2 * 4 * 100 * 10 * 4, peak=2 * 4 * 100 * 10 * 4)
+
+
+KIB = 1024
+
+
+def kib(count, device="cpu"):
+    return torch.zeros(count * KIB // 4, device=device)
+
+
+def peak(function):
+    with Meter() as meter:
+        function()
+    return meter.peak // KIB
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_live_bytes_by_hand(device):
+    outside = kib(64, device)
+
+    def freed_as_it_goes():  # input not counted; at most two results at a time
+        x = outside + 1
+        for _ in range(5):
+            x = x.exp()
+
+    def kept():
+        return [outside.exp() for _ in range(5)]
+
+    def in_place_and_views():
+        x = outside + 1
+        x.view(2, -1)[0].mul_(2).add_(1)
+        return x.t()
+
+    def largest_first():  # at the copy: x, the whole product, its part
+        x = outside + 1
+        x = (x * 2)[: 2 * KIB].clone()
+        return x, x + 1, x + 2
+
+    assert peak(freed_as_it_goes) == 2 * 64
+    assert peak(kept) == 5 * 64
+    assert peak(in_place_and_views) == 64
+    assert peak(largest_first) == 64 + 64 + 8
+
+
+def test_attention_counts_without_its_table_on_the_meta_device():
+    query = torch.empty(1, 2, 1000, 16, device="meta")
+    with Meter() as meter:
+        F.scaled_dot_product_attention(query, query, query)
+        F.scaled_dot_product_attention(query=query, key=query, value=query)
+        F.scaled_dot_product_attention(query, query, query, attn_mask=query.new_empty(1, 1, 1, 1000))
+    assert 0 <= meter.peak - query.nbytes - 2 * 1000 * 4 <= 64  # a number per row, the state of a random generator
+    assert meter.flops == 3 * 2 * (2 * 2 * 1000 * 1000 * 16)
+
+
+def test_a_network_counts_alike_on_the_meta_device():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(8, 8, 3, stride=2)]
+    network = torch.nn.Sequential(*layers).requires_grad_(False)
+    sides = (network, "cpu"), (meta_twin(network), "meta")
+    peaks = [peak(lambda m=module, d=device: m(torch.zeros(1, 3, 64, 64, device=d))) for module, device in sides]
+    assert peaks == [(3 + 8 + 8) * 64 * 64 * 4 // KIB] * 2  # the input, and both sides of the activation

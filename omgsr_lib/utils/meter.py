@@ -1,4 +1,4 @@
-"""FLOPs and memory of a computation, counted on meta tensors: only shapes run, so a full-size model takes seconds.
+"""FLOPs and memory of a computation, on meta tensors too: only shapes run, so a full-size model takes seconds.
 
 FLOPs are twice the multiply-adds of every convolution, matrix product and attention, by torch's own formulas; torch's
 `FlopCounterMode` gives the same, but follows modules by hooks that partial backward passes do not allow.
@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 
@@ -19,6 +21,54 @@ from torch.utils.flop_counter import flop_registry
 HALF = {"linear", "conv2d", "matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention"}
 FULL = {"group_norm", "layer_norm", "rms_norm", "softmax", "interpolate", "mse_loss", "l1_loss", "norm", "sum", "prod"}
 FULL |= {"pow", "__pow__", "square", "rsqrt", "reciprocal", "exp", "log", "binary_cross_entropy_with_logits"}
+
+
+class Meter(TorchDispatchMode):
+    """Counts, while active, FLOPs and the bytes of all tensors made inside that are alive.
+
+    What kernels use inside is not counted. On the meta device attention counts as a fused kernel, without its table of
+    weights.
+
+    Args:
+        autocast: on the meta device, apply the casts of CUDA's autocast to bfloat16.
+
+    Attributes:
+        flops: of all operations so far.
+        peak: the most bytes at one time.
+    """
+
+    def __init__(self, *, autocast=False):
+        super().__init__()
+        self.flops = self.peak = 0
+        self._storages, self._held = {}, 0  # held: at least the bytes that are alive
+        self._as_on_gpu = _AsOnGPU(autocast)
+
+    def __enter__(self):
+        self._as_on_gpu.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._as_on_gpu.__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        outputs = function(*args, **kwargs)
+        formula = flop_registry.get(function.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=outputs)
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in inputs and storage._cdata not in self._storages:
+                    self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self._held += storage.nbytes()
+        if self._held > self.peak:  # only then does it matter which of them are gone
+            self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
+            self._held = sum(size for _, size in self._storages.values())
+            self.peak = max(self.peak, self._held)
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -44,12 +94,11 @@ def count(function, modules, *, autocast=False, checkpointed=None):
         autocast: apply the casts of CUDA's autocast to bfloat16.
         checkpointed: diffusers model that recomputes its blocks in the backward pass.
     """
-    counter, kept = _Flops(), _Kept(modules)
-    blocks = _Blocks(counter, kept, modules)
+    meter, kept = Meter(autocast=autocast), _Kept(modules)
+    blocks = _Blocks(meter, kept, modules)
     with (
         _checkpointing(checkpointed, blocks) if checkpointed else nullcontext(),
-        _AsOnGPU(autocast),
-        counter,
+        meter,
         torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda packed: packed.value),
     ):
         output = function()
@@ -57,20 +106,7 @@ def count(function, modules, *, autocast=False, checkpointed=None):
         if output.requires_grad:
             torch.autograd.backward(output.float().sum())
     peak = kept.peak if checkpointed is None else held + blocks.largest
-    return Count(counter.total + blocks.flops, held, peak)
-
-
-class _Flops(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        formula = flop_registry.get(function.overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
-        return output
+    return Count(meter.flops + blocks.flops, held, peak)
 
 
 class _Kept:
@@ -112,16 +148,16 @@ class _Packed:
 class _Blocks:
     """In place of diffusers' checkpointing: blocks run once, and what checkpointing would change is counted."""
 
-    def __init__(self, counter, kept, modules):
-        self.counter, self.kept = counter, kept
+    def __init__(self, meter, kept, modules):
+        self.meter, self.kept = meter, kept
         self.inputs, self.packed = _Kept(modules), []
         self.flops = self.inside = self.largest = 0
 
     def __call__(self, block, *arguments):
         self.packed += [self.inputs.pack(argument) for argument in arguments if isinstance(argument, torch.Tensor)]
-        flops, kept = self.counter.total, self.kept.bytes
+        flops, kept = self.meter.flops, self.kept.bytes
         output = block(*arguments)
-        self.flops += self.counter.total - flops
+        self.flops += self.meter.flops - flops
         self.inside += self.kept.bytes - kept
         self.largest = max(self.largest, self.kept.bytes - kept)
         return output
@@ -150,7 +186,7 @@ class _AsOnGPU(TorchFunctionMode):
         if self.autocast and dtype is not None:
             args = [_cast(argument, dtype) for argument in args]
             kwargs = {key: _cast(argument, dtype) for key, argument in kwargs.items()}
-        if function is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
+        if function is F.scaled_dot_product_attention and (args or [kwargs["query"]])[0].is_meta:
             return _fused_attention(*args, **kwargs)
         return function(*args, **kwargs)
 
@@ -161,4 +197,8 @@ def _cast(argument, dtype):
 
 
 def _fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    if attn_mask is None:
+        operator = torch.ops.aten._scaled_dot_product_flash_attention
+        return operator(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    operator = torch.ops.aten._scaled_dot_product_efficient_attention
+    return operator(query, key, value, attn_mask, query.requires_grad, dropout_p, is_causal, scale=scale)[0]
