@@ -188,7 +188,7 @@ def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
     assert np.array_equal(second.images[0].get_array(), photo[20:40, 50:70])
     frame = whole.patches[0]
     assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (49.5, 19.5, 20, 20)
-    with pytest.raises(ValueError, match="1 photographs needs 2 pictures, one per label, and a box; got \\[1\\]"):
+    with pytest.raises(ValueError, match="1 photographs needs 2 images.*\\[1\\]"):
         contrast_plots.plot_boxed_crops([[photo]], ["a", "b"], [box])
 
 

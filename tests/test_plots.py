@@ -116,9 +116,9 @@ def test_crops_show_the_box_of_the_picture():
     fig = plots.compare_crops([[picture, Image.fromarray(picture)]], ["a", "b"], boxes=[(5, 2, 25, 12)])
     for ax in fig.axes:
         assert np.array_equal(ax.images[0].get_array(), picture[2:12, 5:25])
-    with pytest.raises(ValueError, match="lie in its picture of 30x20"):
+    with pytest.raises(ValueError, match="image of 30x20"):
         plots.compare_crops([[picture]], ["a"], boxes=[(5, 2, 31, 12)])
-    with pytest.raises(ValueError, match="needs 2 pictures, one per label, got \\[1\\]"):
+    with pytest.raises(ValueError, match="2 images.*\\[1\\]"):
         plots.compare_crops([[picture]], ["a", "b"])
 
 

@@ -93,7 +93,7 @@ def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
 @figure
 def plot_shift(dial, metrics):
     """Change of each metric along the dial against its middle, with paired intervals: a row per metric, a column per
-    set, over the timesteps moved from the estimate (mean over pictures).
+    set, over the timesteps moved from the estimate (mean over images).
     """
     sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
     colours = palette([f"omgsr-{variant}" for variant in variants])

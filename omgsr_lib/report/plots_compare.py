@@ -19,14 +19,14 @@ from .plots import (
     metric_label,
     palette,
     panels,
-    show_picture,
+    show_image,
 )
 
 
 MARKERS = "osD^vP*X"
 AUTOENCODER_LABELS = {"ddpm": "SD", "flow": "FLUX"}
 PUBLISHED = "#9E9E9E"  # points that other papers print
-BOX = "#E69F00"  # frames of boxes in pictures
+BOX = "#E69F00"  # frames of boxes in images
 
 
 @figure
@@ -217,7 +217,7 @@ def plot_costs(costs):
 
 @figure
 def plot_memory(frame):
-    """Peak memory against the side of the picture: a panel per family and stage, a line per mode.
+    """Peak memory against the side of the image: a panel per family and stage, a line per mode.
 
     `frame` has the columns family, stage, mode, side, bytes (`study.costs.autoencoder_memory`).
     """
@@ -244,25 +244,25 @@ def plot_boxed_crops(rows, labels, boxes, scores=None):
     """One box of each photograph as every method shows it, with its score below; first the photograph with the box.
 
     Args:
-        rows: per photograph a list of pictures of one size (PIL or arrays), the photograph itself last.
+        rows: per photograph a list of images of one size (PIL or arrays), the photograph itself last.
         labels: method of each column.
-        boxes: per photograph (left, top, right, bottom), cut from all of its pictures alike.
-        scores: per photograph a text for each picture, "" for none.
+        boxes: per photograph (left, top, right, bottom), cut from all of its images alike.
+        scores: per photograph a text for each image, "" for none.
     """
     if any(len(row) != len(labels) for row in rows) or len(boxes) != len(rows):
         raise ValueError(
-            f"Each of {len(rows)} photographs needs {len(labels)} pictures, one per label, and a box; got "
-            f"{[len(row) for row in rows]} pictures and {len(boxes)} boxes."
+            f"Each of {len(rows)} photographs needs {len(labels)} images, one per label, and a box; got "
+            f"{[len(row) for row in rows]} images and {len(boxes)} boxes."
         )
     columns = len(labels) + 1
     width = PAGE / columns
     fig, axes = panels(len(rows), columns, (PAGE, len(rows) * (width + 0.16) + 0.15))
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for number, (row, box) in enumerate(zip(rows, boxes, strict=True)):
-        show_picture(axes[number, 0], np.asarray(row[-1]))
+        show_image(axes[number, 0], np.asarray(row[-1]))
         axes[number, 0].add_patch(_frame(box, 1.0))
-        for place, picture in enumerate(row, start=1):
-            show_picture(axes[number, place], cut(picture, box))
+        for place, image in enumerate(row, start=1):
+            show_image(axes[number, place], cut(image, box))
             if scores:
                 axes[number, place].set_xlabel(scores[number][place - 1], labelpad=2, fontsize=6)
     for ax, label in zip(axes[0], ["", *labels], strict=True):
@@ -271,22 +271,22 @@ def plot_boxed_crops(rows, labels, boxes, scores=None):
 
 
 @figure
-def plot_tiles(pictures, tiles, boxes):
+def plot_tiles(images, tiles, boxes):
     """A large image: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
 
     Args:
-        pictures: `{method: PIL image or (H, W, 3) array}` of one size, the first restored in tiles.
+        images: `{method: PIL image or (H, W, 3) array}` of one size, the first restored in tiles.
         tiles: data frame with a row per tile: left, top, right, bottom in pixels.
         boxes: (left, top, right, bottom) of the details, squares.
     """
-    height, width = np.asarray(next(iter(pictures.values()))).shape[:2]
+    height, width = np.asarray(next(iter(images.values()))).shape[:2]
     ratios = [width / height] + [1] * len(boxes)
     side = (PAGE - 0.15) / sum(ratios)
-    fig, axes = panels(len(pictures), len(ratios), (PAGE, len(pictures) * (side + 0.02) + 0.32), width_ratios=ratios)
+    fig, axes = panels(len(images), len(ratios), (PAGE, len(images) * (side + 0.02) + 0.32), width_ratios=ratios)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for line, (method, picture) in zip(axes, pictures.items(), strict=True):
+    for line, (method, image) in zip(axes, images.items(), strict=True):
         for ax, box in zip(line, [None, *boxes], strict=True):
-            show_picture(ax, cut(picture, box))
+            show_image(ax, cut(image, box))
         line[0].set_ylabel(METHOD_LABELS.get(method, method), fontsize=7, labelpad=2)
     whole = axes[0, 0]
     for tile in tiles.itertuples():
@@ -303,12 +303,12 @@ def plot_tiles(pictures, tiles, boxes):
     return fig
 
 
-def joint_boxes(picture, tiles, side, count=2):
+def joint_boxes(image, tiles, side, count=2):
     """`count` boxes of `side` pixels around places where four tiles overlap, apart, those with the most detail.
 
     `tiles` as in `plot_tiles`. Detail is the mean absolute difference of neighbouring pixels.
     """
-    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    grey = np.asarray(image, dtype=float).mean(axis=2)
     boxes = []
     for y in _joints(tiles["top"], tiles["bottom"]):
         for x in _joints(tiles["left"], tiles["right"]):
@@ -331,12 +331,12 @@ def _joints(starts, ends):
     return [int(start + end) // 2 for start, end in zip(starts[1:], ends, strict=False)]
 
 
-def detail_box(picture, side):
+def detail_box(image, side):
     """(left, top, right, bottom) of the square with the most detail: mean absolute difference of neighbouring pixels.
 
     Searched on a grid of `side / 4`; the first of equal ones.
     """
-    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    grey = np.asarray(image, dtype=float).mean(axis=2)
     detail = np.zeros_like(grey)
     detail[1:] += np.abs(np.diff(grey, axis=0))
     detail[:, 1:] += np.abs(np.diff(grey, axis=1))
