@@ -227,6 +227,7 @@ def build_parser():
         "write report.md and report.html of a preset from its CSV files",
         preset=dict(default="mini"),
         results=dict(default="results", help="folder of all results"),
+        pdf=dict(action="store_true", help="draw every figure as PDF too"),
     )
     command(
         commands.run_benchmark,

@@ -219,7 +219,7 @@ def run_report(options):
     folder = Path(options.results) / options.preset
     if not folder.is_dir():
         raise FileNotFoundError(f"A report needs results: there is no folder '{folder}'. Run omgsr reproduce first.")
-    print(*write_report(folder), sep="\n")
+    print(*write_report(folder, pdf=options.pdf), sep="\n")
 
 
 def run_benchmark(options):

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import rgb2lab
 
-from omgsr_lib.metrics.comparisons import rank_stability
+from omgsr_lib.metrics.comparisons import compare_methods, rank_stability
+from omgsr_lib.metrics.statistics import summarise
 from omgsr_lib.report import plots
 from omgsr_lib.report import plots_compare as contrast_plots
 
@@ -61,6 +62,18 @@ def pictures():
     return [photo // 2, photo]
 
 
+def scored():
+    """Summary and comparisons of two methods whose images differ more than their difference does."""
+    base, noise = np.random.default_rng(0).normal(25, 3, 20), np.random.default_rng(1).normal(0, 0.1, 20)
+    values = {("bicubic", "psnr_y"): base, ("omgsr-s", "psnr_y"): base - 1 + noise}
+    values |= {("bicubic", "lpips_squeeze"): base / 50, ("omgsr-s", "lpips_squeeze"): base / 50 - 0.1 + noise / 50}
+    rows = [
+        (m, i, metric, v, metric != "psnr_y") for (m, metric), scores in values.items() for i, v in enumerate(scores)
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "image", "metric", "value", "lower_better"])
+    return summarise(frame), compare_methods(frame)
+
+
 def tiles():
     """2 x 3 tiles of 40 pixels."""
     corners = [(x, y) for y in (0, 20) for x in (0, 30, 50)]
@@ -76,6 +89,7 @@ def drawings(contrasts, stability, costs, summary, published):
         "contrasts": contrast_plots.plot_contrasts(contrasts),
         "ranks": contrast_plots.plot_ranks(stability),
         "published": contrast_plots.plot_beside_published(summary, published),
+        "tradeoff": contrast_plots.plot_tradeoff(*scored()),
         "costs": contrast_plots.plot_costs(costs),
         "boxed": contrast_plots.plot_boxed_crops(
             [pictures()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
@@ -90,7 +104,7 @@ def test_two_renderings_are_equal(contrasts, stability, costs, summary, publishe
         for name, fig in drawings(contrasts, stability, costs, summary, published).items():
             plots.save_figure(fig, tmp_path / run / f"{name}.{'pdf' if name == 'contrasts' else 'png'}")
         files = sorted((tmp_path / run).iterdir())
-        assert len(files) == 7  # the PDF comes with a PNG
+        assert len(files) == 7
         hashes.append([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
     assert hashes[0] == hashes[1] and not plt.get_fignums()
 
@@ -127,10 +141,34 @@ def test_published_points_are_grey_and_ours_have_intervals(summary, published):
     ax = contrast_plots.plot_beside_published(summary, published).axes[0]
     grey = ax.get_lines()[0]
     assert sorted(grey.get_xdata()) == [25.15, 26.28] and grey.get_color() == "#9E9E9E"
-    assert {text.get_text() for text in ax.texts} == {"SinSR", "OSEDiff"}
+    assert {text.get_text() for text in ax.texts} - {""} == {"SinSR", "OSEDiff", "OMGSR-S"}
     (ours,) = ax.containers
     assert ours.lines[0].get_xydata().tolist() == [[24.0, 6.0]]
     assert ours.lines[2][0].get_segments()[0][:, 0] == pytest.approx([23.5, 24.6])
+
+
+def test_the_tradeoff_has_paired_bars_around_each_mean():
+    summary, comparisons = scored()
+    bicubic, ours = contrast_plots.plot_tradeoff(summary, comparisons).axes[0].containers
+    mean = summary.set_index(["method", "metric"])["mean"]
+    assert ours.lines[0].get_xydata().tolist() == [[mean["omgsr-s", "psnr_y"], mean["omgsr-s", "lpips_squeeze"]]]
+    row = comparisons[comparisons.metric == "psnr_y"].iloc[0]  # bicubic minus omgsr-s
+    assert (row.method, row.against) == ("bicubic", "omgsr-s")
+    low, high = ours.lines[2][0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((mean["bicubic", "psnr_y"] - row.hi, mean["bicubic", "psnr_y"] - row.lo))
+    assert high - low < 0.2  # the images themselves differ by 3 dB
+    assert np.ptp(bicubic.lines[2][0].get_segments()[0]) == 0 or len(bicubic.lines[2]) == 2
+
+
+def test_names_cover_neither_each_other_nor_a_mark():
+    fig = contrast_plots.plot_tradeoff(*scored())
+    (ax,) = fig.axes
+    fig.draw_without_rendering()
+    names = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    marks = [bars.lines[0].get_window_extent() for bars in ax.containers]
+    boxes = names + marks
+    assert len(names) == len(marks) == 2
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_cost_bars_are_stacked_by_stage(costs):
@@ -150,7 +188,7 @@ def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
     assert np.array_equal(second.images[0].get_array(), photo[20:40, 50:70])
     frame = whole.patches[0]
     assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (49.5, 19.5, 20, 20)
-    with pytest.raises(ValueError, match="1 photographs needs 2 pictures, one per label, and a box; got \\[1\\]"):
+    with pytest.raises(ValueError, match="1 photographs needs 2 images.*\\[1\\]"):
         contrast_plots.plot_boxed_crops([[photo]], ["a", "b"], [box])
 
 

@@ -84,6 +84,17 @@ def test_it_names_no_folder_of_a_machine(name):
         assert not ABSOLUTE_PATH.search(cell.source), cell.source
 
 
+@every_notebook
+def test_its_lines_are_short_and_it_ends_with_an_answer(name):
+    cells = read(name).cells
+    long = [line for cell in cells for line in cell.source.splitlines() if len(line) > 119]
+    assert not long
+    (place,) = (i for i, cell in enumerate(cells) if "## Answer" in cell.source.splitlines())
+    assert cells[place].cell_type == "markdown"
+    assert [cell.cell_type for cell in cells[place + 1 :]] == ["code", "code"]
+    assert cells[-1].source == "run.finish()"
+
+
 def test_absolute_paths_are_recognised():
     for text in ['open("/home/me/a.png")', "see /tmp/x", "C:\\data", "~/photos"]:
         assert ABSOLUTE_PATH.search(text)
@@ -104,7 +115,13 @@ def test_the_whole_chain_runs_with_the_smoke_preset(tmp_path):
         executed = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
         nbformat.validate(executed)
         assert "widgets" not in executed.metadata
-        assert any(cell.outputs for cell in code_cells(executed))
+        outputs = [output for cell in code_cells(executed) for output in cell.outputs]
+        assert outputs
+        assert not [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
+        for output in outputs:
+            for link in re.findall(r"^!\[.*\]\((.*)\)$", output.get("data", {}).get("text/markdown", "")):
+                assert (folder / "notebooks" / link).is_file(), link
+        assert (folder / "notebooks" / f"{name}.ipynb").stat().st_size < 100_000
     report = [(folder / name).read_bytes() for name in ("report.md", "report.html")]
     assert reproduce("smoke", results=tmp_path, progress=False) == []
     assert report == [(folder / name).read_bytes() for name in ("report.md", "report.html")]
@@ -120,8 +137,6 @@ def check_parses(path):
         assert len(pd.read_csv(path)) > 0
     elif path.suffix == ".json":
         json.loads(path.read_text(encoding="utf-8"))
-    elif path.suffix == ".png":
+    elif path.suffix in (".png", ".jpg"):
         with Image.open(path) as image:
             image.load()
-    elif path.suffix == ".pdf":
-        assert path.read_bytes().startswith(b"%PDF")

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -7,9 +8,13 @@ import subprocess
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from skimage.data import astronaut
 
+from omgsr_lib.report.plots import plot_losses
 from omgsr_lib.study import run_record as provenance
 from omgsr_lib.study.run_record import git_state, seed_everything, start_run, versions
 from omgsr_lib.utils import files
@@ -91,8 +96,7 @@ def test_run_json_holds_what_went_in_and_what_came_out(here):
     run = start_run("01_gap", Config("mini", (64, 128)), seed=3, folder="results/mini/01_gap")
     assert torch.initial_seed() == 3
     run.add_input("photos")
-    with atomic_write(run.path("gap.csv")) as part:
-        part.write_text("t,gap\n")
+    run.path("gap.csv").write_text("t,gap\n")
     run.path("images/0.png").write_bytes(b"0")
     run.add_output(folder / "images").joinpath("1.png").write_bytes(b"1")
     assert run.finish() == ["gap.csv", "images/0.png", "images/1.png"]
@@ -109,6 +113,52 @@ def test_run_json_holds_what_went_in_and_what_came_out(here):
     assert 50 < content["peak_memory_mib"] < 24_000
     assert content["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu, 1 thread(s)")
     assert str(here) not in (folder / "run.json").read_text()
+
+
+def test_a_notebook_writes_below_the_project_root_wherever_it_was_opened(here, monkeypatch):
+    (here / "notebooks").mkdir()
+    monkeypatch.chdir(here / "notebooks")
+    monkeypatch.setattr(provenance, "PROJECT_ROOT", here)
+    run = start_run("01_gap", {"preset": "mini"}, seed=0, results="results/mini")
+    assert os.getcwd() == str(here.resolve())
+    run.save("gap.csv", pd.DataFrame({"t": [1]}))
+    assert run.finish() == ["gap.csv"]
+    assert (here / "results/mini/01_gap/run.json").exists()
+
+
+def test_saved_files_are_outputs_and_come_back_as_what_shows_them(here):
+    run = start_run("step", {}, seed=0, folder="step")
+    frame = pd.DataFrame({"t": [1, 2], "gap": [1 / 3, 2e-9]})
+    assert run.save("gap.csv", frame) is frame
+    assert (here / "step/gap.csv").read_text() == "t,gap\n1,0.333333\n2,2e-09\n"
+    shown = run.save("figures/losses.png", plot_losses(pd.DataFrame({"step": [1, 2], "pixel": [2.0, 1.0]})))
+    assert shown.data == (here / "step/figures/losses.png").read_bytes() and shown.format == "png"
+    photo = Image.fromarray(astronaut())
+    sizes = {}
+    for name in ("photo.jpg", "photo.png"):
+        data = run.save(name, photo).data
+        sizes[name] = len(data)
+        difference = np.asarray(Image.open(io.BytesIO(data)), dtype=float) - np.asarray(photo)
+        assert np.sqrt(np.mean(difference**2)) < 3  # of 255 levels
+    assert sizes["photo.jpg"] < sizes["photo.png"] / 2
+    assert run.save("sheet.png", data).data == data
+    assert run.finish() == ["figures/losses.png", "gap.csv", "photo.jpg", "photo.png", "sheet.png"]
+
+
+def test_what_cannot_be_saved_leaves_no_file(here, monkeypatch):
+    run = start_run("step", {}, seed=0, folder="step")
+
+    def fail(part, **_):
+        open(part, "w").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    frame = pd.DataFrame({"t": [1]})
+    monkeypatch.setattr(frame, "to_csv", fail)
+    with pytest.raises(OSError, match="gap.csv"):
+        run.save("gap.csv", frame)
+    with pytest.raises(ValueError, match="'a.gif'"):
+        run.save("a.gif", plot_losses(pd.DataFrame({"step": [1, 2], "pixel": [2.0, 1.0]})))
+    assert os.listdir("step") == []
 
 
 def test_inputs_from_elsewhere_are_named_without_their_folder(here, tmp_path_factory):

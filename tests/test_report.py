@@ -47,7 +47,7 @@ def test_a_claim_is_shown_if_something_is_decided_for_it_and_nothing_against():
     assert judge(rows(psnr_y=better, checkerboard=better))[1] == SHOWN  # the grid meter is this project's own
     text, verdict = judge(rows(psnr_y=better, checkerboard=better), own=True)
     assert verdict == NOT_SHOWN
-    assert text == "PSNR-Y (dB) +0.50 [+0.10, +0.90] better; Grid (dB) +0.50 [+0.10, +0.90] worse"
+    assert text == "PSNR-Y (dB) +0.50 [+0.10, +0.90] better; Checkerboard (dB) +0.50 [+0.10, +0.90] worse"
 
 
 def study_frame(effect, without=()):
@@ -103,7 +103,7 @@ def files():
     return {
         "01_latent_gap/minima.csv": gap, "02_mid_timestep/midstep.csv": mids, "02_mid_timestep/curve.csv": curve,
         "03_train_omgsr_s/log.csv": log, "04_train_omgsr_f/log.csv": log,
-        "06_evaluate/contrasts.csv": contrast_table(study, MIDS), "06_evaluate/sweep.csv": sweep_table(study),
+        "06b_ablation/contrasts.csv": contrast_table(study, MIDS), "06b_ablation/sweep.csv": sweep_table(study),
         "06_evaluate/scores.csv": scores, "06_evaluate/costs.csv": costs, "benchmarks/RealSR/scores.csv": real,
         "benchmarks/RealSR/published.csv": published, "benchmarks/RealSR/published_cost.csv": cost_rows,
     }  # fmt: skip
@@ -153,10 +153,10 @@ def test_verdicts_are_those_of_the_numbers(results):
 
 def test_what_was_not_run_says_so_and_nothing_fails(results):
     study = contrast_table(study_frame({}, without=("chunks",)), MIDS)
-    study.to_csv(results / "06_evaluate" / "contrasts.csv", index=False)
+    study.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
     row = next(row for row in findings(results) if row.claim.startswith("Losses on overlapping chunks"))
     assert row.verdict == NOT_TESTABLE and row.measured.startswith("not run")
-    table = paper.ablation_tables(paper.read_results(results / "06_evaluate" / "contrasts.csv"))["ablation_chunks"]
+    table = paper.ablation_tables(paper.read_results(results / "06b_ablation" / "contrasts.csv"))["ablation_chunks"]
     assert [cells[-1] for cells in table.rows] == ["not run", "not run"] and not table.bold
     assert "with - without chunks (OMGSR-S)" in write_report(results)[0].read_text()
     for path in results.iterdir():
@@ -182,7 +182,7 @@ def test_the_report_has_a_line_and_links_for_every_claim(results, capsys):
 
 
 def test_files_of_another_version_are_refused_and_stay(results):
-    file = results / "06_evaluate" / "contrasts.csv"
+    file = results / "06b_ablation" / "contrasts.csv"
     pd.read_csv(file).drop(columns="trainings").to_csv(file, index=False)
     before = file.read_bytes()
     with pytest.raises(ValueError, match="another version: it lacks the columns .'trainings'."):
@@ -193,7 +193,12 @@ def test_files_of_another_version_are_refused_and_stay(results):
 def test_benchmark_tables_keep_published_rows_apart(results):
     scores, published = paper.benchmark_results(results / "benchmarks")["RealSR"]
     table = paper.benchmark_table(scores, published)
-    assert [row[0] for row in table.rows] == ["bicubic", "mini-s", "mini-f", "Other [a]"] and table.rules == (3,)
+    assert [row[0] for row in table.rows] == [
+        "Bicubic",
+        "OMGSR-S (mini)",
+        "OMGSR-F (mini)",
+        "Other [a]",
+    ] and table.rules == (3,)
     assert table.rows[3][1:] == ("25.50", "6.00", "60.00") and table.rows[0][3] == "–"
     assert {row for row, _ in table.bold} == {1}  # mini-s, decided against both; a published row never
     assert "[a] a paper." in table.notes
@@ -205,13 +210,13 @@ def test_one_picture_has_no_interval_and_the_table_says_so(results):
     scores = scores_frame({"a": 0, "b": 1})
     one = scores[scores.image == "p0"]
     table = paper.evaluation_table(summarise(one), compare_methods(one))
-    assert table.notes[1] == "One picture: there is no interval, and nothing is decided." and not table.bold
+    assert table.notes[1] == "One image: there is no interval, and nothing is decided." and not table.bold
     assert table.rows[0][1] == f"{one.value.iloc[0]:.2f}"
 
 
 def test_tables_are_written_in_three_formats_byte_for_byte(results, tmp_path):
-    sweep = paper.read_results(results / "06_evaluate" / "sweep.csv")
-    contrasts = paper.read_results(results / "06_evaluate" / "contrasts.csv")
+    sweep = paper.read_results(results / "06b_ablation" / "sweep.csv")
+    contrasts = paper.read_results(results / "06b_ablation" / "contrasts.csv")
     tables = {"sweep": paper.sweep_table(sweep), **paper.ablation_tables(contrasts)}
     tables["gap"] = paper.gap_table(paper.read_results(results / "01_latent_gap" / "minima.csv"))
     tables["mids"] = paper.mid_timestep_table(paper.read_results(results / "02_mid_timestep" / "midstep.csv"))
@@ -229,6 +234,24 @@ def test_tables_are_written_in_three_formats_byte_for_byte(results, tmp_path):
         assert to_markdown(table) and "\\toprule" in to_latex(table) and "<table>" in to_html(table)
     assert set(paper.ABLATIONS["ablation_losses"]) <= {contrast for contrast, *_ in CONTRASTS}
     assert sorted(sum(paper.ABLATIONS.values(), ())) == sorted(contrast for contrast, *_ in CONTRASTS)
+
+
+def test_paired_differences_in_words():
+    frame = rows(psnr_y=(0.5, 0.1, 0.9), gmsd=(0.5, 0.1, 0.9), niqe=(0.5, -0.1, 1.1)).assign(method="mini-s")
+    assert paper.in_words(frame, ["method"]) == (
+        "- OMGSR-S (mini): better in PSNR-Y; worse in GMSD; undecided in NIQE."
+    )
+    table = paper.named(pd.DataFrame({"psnr_y": [1.0]}, index=["mini-s"]))
+    assert list(table.columns) == ["PSNR-Y (dB) ↑"] and list(table.index) == ["OMGSR-S (mini)"]
+
+
+def test_pdf_is_drawn_on_request_alone(results):
+    write_report(results)
+    figures = results / paper.FIGURES
+    assert {path.name for path in figures.iterdir()} == {"ranks_RealSR.png"}  # the others are those of notebooks
+    write_report(results, pdf=True)
+    drawn = {path.stem for path in figures.glob("*.pdf")}
+    assert drawn == {"losses_s", "losses_f", "sweep", "contrasts", "ranks_RealSR", "published_RealSR"}
 
 
 def test_figures_are_called_by_what_they_show():

@@ -1,5 +1,6 @@
 """The runner on three toy notebooks: order, what runs again, what is refused, what the executed copies carry."""
 
+import base64
 import json
 import os
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from omgsr_lib.cli import main
 from omgsr_lib.study import reproduce as reproduce_module
-from omgsr_lib.study.papermill import NotebookFailed, check_type, clean
+from omgsr_lib.study.papermill import NotebookFailed, check_type, clean, link_images
 from omgsr_lib.study.reproduce import STEPS, run_steps
 
 
@@ -64,7 +65,7 @@ def run(project, **arguments):
 def fast(monkeypatch):
     """Run the cells in this process: for tests of what runs when, not of how."""
 
-    def run_cells(source, target, parameters, *, root, cell_timeout):
+    def run_cells(source, target, parameters, *, root, outputs, cell_timeout):
         code = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
@@ -258,6 +259,26 @@ def test_cleaning_leaves_pictures_and_foreign_paths_alone(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
     cleaned = clean(notebook, tmp_path).cells[0].outputs[0].data
     assert cleaned == {"image/png": f"{tmp_path}/AAAA", "text/plain": f"a b https://host{tmp_path}/c {tmp_path}2/d"}
+
+
+def test_images_that_files_hold_become_links_and_others_stay(tmp_path):
+    (tmp_path / "01_gap" / "figures").mkdir(parents=True)
+    (tmp_path / "01_gap" / "figures" / "gap.png").write_bytes(b"curve")
+    (tmp_path / "01_gap" / "photo.jpg").write_bytes(b"photo")
+
+    def output(kind, content):
+        data = {kind: base64.b64encode(content).decode() + "\n", "text/plain": "<image>"}
+        return nbformat.v4.new_output("display_data", data=data, metadata={kind: {"width": 3}})
+
+    outputs = [output("image/png", b"curve"), output("image/jpeg", b"photo"), output("image/png", b"other")]
+    cells = [nbformat.v4.new_markdown_cell("# a"), nbformat.v4.new_code_cell("1", outputs=outputs)]
+    notebook = link_images(nbformat.v4.new_notebook(cells=cells), tmp_path / "01_gap", tmp_path / "notebooks")
+    nbformat.validate(notebook)
+    first, second, third = (found.data for found in notebook.cells[1].outputs)
+    link = "../01_gap/figures/gap.png"
+    assert first == {"text/markdown": f"![gap]({link})", "text/plain": link}
+    assert second["text/markdown"] == "![photo](../01_gap/photo.jpg)"
+    assert third == outputs[2].data and "image/png" in third
 
 
 def test_an_unknown_preset_is_refused():

@@ -52,7 +52,7 @@ _COLUMNS = (
     MetricSpec("lpips_squeeze", "LPIPS-Squeeze", True, True, "RGB", 0, "none", "lpips", "-1-1", 4,
                "SqueezeNet v0.1, backbone in half precision; not comparable with LPIPS (AlexNet)"),
     MetricSpec("niqe", "NIQE", True, False, _LUMA, 0, _8, "omgsr", "0-255", 2, "blocks of 96"),
-    MetricSpec("checkerboard", "Grid (dB)", True, False, _LUMA, 0, "none", "omgsr", "0-1", 2,
+    MetricSpec("checkerboard", "Checkerboard (dB)", True, False, _LUMA, 0, "none", "omgsr", "0-1", 2,
                "period 8 pixels, Hann window"),
     MetricSpec("lpips", "LPIPS", True, True, "RGB", 0, "none", "pyiqa:lpips", "0-1", 4, "AlexNet v0.1"),
     MetricSpec("dists", "DISTS", True, True, "RGB", 0, "none", "pyiqa:dists", "0-1", 4, "VGG16"),

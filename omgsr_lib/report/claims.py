@@ -16,12 +16,10 @@ from ..metrics.specs import SPECS
 from ..metrics.statistics import mean_interval, paired_difference
 from ..utils.files import atomic_write
 from .plots import DISTANCE_LABELS, METHOD_LABELS
-from .render import VARIANTS, benchmark_results, read_results
+from .render import FIGURES, TABLES, VARIANTS, benchmark_results, read_results, write_rest
 
 
 SHOWN, NOT_SHOWN, NOT_TESTABLE = "shown", "not shown", "not testable here"
-FIGURES = "07_tables_and_figures/figures"
-TABLES = "07_tables_and_figures/tables"
 FIGURE_TITLES = {
     "contrasts": "Paired contrasts of the ablation",
     "costs": "Costs by stage",
@@ -35,6 +33,7 @@ FIGURE_TITLES = {
     "sweep": "Timestep of injection",
     "tradeoff": "Distortion against perception",
 }
+FIGURE_STARTS = [f"{start}_" for start in FIGURE_TITLES]
 DISTRIBUTIONS = ("sliced_wasserstein", "frechet", "power_spectrum")  # distances between sets of latents
 MARGIN = 0.01  # share by which a least distance lies below both ends
 OWN = ("checkerboard",)  # measures of this project, which only claims about such patterns are judged by
@@ -67,11 +66,15 @@ def findings(folder):
     ]
 
 
-def write_report(folder):
-    """Write `report.md` and `report.html` into the preset's `folder`; returns their paths."""
+def write_report(folder, *, pdf=False):
+    """Write `report.md` and `report.html` into the preset's `folder`, and the tables and figures beside them.
+
+    `pdf`: every figure as a PDF too (`render.write_rest`). Returns the paths of the two reports.
+    """
     folder = Path(folder)
+    write_rest(folder, pdf=pdf)
     rows, absent = findings(folder), _absent(folder)
-    figures = sorted(path.relative_to(folder).as_posix() for path in (folder / FIGURES).glob("*.png"))
+    figures = _figures(folder)
     tables = sorted(path.relative_to(folder).as_posix() for path in (folder / TABLES).glob("*.html"))
     markdown, written = _markdown(folder.name, rows, absent, figures, tables), []
     for name, text in (("report.md", markdown), ("report.html", _html(folder.name, markdown))):
@@ -79,6 +82,13 @@ def write_report(folder):
             part.write_text(text, encoding="utf-8")
         written.append(folder / name)
     return written
+
+
+def _figures(folder):
+    """Paths below `folder` of the figures that `FIGURE_TITLES` names, each once, in the order of the notebooks."""
+    paths = [path for pattern in ("*/*", f"{FIGURES}/*") for path in sorted(folder.glob(pattern))]
+    images = [path for path in paths if path.suffix in (".png", ".jpg")]
+    return [path.relative_to(folder).as_posix() for path in images if f"{path.stem}_".startswith(tuple(FIGURE_STARTS))]
 
 
 def judge(rows, *, own=False):
@@ -120,7 +130,7 @@ def _gap(folder):
         ]
         verdict = SHOWN if (below > MARGIN).all() else NOT_SHOWN
         measured = "; ".join(texts) + f" (asked: {MARGIN:.0%}, no interval)"
-        yield Finding(claim, measured, verdict, f"{FIGURES}/gap_{variant}.png", "01_latent_gap")
+        yield Finding(claim, measured, verdict, f"01_latent_gap/gap_{variant}.png", "01_latent_gap")
 
 
 def _mid_timestep(folder):
@@ -138,7 +148,7 @@ def _mid_timestep(folder):
             f"t* {row.timestep:.0f} [{row.low:.0f}, {row.high:.0f}] in closed form; scan of all timesteps {scan}"
         )
         verdict = SHOWN if inside and scan == row.timestep else NOT_SHOWN
-        yield Finding(claim, measured, verdict, f"{FIGURES}/snr_match_{variant}.png", "02_mid_timestep")
+        yield Finding(claim, measured, verdict, f"02_mid_timestep/snr_match_{variant}.png", "02_mid_timestep")
 
 
 # Claims that the study's contrasts of the full method answer: contrast, claim, whether the grid is what it is about.
@@ -157,7 +167,7 @@ CONTRAST_CLAIMS = (
 
 
 def _ablation(folder):
-    contrasts = _read(folder / "06_evaluate" / "contrasts.csv")
+    contrasts = _read(folder / "06b_ablation" / "contrasts.csv")
     for contrast, claim, own in CONTRAST_CLAIMS:
         for variant, name in VARIANTS.items():
             text = f"{claim} ({name})"
@@ -167,12 +177,12 @@ def _ablation(folder):
                 rows = rows[(rows["protocol"] == "full") & (rows["n"] > 0)]
             if rows is None or rows.empty:
                 measured = "not run: `make study` trains it"
-                yield Finding(text, measured, NOT_TESTABLE, "", "06_evaluate")
+                yield Finding(text, measured, NOT_TESTABLE, "", "06b_ablation")
                 continue
             measured, verdict = judge(rows, own=own)
             trainings, count = int(rows["trainings"].iloc[0]), int(rows["n"].iloc[0])
             measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} images)"
-            yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06_evaluate")
+            yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06b_ablation")
 
 
 def _refinement(folder, steps=20):
@@ -188,7 +198,7 @@ def _refinement(folder, steps=20):
         texts.append(f"{VARIANTS[variant]} {mean:+.3f} [{lo:+.3f}, {hi:+.3f}]")
         verdicts.append(hi < 0)
     measured = f"refinement loss, last {steps} minus first {steps} steps: " + "; ".join(texts)
-    figure = f"{FIGURES}/losses_s.png"
+    figure = "03_train_omgsr_s/losses_s.png"
     return Finding(claim, measured, SHOWN if all(verdicts) else NOT_SHOWN, figure, "03_train_omgsr_s")
 
 
@@ -206,7 +216,7 @@ def _families(folder):
             claim,
             f"{METHOD_LABELS[tuned[0]]} minus prior: {measured}",
             verdict,
-            f"{FIGURES}/tradeoff.png",
+            "06_evaluate/tradeoff.png",
             "06_evaluate",
         )
 
@@ -276,7 +286,7 @@ def _beyond():
 
 def _absent(folder):
     """Contrasts of the full method without trainings."""
-    contrasts = _read(folder / "06_evaluate" / "contrasts.csv")
+    contrasts = _read(folder / "06b_ablation" / "contrasts.csv")
     if contrasts is None:
         return ["all: `make study` has not been run for this preset"]
     rows = contrasts[contrasts["n"] == 0][["contrast", "variant"]].drop_duplicates()
@@ -340,7 +350,7 @@ def _name(path):
     """What a figure or a table is called, then the variant or the test set that its file names."""
     stem = Path(path).stem
     start = next((start for start in FIGURE_TITLES if f"{stem}_".startswith(f"{start}_")), None)
-    if start is None or Path(path).suffix != ".png":
+    if start is None or Path(path).suffix not in (".png", ".jpg"):
         return stem.replace("_", " ")
     rest = stem[len(start) + 1 :]
     return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")

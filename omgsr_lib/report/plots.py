@@ -1,9 +1,8 @@
-"""Every figure, from data frames and pictures: functions return a matplotlib `Figure` and leave nothing open.
+"""Figures from data frames and images: functions return a matplotlib `Figure` and leave nothing open.
 
 Widths are those of a paper's column and page; one method has one colour in all figures.
 """
 
-import io
 from functools import wraps
 from itertools import cycle
 from pathlib import Path
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 from ..metrics.specs import SPECS
 from ..utils.files import atomic_write
@@ -20,6 +20,12 @@ from ..utils.files import atomic_write
 STYLE = Path(__file__).with_name("paper.mplstyle")
 COLUMN, PAGE = 3.25, 6.75  # inches
 DASHED = (0, (3, 2))
+FEW_COLOURS = 4096  # photographs have more
+FORMATS = {  # suffix: options without which equal figures differ, dpi
+    ".png": ({"metadata": {"Software": None}}, 200),
+    ".jpg": ({"pil_kwargs": {"quality": 90, "subsampling": 0}}, 140),
+    ".pdf": ({"metadata": {"CreationDate": None}}, 200),
+}
 
 METHOD_COLOURS = {
     "bicubic": "#7F7F7F",
@@ -37,6 +43,9 @@ METHOD_COLOURS = {
     "frozen-encoder-random": "#E69F00",
     "mini-s": "#0072B2",
     "mini-f": "#D55E00",
+    "mini-s-adaptive": "#56B4E9",
+    "mini-f-adaptive": "#E69F00",
+    "realesrgan-x4plus": "#882255",
     "published": "#009E73",
     "mid": "#262626",
 }
@@ -46,8 +55,8 @@ METHOD_LABELS = {
     "prior": "Prior, not tuned",
     "prior-s": "Prior S",
     "prior-f": "Prior F",
-    "short-s": "S, short",
-    "short-f": "F, short",
+    "short-s": "OMGSR-S, short",
+    "short-f": "OMGSR-F, short",
     "untuned": "Prior, not tuned",
     "omgsr-s": "OMGSR-S",
     "s": "OMGSR-S",
@@ -59,8 +68,8 @@ METHOD_LABELS = {
     "frozen-encoder-random": "Encoder frozen, random prior",
     "mini-s": "OMGSR-S (mini)",
     "mini-f": "OMGSR-F (mini)",
-    "mini-s-adaptive": "S, own timesteps (mini)",
-    "mini-f-adaptive": "F, own timesteps (mini)",
+    "mini-s-adaptive": "OMGSR-S, adaptive (mini)",
+    "mini-f-adaptive": "OMGSR-F, adaptive (mini)",
     "realesrgan-x4plus": "Real-ESRGAN x4plus",
     "photograph": "Photograph",
 }
@@ -88,35 +97,33 @@ def figure(function):
     return drawn
 
 
-def save_figure(fig, path, *, dpi=200, note=None):
-    """Write `fig` to `path`, whole or not at all: `.png` at `dpi`, or `.pdf` and beside it the PNG of the same name.
+def save_figure(fig, path, *, dpi=None):
+    """Write `fig` to `path`, whole or not at all; equal figures give equal bytes.
 
-    The metadata is fixed (`note`, for instance the commit, becomes comment and subject), so equal figures give equal
-    bytes. Returns the list of paths written; raises `ValueError` for another suffix.
+    Args:
+        path: `.png` for lines and text, `.jpg` for photographs (a quarter of the PNG, without visible loss), `.pdf`
+            for print.
+        dpi: by default 140 for photographs and 200 for the others.
+
+    Raises `ValueError` for another suffix.
     """
     path = Path(path)
-    if path.suffix not in (".png", ".pdf"):
-        raise ValueError(f"Figures are written as .png or .pdf: got '{path.name}'. Change the suffix.")
-    paths = [path] if path.suffix == ".png" else [path, path.with_suffix(".png")]
-    for target in paths:
-        metadata = {"CreationDate": None, "Subject": note} if target.suffix == ".pdf" else {"Software": None}
-        if note is not None and target.suffix == ".png":
-            metadata["Comment"] = note
-        with atomic_write(target) as part, plt.style.context(STYLE):
-            fig.savefig(part, format=target.suffix[1:], dpi=dpi, metadata=metadata)
-        fig.set_layout_engine("none")  # the second file has the places of the first, which take long to find
+    if path.suffix not in FORMATS:
+        raise ValueError(f"A figure is written as {', '.join(FORMATS)}; got '{path.name}'. Change the suffix.")
+    fixed, usual_dpi = FORMATS[path.suffix]
+    with atomic_write(path) as part, plt.style.context(STYLE):
+        fig.savefig(part, dpi=dpi or usual_dpi, **fixed)
+        if path.suffix == ".png":
+            _compress(part)
     plt.close(fig)
-    return paths
 
 
-def preview(fig):
-    """A figure of photographs for a notebook: an IPython image, JPEG at 110 dpi, an eighth of the PNG."""
-    from IPython.display import Image
-
-    buffer = io.BytesIO()
-    with plt.style.context(STYLE):
-        fig.savefig(buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 90})
-    return Image(data=buffer.getvalue(), format="jpeg")
+def _compress(file):
+    """Store a PNG of few colours (lines and text) with a palette: a third of the bytes, the same to the eye."""
+    with Image.open(file) as image:
+        image = image.convert("RGB")
+    if image.getcolors(FEW_COLOURS):
+        image.quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
 
 
 @figure
@@ -177,8 +184,44 @@ def plot_snr_match(curve, mid, interval, published=None):
 
 
 @figure
+def plot_weighted_median(target, weight, ratio, neighbours, mid):
+    """The SNR rule as a weighted median: the sorted pairs on the left, the objective and its two candidates right.
+
+    Args:
+        target, weight: `(N,)`, `1 / D` of the pairs in rising order and their powers.
+        ratio: `(T,)`, `alpha_t^2 / sigma_t^2`.
+        neighbours: the two timesteps on either side of the median; `mid` the better of them.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.3))
+    share = np.cumsum(weight) / np.sum(weight)
+    median = target[np.searchsorted(share, 0.5)]
+    left.step(target, share, where="post", color=METHOD_COLOURS["omgsr-s"])
+    left.plot([target[0], median, median], [0.5, 0.5, 0], color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED)
+    left.set(xlabel="1 / D of the pairs, sorted", ylabel="Share of the weight", xscale="log", ylim=(0, 1.02))
+    left.annotate(f"weighted median {median:.3f}", (median, 0.1), (4, 0), textcoords="offset points")
+    near = np.arange(max(min(neighbours) - 6, 0), min(max(neighbours) + 7, len(ratio)))
+    near = near[np.isfinite(ratio[near])]
+    fine = np.sort(np.append(np.linspace(ratio[near].min(), ratio[near].max(), 400), target))
+    fine = fine[(fine >= ratio[near].min()) & (fine <= ratio[near].max())]
+    values, curve = (np.abs(points[:, None] - target) @ weight / len(weight) for points in (ratio[near], fine))
+    right.plot(fine, curve, color=METHOD_COLOURS["omgsr-s"], lw=0.8)
+    right.plot(ratio[near], values, "|", color=METHOD_COLOURS["omgsr-s"], ms=6)
+    right.axvline(median, color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED)
+    for timestep in neighbours:
+        value = np.abs(ratio[timestep] - target) @ weight / len(weight)
+        chosen = timestep == mid
+        right.plot(ratio[timestep], value, "o", ms=6, color=METHOD_COLOURS["omgsr-f"],
+                   mfc=METHOD_COLOURS["omgsr-f"] if chosen else "white")  # fmt: skip
+        right.annotate(f"t {timestep}" + (" = t*" if chosen else ""), (ratio[timestep], value), (0, 8),
+                       textcoords="offset points", ha="center", color=METHOD_COLOURS["omgsr-f"])  # fmt: skip
+    right.margins(y=0.25)
+    right.set(xlabel="r = α² / σ²; a tick for every timestep", ylabel="Mean |SNR(z$_t$) − SNR(z$_L$)|")
+    return fig
+
+
+@figure
 def plot_per_image_timesteps(per_image, mid):
-    """How the mid-timestep differs from picture to picture: every picture a dot, the quartiles dotted, `mid` a line.
+    """How the mid-timestep differs from image to image: every image a dot, the quartiles dotted, `mid` a line.
 
     `per_image` is a sequence of timesteps, or a dictionary of name to timesteps with `mid` a dictionary likewise.
     """
@@ -198,7 +241,7 @@ def plot_per_image_timesteps(per_image, mid):
         ax.plot([mids[name]] * 2, [row - 0.42, row + 0.42], color=METHOD_COLOURS["mid"], lw=1.6, zorder=5)
         ax.annotate(f"mid-timestep {mids[name]}", (mids[name], row - 0.42), (0, 2), textcoords="offset points",
                     ha="center", va="bottom", color=METHOD_COLOURS["mid"])  # fmt: skip
-    ax.set(xlabel="Timestep of each picture", ylabel="", ylim=(len(names) - 0.45, -0.75))
+    ax.set(xlabel="Timestep of each image", ylabel="", ylim=(len(names) - 0.45, -0.75))
     ax.grid(axis="y", visible=False)
     ax.tick_params(left=False)
     return fig
@@ -277,52 +320,23 @@ def plot_timestep_sweep(frame, mids=None):
 
 
 @figure
-def plot_tradeoff(summary, x="psnr_y", y="lpips_squeeze"):
-    """Perception against distortion: each method a point with its intervals (`statistics.summarise`)."""
-    table = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
-    methods = list(summary["method"].unique())
-    colours = palette(methods)
-    fig, ax = plt.subplots(figsize=(COLUMN, 2.5))
-    for index, method in enumerate(methods):
-        point = table.loc[method]
-        (px, py), low, high = (point[kind][[x, y]].to_numpy(float) for kind in ("mean", "lo", "hi"))
-        ax.errorbar(
-            px,
-            py,
-            xerr=[[px - low[0]], [high[0] - px]],
-            yerr=[[py - low[1]], [high[1] - py]],
-            fmt="osD^vP*X"[index % 8],
-            color=colours[method],
-            elinewidth=0.8,
-            ms=5,
-            mec="white",
-            mew=0.5,
-            label=METHOD_LABELS.get(method, method),
-        )
-    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    fig.legend(loc="outside lower center", ncols=2)
-    return fig
-
-
-@figure
 def compare_crops(rows, labels, scores=None, boxes=None):
-    """Restored pictures side by side: a row per photograph, a column per method, native pixels, scores below.
+    """Restored images side by side: a row per photograph, a column per method, native pixels, scores below.
 
-    `rows` holds lists of pictures (PIL or `(H, W, 3)` arrays) in the order of `labels`; `scores` strings of the same
-    shape; `boxes` one (left, top, right, bottom) per row, the same crop for all its pictures.
+    `rows` holds lists of images (PIL or `(H, W, 3)` arrays) in the order of `labels`; `scores` strings of the same
+    shape; `boxes` one (left, top, right, bottom) per row, the same crop for all its images.
     """
     if any(len(row) != len(labels) for row in rows):
-        raise ValueError(f"Each row needs {len(labels)} pictures, one per label, got {[len(row) for row in rows]}.")
+        raise ValueError(f"Each row needs {len(labels)} images, one per label, got {[len(row) for row in rows]}.")
     frames = boxes or [None] * len(rows)
-    cropped = [[cut(picture, box) for picture in row] for row, box in zip(rows, frames, strict=True)]
+    cropped = [[cut(image, box) for image in row] for row, box in zip(rows, frames, strict=True)]
     width = PAGE / len(labels)
     heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
     fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for i, row in enumerate(cropped):
-        for j, picture in enumerate(row):
-            show_picture(axes[i, j], picture)
+        for j, image in enumerate(row):
+            show_image(axes[i, j], image)
             if scores:
                 axes[i, j].set_xlabel(scores[i][j], labelpad=2, fontsize=6.5)
     for ax, label in zip(axes[0], labels, strict=True):
@@ -332,20 +346,20 @@ def compare_crops(rows, labels, scores=None, boxes=None):
 
 @figure
 def contact_sheet(images, labels, columns=None):
-    """Pictures (PIL or `(H, W, 3)` arrays) of one size in rows, each with its label above ("" for none)."""
+    """Images (PIL or `(H, W, 3)` arrays) of one size in rows, each with its label above ("" for none)."""
     if len(images) != len(labels) or not len(images):
-        raise ValueError(f"A contact sheet needs pictures with one label each, got {len(images)} and {len(labels)}.")
+        raise ValueError(f"A contact sheet needs images with one label each, got {len(images)} and {len(labels)}.")
     columns = columns or min(5, len(images))
     count = -(-len(images) // columns)
-    pictures = [np.asarray(image) for image in images]
+    images = [np.asarray(image) for image in images]
     width = PAGE / columns
-    height = pictures[0].shape[0] / pictures[0].shape[1] * width + (0.14 if any(labels) else 0.02)
+    height = images[0].shape[0] / images[0].shape[1] * width + (0.14 if any(labels) else 0.02)
     fig, axes = panels(count, columns, (PAGE, count * height + 0.05))
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for ax in axes.flat[len(images) :]:
         ax.set_visible(False)
-    for ax, picture, label in zip(axes.flat, pictures, labels, strict=False):
-        show_picture(ax, picture)
+    for ax, image, label in zip(axes.flat, images, labels, strict=False):
+        show_image(ax, image)
         if label:
             ax.set_title(label, fontsize=6.5, fontweight="normal", loc="center", pad=2)
     return fig
@@ -356,23 +370,23 @@ def panels(rows, columns, size, **options):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
-def show_picture(ax, picture):
+def show_image(ax, image):
     """An array `(H, W)` or `(H, W, 3)` without ticks or frame."""
-    ax.imshow(picture, cmap="gray" if picture.ndim == 2 else None)
+    ax.imshow(image, cmap="gray" if image.ndim == 2 else None)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.grid(False)
 
 
-def cut(picture, box):
-    """The part (left, top, right, bottom) of a picture as an array, all of it for None; `ValueError` outside it."""
-    picture = np.asarray(picture)
+def cut(image, box):
+    """The part (left, top, right, bottom) of an image as an array, all of it for None; `ValueError` outside it."""
+    image = np.asarray(image)
     if box is None:
-        return picture
+        return image
     left, top, right, bottom = box
-    if not (0 <= left < right <= picture.shape[1] and 0 <= top < bottom <= picture.shape[0]):
-        raise ValueError(f"A crop box must lie in its picture of {picture.shape[1]}x{picture.shape[0]}, got {box}.")
-    return picture[top:bottom, left:right]
+    if not (0 <= left < right <= image.shape[1] and 0 <= top < bottom <= image.shape[0]):
+        raise ValueError(f"A crop box must lie in its image of {image.shape[1]}x{image.shape[0]}, got {box}.")
+    return image[top:bottom, left:right]
 
 
 def _log_scale(axis, set_scale):

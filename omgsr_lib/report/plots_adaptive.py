@@ -1,7 +1,7 @@
 """Figures of notebook 08: the estimator, the dial, and how the mid-timestep moves with each kind of degradation."""
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from .plots import DASHED, METHOD_COLOURS, PAGE, figure, metric_label, palette, panels
 from .plots_compare import MARKERS
@@ -20,27 +20,41 @@ SPACE_COLOURS = {"mini": "#0072B2", "FLUX.2 tiny": "#009E73"}
 
 @figure
 def plot_calibration(errors, coverage):
-    """True against estimated D by kind of degradation, and the share of true values inside the intervals.
+    """Is the estimator right, and does it know when not? True against estimated D, a panel per kind of degradation;
+    in the last panel the share of true values inside its intervals.
 
     `errors` is `timesteps.csv`, `coverage` is `tables_adaptive.coverage_table`.
     """
     kinds = list(errors["kind"].unique())
     colours = palette(kinds)
-    fig, axes = panels(1, 2, (PAGE, 2.6), width_ratios=[1.25, 1])
-    scatter, curve = axes[0]
-    for kind in kinds:
+    columns = min(3, len(kinds) + 1)
+    rows = -(-(len(kinds) + 1) // columns)
+    fig, axes = panels(rows, columns, (PAGE, 1.75 * rows + 0.1))
+    *scatters, curve = axes.flat[: len(kinds) + 1]
+    limits = [np.exp([errors[name].min() - 0.2, errors[name].max() + 0.2]) for name in ("estimated", "true")]
+    for place, (ax, kind) in enumerate(zip(scatters, kinds, strict=True)):
         part = errors[errors["kind"] == kind]
-        scatter.plot(np.exp(part["estimated"]), np.exp(part["true"]), ".", ms=2.2, alpha=0.5, color=colours[kind])
+        ax.plot(np.exp(part["estimated"]), np.exp(part["true"]), ".", ms=2.2, alpha=0.5, color=colours[kind])
+        ax.axline((1, 1), (2, 2), color=METHOD_COLOURS["mid"], lw=0.7)
+        ax.set(xscale="log", yscale="log", xlim=limits[0], ylim=limits[1])
+        ax.set_xticks([tick for tick in (0.2, 0.5, 1) if limits[0][0] < tick < limits[0][1]])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_title(
+            KIND_LABELS[kind].split(" (")[0] + (", as in training" if kind == "mix" else " alone"), fontsize=7
+        )
+        ax.set(xlabel="Estimated D", ylabel="True D" if place % columns == 0 else "")
         part = coverage[coverage["kind"] == kind]
-        marker = MARKERS[kinds.index(kind)]
-        label = KIND_LABELS[kind].split(" (")[0]
-        curve.plot(part["level"], part["covered"], "-" + marker, ms=3.5, lw=1, color=colours[kind], label=label)
-    ends = np.exp([errors[["true", "estimated"]].min(axis=None), errors[["true", "estimated"]].max(axis=None)])
-    scatter.plot(ends, ends, color=METHOD_COLOURS["mid"], lw=0.7)
-    scatter.set(xscale="log", yscale="log", xlabel="Estimated D", ylabel="True D")
+        curve.plot(part["level"], part["covered"], "-" + MARKERS[place], ms=3.5, lw=1, color=colours[kind])
+        curve.annotate(KIND_LABELS[kind].split(" (")[0], (part["level"].iloc[-1], part["covered"].iloc[-1]), (4, 0),
+                       textcoords="offset points", va="center", color=colours[kind])  # fmt: skip
     curve.plot([0.4, 1], [0.4, 1], color=METHOD_COLOURS["mid"], lw=0.7)
-    curve.set(xlabel="Interval of the estimator", ylabel="Share of true D inside", ylim=(0, 1.02))
-    fig.legend(loc="outside lower center", ncols=len(kinds))
+    curve.annotate("promised", (0.62, 0.66), color=METHOD_COLOURS["mid"], ha="right")
+    curve.set(xlabel="Interval of the estimator, promised", ylabel="Share of true D inside", xlim=(0.4, 1.12))
+    curve.set(ylim=(0, 1.02), xticks=[0.5, 0.8, 0.95])
+    curve.set_title("Its intervals", fontsize=7)
+    for ax in axes.flat[len(kinds) + 1 :]:
+        ax.set_visible(False)
     return fig
 
 
@@ -79,7 +93,7 @@ def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
 @figure
 def plot_shift(dial, metrics):
     """Change of each metric along the dial against its middle, with paired intervals: a row per metric, a column per
-    set, over the timesteps moved from the estimate (mean over pictures).
+    set, over the timesteps moved from the estimate (mean over images).
     """
     sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
     colours = palette([f"omgsr-{variant}" for variant in variants])

@@ -1,13 +1,15 @@
-"""Figures that set methods against each other: contrasts, ranks, published points, costs, one box of many pictures."""
+"""Figures that set methods against each other: contrasts, trade-off, ranks, published points, costs, details."""
+
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from ..images.detail import most_detailed
+from .labels import name_points
 from .plots import (
     COLUMN,
     METHOD_COLOURS,
@@ -18,12 +20,13 @@ from .plots import (
     metric_label,
     palette,
     panels,
-    show_picture,
+    show_image,
 )
 
 
 MARKERS = "osD^vP*X"
-BOX = "#E69F00"  # frames of boxes in pictures
+PUBLISHED = "#9E9E9E"  # points that other papers print
+BOX = "#E69F00"  # frames of boxes in images
 
 
 @figure
@@ -72,6 +75,86 @@ def plot_contrasts(table, metrics=None):
 
 
 @figure
+def plot_tradeoff(summary, comparisons, *, x="psnr_y", y="lpips_squeeze", reference="bicubic"):
+    """Perception against distortion: each method named beside its mean.
+
+    Bars are paired: the 95 % interval of the difference from `reference`, drawn around the method's mean, so that a
+    method whose bar misses the thin line of the reference differs from it.
+
+    `summary` is `statistics.summarise`, `comparisons` `comparisons.compare_methods` of the same scores.
+    """
+    means = summary.pivot(index="method", columns="metric", values="mean")
+    fig, ax = plt.subplots(figsize=(0.7 * PAGE, 2.9))
+    ax.axvline(means.loc[reference, x], color=METHOD_COLOURS["bicubic"], lw=0.6, zorder=1)
+    ax.axhline(means.loc[reference, y], color=METHOD_COLOURS["bicubic"], lw=0.6, zorder=1)
+    lengths = [_against(comparisons, means.index, metric, reference) for metric in (x, y)]
+    _marks(ax, means, [x, y], {method: np.stack([length[method] for length in lengths]) for method in means.index})
+    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
+    ax.margins(0.18, 0.12)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    note = f"Bars: paired 95 % interval of the difference from {reference}; thin lines: {reference}"
+    fig.supxlabel(note, fontsize=6.5)
+    name_points(ax, _names(means, [x, y]))
+    return fig
+
+
+def _against(comparisons, methods, metric, reference):
+    """`{method: (down, up)}`: how far the paired interval of the difference from `reference` reaches from its mean."""
+    lengths = {method: (0.0, 0.0) for method in methods}
+    for row in comparisons[comparisons["metric"] == metric].itertuples():
+        if row.against == reference:
+            lengths[row.method] = row.mean - row.lo, row.hi - row.mean
+        elif row.method == reference:
+            lengths[row.against] = row.hi - row.mean, row.mean - row.lo
+    return lengths
+
+
+def _marks(ax, means, metrics, lengths):
+    """A mark per method with bars to both sides; `lengths` maps it to `((left, right), (down, up))`."""
+    colours = palette(means.index)
+    for place, (method, centre) in enumerate(means[metrics].iterrows()):
+        across, along = np.nan_to_num(lengths[method])[:, :, None]
+        ax.errorbar(*centre, xerr=across, yerr=along, fmt=MARKERS[place % 8], color=colours[method],
+                    elinewidth=0.8, ms=5, mec="white", mew=0.5)  # fmt: skip
+
+
+def _names(means, metrics):
+    colours = palette(means.index)
+    points = means[metrics].to_numpy()
+    return [(METHOD_LABELS.get(m, m), tuple(p), colours[m], 7) for m, p in zip(means.index, points, strict=True)]
+
+
+@figure
+def plot_beside_published(summary, published, *, x="psnr_y", y="niqe"):
+    """Methods measured here with their intervals among published points (grey, as printed, not re-measured).
+
+    A method that several sources print has a point for each and one name. `summary` and `published` of one dataset
+    (`statistics.summarise`, `published.read_published`).
+    """
+    fig, ax = plt.subplots(figsize=(PAGE, 4.0))
+    printed = published.pivot_table(index=["method", "source"], columns="metric", values="mean").reindex(
+        columns=[x, y]
+    )
+    printed = printed.dropna().sort_values(y)
+    ax.plot(printed[x], printed[y], "o", color=PUBLISHED, ms=3)
+    table = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
+    means = table["mean"]
+    lengths = {}
+    for method in means.index:
+        centre, low, high = (table.loc[method, kind][[x, y]].to_numpy(float) for kind in ("mean", "lo", "hi"))
+        lengths[method] = np.stack([centre - low, high - centre], axis=1)
+    _marks(ax, means, [x, y], lengths)
+    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
+    ax.margins(0.08)
+    fig.supxlabel("Colour: measured here, 95 % interval; grey: as printed by the papers", fontsize=6.5)
+    names = {}
+    for (method, _), point in printed.iterrows():
+        names.setdefault(re.sub(r" \([^)]*\)", "", method), tuple(point))
+    name_points(ax, _names(means, [x, y]) + [(name, point, "#6E6E6E", 5.5) for name, point in names.items()])
+    return fig
+
+
+@figure
 def plot_ranks(stability):
     """How sure each rank is: a panel per metric, a bar per method, its parts the shares of the ranks (number inside).
 
@@ -80,8 +163,8 @@ def plot_ranks(stability):
     metrics, methods = list(stability["metric"].unique()), list(stability["method"].unique())
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
-    shades = plt.get_cmap("cividis")(np.linspace(0.98, 0.1, len(methods)))
-    fig, axes = panels(rows, columns, (PAGE, rows * (0.2 * len(methods) + 0.45) + 0.15), sharex=True, sharey=True)
+    shades = plt.get_cmap("Blues")(np.linspace(0.95, 0.12, len(methods)))
+    fig, axes = panels(rows, columns, (PAGE, rows * (0.2 * len(methods) + 0.45) + 0.45), sharex=True, sharey=True)
     for ax, metric in zip(axes.flat, metrics, strict=False):
         part = stability[stability["metric"] == metric].pivot(index="method", columns="rank", values="probability")
         part = part.reindex(methods)
@@ -90,7 +173,7 @@ def plot_ranks(stability):
             share = part[rank].to_numpy()
             ax.barh(range(len(methods)), share, left=left, color=shades[rank - 1], height=0.78, lw=0)
             for y in np.flatnonzero(share > 0.12):
-                ink = "black" if rank <= len(methods) / 2 else "white"
+                ink = "white" if rank <= len(methods) / 2 else "black"
                 ax.text(left[y] + share[y] / 2, y, str(rank), ha="center", va="center", color=ink, fontsize=6.5)
             left += np.nan_to_num(share)
         ax.set(title=metric_label(metric), xlim=(0, 1), ylim=(len(methods) - 0.5, -0.5))
@@ -99,50 +182,11 @@ def plot_ranks(stability):
         ax.set_yticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
-    fig.supxlabel("Share of bootstrap draws of the pictures in which the method has the rank", fontsize=7)
+    names = {0: "rank 1, best", len(methods) - 1: f"rank {len(methods)}, worst"}
+    keys = [Patch(color=shade, label=names.get(place, str(place + 1))) for place, shade in enumerate(shades)]
+    title = "Colour and number: rank of the method. Length: share of bootstrap draws over images in which it has it"
+    fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
     return fig
-
-
-@figure
-def plot_beside_published(summary, published, x="psnr_y", y="niqe"):
-    """Our methods with their intervals among published points (grey, as printed, not re-measured).
-
-    Published points are named as far as the names cover neither each other nor our methods.
-    `summary` and `published` of one dataset (`statistics.summarise`, `published.read_published`).
-    """
-    fig, ax = plt.subplots(figsize=(COLUMN, 3.0))
-    points = published.pivot_table(index=["method", "source"], columns="metric", values="mean").reindex(columns=[x, y])
-    points = points.dropna().sort_values(y)
-    ax.plot(points[x], points[y], "o", color="#9E9E9E", ms=3, label="Published")
-    means = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
-    colours = palette(means.index)
-    for place, method in enumerate(summary["method"].unique()):
-        centre, low, high = (means.loc[method, kind][[x, y]].to_numpy(float) for kind in ("mean", "lo", "hi"))
-        errors = np.nan_to_num(np.stack([centre - low, high - centre]))
-        ax.errorbar(*centre, xerr=errors[:, :1], yerr=errors[:, 1:], fmt=MARKERS[place % 8], color=colours[method],
-                    elinewidth=0.8, ms=5, mec="white", mew=0.5, label=METHOD_LABELS.get(method, method))  # fmt: skip
-    ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
-    fig.legend(loc="outside lower center", ncols=2)
-    _name_points(ax, [(name, tuple(point)) for (name, _), point in points.iterrows()])
-    return fig
-
-
-def _name_points(ax, points):
-    """Write each name beside its point, to the right or to the left, where it covers no other name and no bar."""
-    ax.figure.draw_without_rendering()
-    segments = [segment for bars in ax.containers for bar in bars.lines[2] for segment in bar.get_segments()]
-    taken = [bars.lines[0].get_window_extent() for bars in ax.containers]
-    taken += [Bbox(ax.transData.transform(segment)) for segment in segments]
-    style = dict(textcoords="offset points", fontsize=5, color="#6E6E6E")
-    for name, point in points:
-        for side, offset in (("left", 2), ("right", -2)):
-            text = ax.annotate(name, point, (offset, 2), ha=side, **style)
-            box = text.get_window_extent()
-            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            text.remove()
 
 
 @figure
@@ -173,7 +217,7 @@ def plot_costs(costs):
 
 @figure
 def plot_memory(frame):
-    """Peak memory against the side of the picture: a panel per autoencoder and stage, a line per mode.
+    """Peak memory against the side of the image: a panel per autoencoder and stage, a line per mode.
 
     `frame` has the columns autoencoder, stage, mode, side, bytes (`study.costs.autoencoder_memory`).
     """
@@ -200,25 +244,25 @@ def plot_boxed_crops(rows, labels, boxes, scores=None):
     """One box of each photograph as every method shows it, with its score below; first the photograph with the box.
 
     Args:
-        rows: per photograph a list of pictures of one size (PIL or arrays), the photograph itself last.
+        rows: per photograph a list of images of one size (PIL or arrays), the photograph itself last.
         labels: method of each column.
-        boxes: per photograph (left, top, right, bottom), cut from all of its pictures alike.
-        scores: per photograph a text for each picture, "" for none.
+        boxes: per photograph (left, top, right, bottom), cut from all of its images alike.
+        scores: per photograph a text for each image, "" for none.
     """
     if any(len(row) != len(labels) for row in rows) or len(boxes) != len(rows):
         raise ValueError(
-            f"Each of {len(rows)} photographs needs {len(labels)} pictures, one per label, and a box; got "
-            f"{[len(row) for row in rows]} pictures and {len(boxes)} boxes."
+            f"Each of {len(rows)} photographs needs {len(labels)} images, one per label, and a box; got "
+            f"{[len(row) for row in rows]} images and {len(boxes)} boxes."
         )
     columns = len(labels) + 1
     width = PAGE / columns
     fig, axes = panels(len(rows), columns, (PAGE, len(rows) * (width + 0.16) + 0.15))
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for number, (row, box) in enumerate(zip(rows, boxes, strict=True)):
-        show_picture(axes[number, 0], np.asarray(row[-1]))
+        show_image(axes[number, 0], np.asarray(row[-1]))
         axes[number, 0].add_patch(_frame(box, 1.0))
-        for place, picture in enumerate(row, start=1):
-            show_picture(axes[number, place], cut(picture, box))
+        for place, image in enumerate(row, start=1):
+            show_image(axes[number, place], cut(image, box))
             if scores:
                 axes[number, place].set_xlabel(scores[number][place - 1], labelpad=2, fontsize=6)
     for ax, label in zip(axes[0], ["", *labels], strict=True):
@@ -227,38 +271,44 @@ def plot_boxed_crops(rows, labels, boxes, scores=None):
 
 
 @figure
-def plot_tiles(pictures, tiles, boxes):
-    """A large picture: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
+def plot_tiles(images, tiles, boxes):
+    """A large image: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
 
     Args:
-        pictures: `{method: PIL picture or (H, W, 3) array}` of one size, the first restored in tiles.
+        images: `{method: PIL image or (H, W, 3) array}` of one size, the first restored in tiles.
         tiles: data frame with a row per tile: left, top, right, bottom in pixels.
         boxes: (left, top, right, bottom) of the details, squares.
     """
-    height, width = np.asarray(next(iter(pictures.values()))).shape[:2]
+    height, width = np.asarray(next(iter(images.values()))).shape[:2]
     ratios = [width / height] + [1] * len(boxes)
     side = (PAGE - 0.15) / sum(ratios)
-    fig, axes = panels(len(pictures), len(ratios), (PAGE, len(pictures) * (side + 0.02)), width_ratios=ratios)
+    fig, axes = panels(len(images), len(ratios), (PAGE, len(images) * (side + 0.02) + 0.32), width_ratios=ratios)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for line, (method, picture) in zip(axes, pictures.items(), strict=True):
+    for line, (method, image) in zip(axes, images.items(), strict=True):
         for ax, box in zip(line, [None, *boxes], strict=True):
-            show_picture(ax, cut(picture, box))
+            show_image(ax, cut(image, box))
         line[0].set_ylabel(METHOD_LABELS.get(method, method), fontsize=7, labelpad=2)
     whole = axes[0, 0]
     for tile in tiles.itertuples():
         corner, sides = (tile.left, tile.top), (tile.right - tile.left, tile.bottom - tile.top)
         whole.add_patch(Rectangle(corner, *sides, fill=False, ec="white", lw=0.4, alpha=0.8))
-    for box in boxes:
+    whole.set_title(f"{width} x {height} pixels", fontsize=7, pad=3)
+    for number, (ax, box) in enumerate(zip(axes[0, 1:], boxes, strict=True), start=1):
         whole.add_patch(_frame(box, 1.2))
+        whole.text(box[0], box[1], str(number), color="white", fontsize=6, va="bottom",
+                   bbox=dict(facecolor=BOX, lw=0, pad=1))  # fmt: skip
+        ax.set_title(f"Detail {number}, native pixels", fontsize=7, pad=3)
+    note = f"White: outlines of the {len(tiles)} tiles, which overlap and are blended; a band between two lines is an "
+    fig.supxlabel(note + "overlap. Orange: details, where four tiles meet", fontsize=6.5)
     return fig
 
 
-def joint_boxes(picture, tiles, side, count=2):
+def joint_boxes(image, tiles, side, count=2):
     """`count` boxes of `side` pixels around places where four tiles overlap, apart, those with the most detail.
 
     `tiles` as in `plot_tiles`. Detail is the mean absolute difference of neighbouring pixels.
     """
-    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    grey = np.asarray(image, dtype=float).mean(axis=2)
     boxes = []
     for y in _joints(tiles["top"], tiles["bottom"]):
         for x in _joints(tiles["left"], tiles["right"]):
@@ -281,12 +331,12 @@ def _joints(starts, ends):
     return [int(start + end) // 2 for start, end in zip(starts[1:], ends, strict=False)]
 
 
-def detail_box(picture, side):
+def detail_box(image, side):
     """(left, top, right, bottom) of the square with the most detail: mean absolute difference of neighbouring pixels.
 
     Searched on a grid of `side / 4`; the first of equal ones.
     """
-    grey = np.asarray(picture, dtype=float).mean(axis=2)
+    grey = np.asarray(image, dtype=float).mean(axis=2)
     left, top = most_detailed(grey, side, step=max(1, side // 4))
     return left, top, left + side, top + side
 

@@ -1,15 +1,16 @@
-"""The tables and figures of a preset from its CSV files alone: no model, no picture, seconds."""
+"""The tables and figures of a preset from its CSV files alone: no model, no image, seconds."""
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..metrics.comparisons import compare_methods, rank_stability
 from ..metrics.specs import SPECS
 from ..metrics.statistics import summarise
 from ..presets import RECIPES
-from . import plots
-from . import plots_compare as contrast_plots
+from . import plots, plots_compare
 from .tables import convention_notes, difference_table, frame_table, metric_table, write_table
 
 
@@ -47,6 +48,9 @@ ABLATIONS = {
                         "with - without grid penalty"),
 }  # fmt: skip
 VARIANTS = {"s": "OMGSR-S", "f": "OMGSR-F"}
+FIGURES = "07_tables_and_figures/figures"
+TABLES = "07_tables_and_figures/tables"
+BY_NOTEBOOKS = ("gap", "snr_match", "per_image", "losses", "tradeoff", "sweep", "contrasts", "published", "costs")
 NOT_RUN = "Not run: `make study` trains what is missing."
 
 
@@ -67,6 +71,113 @@ def write_tables(folder, tables):
     return [
         write_table(table, Path(folder) / f"{name}{suffix}") for name, table in tables.items() for suffix in suffixes
     ]
+
+
+def write_rest(folder, *, pdf=False):
+    """Write every table of the preset in `folder`, and the figures that no notebook writes; `pdf`: all as PDF too."""
+    write_tables(Path(folder, TABLES), all_tables(folder))
+    for name, draw in all_figures(folder):
+        for suffix in [".png"] * (not name.startswith(BY_NOTEBOOKS)) + [".pdf"] * pdf:
+            plots.save_figure(draw(), Path(folder, FIGURES, name + suffix))
+
+
+def all_tables(folder):
+    """`{name: Table}` of all that the CSV files below the preset's `folder` hold."""
+    sources = {
+        "mid_timesteps": (mid_timestep_table, "02_mid_timestep/midstep.csv"),
+        "latent_gap": (gap_table, "01_latent_gap/minima.csv"),
+        "evaluation": (evaluation_table, "06_evaluate/summary.csv", "06_evaluate/comparisons.csv"),
+        "comparisons": (comparison_table, "06_evaluate/comparisons.csv"),
+        "repeated_runs": (spread_table, "06_evaluate/spread.csv"),
+        "costs": (cost_table, "06_evaluate/costs.csv"),
+        "sweep": (sweep_table, "06b_ablation/sweep.csv"),
+        "published_cost": (published_cost_table, "benchmarks/RealSR/published_cost.csv"),
+        "conventions": (convention_table, "benchmarks/RealSR/conventions.csv"),
+    }
+    tables = {}
+    for name, (build, *files) in sources.items():
+        if frames := _read_all(folder, *files):
+            tables[name] = build(*frames)
+    if frames := _read_all(folder, "06b_ablation/contrasts.csv"):
+        tables |= ablation_tables(*frames)
+    for name, data in benchmark_results(Path(folder, "benchmarks")).items():
+        tables[f"benchmark_{name}"] = benchmark_table(*data)
+    return tables
+
+
+def all_figures(folder):
+    """Yield `(name, function that draws it)` of every figure that the CSV files below `folder` hold."""
+    read = partial(_read_all, folder)
+    if frames := read("01_latent_gap/gap.csv", "01_latent_gap/minima.csv"):
+        for v in frames[1]["variant"].unique():
+            yield f"gap_{v}", partial(plots.plot_gap, *(frame[frame["variant"] == v] for frame in frames))
+    if frames := read("02_mid_timestep/midstep.csv", "02_mid_timestep/curve.csv", "02_mid_timestep/per_image.csv"):
+        mids, curves, images = frames
+        snr = mids[mids["rule"] == "snr"]
+        for v, mid, low, high in zip(snr.variant, snr.timestep, snr.low, snr.high, strict=True):
+            curve = curves[curves["variant"] == v]
+            yield f"snr_match_{v}", partial(plots.plot_snr_match, curve, int(mid), (int(low), int(high)))
+        groups = {f"omgsr-{v}": part.timestep.to_numpy() for v, part in images.groupby("variant")}
+        lines = {f"omgsr-{v}": int(mid) for v, mid in zip(snr.variant, snr.timestep, strict=True)}
+        yield "per_image", partial(plots.plot_per_image_timesteps, groups, lines)
+    for v, number in (("s", "03"), ("f", "04")):
+        if frames := read(f"{number}_train_omgsr_{v}/log.csv"):
+            yield f"losses_{v}", partial(plots.plot_losses, *frames)
+    if frames := read("06_evaluate/summary.csv", "06_evaluate/comparisons.csv"):
+        yield "tradeoff", partial(plots_compare.plot_tradeoff, *frames, y=perceptual(frames[0]))
+    if frames := read("06_evaluate/ranks.csv"):
+        yield "ranks", partial(plots_compare.plot_ranks, *frames)
+    if frames := read("06_evaluate/costs.csv"):
+        measured = frames[0][frames[0]["seconds"].notna()].drop(columns=PEAK, errors="ignore")
+        if len(measured):
+            yield "costs", partial(plots_compare.plot_costs, measured)
+    if frames := read("06b_ablation/sweep.csv"):
+        mids = frames[0].groupby("variant")["mid"].first().to_dict()
+        yield "sweep", partial(plots.plot_timestep_sweep, main_metrics(frames[0]), mids)
+    if frames := read("06b_ablation/contrasts.csv"):
+        full = frames[0][frames[0]["protocol"] == "full"]
+        yield "contrasts", partial(plots_compare.plot_contrasts, full)
+    for name, data in benchmark_results(Path(folder, "benchmarks")).items():
+        yield from benchmark_figures(name, *data).items()
+
+
+def _read_all(folder, *files):
+    """The data frames of `files`, or None unless all of them are there."""
+    paths = [Path(folder, file) for file in files]
+    return [read_results(path) for path in paths] if all(path.is_file() for path in paths) else None
+
+
+def perceptual(frame):
+    """The learned metric of a frame of scores if it has one, else GMSD."""
+    return "lpips_squeeze" if "lpips_squeeze" in set(frame["metric"]) else "gmsd"
+
+
+def main_metrics(frame):
+    """The rows of the metrics that figures of several metrics show."""
+    return frame[frame["metric"].isin(["psnr_y", "gmsd", "lpips_squeeze"])]
+
+
+def named(frame):
+    """A data frame for the eye: methods and metrics under the names that figures print, arrows on the metrics."""
+    names = plots.METHOD_LABELS | {name: plots.metric_label(name) for name in SPECS}
+    return frame.rename(index=names, columns=names).replace(names).rename_axis(index=None, columns=None)
+
+
+def in_words(differences, keys):
+    """Markdown list of paired differences: in which metrics the first side is better, worse, or neither.
+
+    `differences` has the columns `keys` (what each line is about), metric, lo and hi of the paired interval.
+    """
+    lines = []
+    for key, part in differences.groupby(list(keys), sort=False):
+        lower = part["metric"].map(lambda name: SPECS[name].lower_better)
+        better = np.where(lower, part["hi"] < 0, part["lo"] > 0)
+        worse = np.where(lower, part["lo"] > 0, part["hi"] < 0)
+        labels = part["metric"].map(lambda name: SPECS[name].label.removesuffix(" (dB)"))
+        sides = {"better in": better, "worse in": worse, "undecided in": ~(better | worse)}
+        said = [f"{side} {', '.join(labels[chosen])}" for side, chosen in sides.items() if chosen.any()]
+        lines.append(f"- {', '.join(plots.METHOD_LABELS.get(name, str(name)) for name in key)}: {'; '.join(said)}.")
+    return "\n".join(lines)
 
 
 def mid_timestep_table(midsteps):
@@ -96,19 +207,20 @@ def gap_table(minima):
 def evaluation_table(summary, comparisons):
     """Methods of notebook 06 with intervals, bold where decided against every other; from its CSV."""
     metrics = list(summary["metric"].unique())
-    return metric_table(summary, comparisons, notes=[*interval_notes(summary), *convention_notes(metrics)])
+    notes = [*interval_notes(summary), *convention_notes(metrics)]
+    return metric_table(summary, comparisons, labels=plots.METHOD_LABELS, notes=notes)
 
 
 def interval_notes(summary):
     """What to say of the intervals: over what, or why there are none."""
     if (summary["n"] == 1).all():
-        return ["One picture: there is no interval, and nothing is decided."]
-    return [f"Mean and 95 % bootstrap interval over {summary['n'].max()} pictures."]
+        return ["One image: there is no interval, and nothing is decided."]
+    return [f"Mean and 95 % bootstrap interval over {summary['n'].max()} images."]
 
 
 def comparison_table(comparisons):
     """Every pair of methods: paired differences with interval and test; from `comparisons.csv`."""
-    return difference_table(comparisons, ["method", "against"])
+    return difference_table(comparisons, ["method", "against"], labels=plots.METHOD_LABELS)
 
 
 def spread_table(spread):
@@ -119,12 +231,20 @@ def spread_table(spread):
         means, spreads = ([f"{value:.{digits}f}" for value in values]
                           for values in ((row.mean, row.posterior_mean), (row.sd, row.sd_image)))  # fmt: skip
         shift = f"{row.difference:+.{digits}f} [{row.lo:+.{digits}f}, {row.hi:+.{digits}f}]"
-        rows.append((row.method, SPECS[row.metric].label, row.runs, means[0], *spreads, means[1], shift))
-    columns = ["Method", "Metric", "Seeds", "Mean of the runs", "SD between runs", "SD of one picture",
+        rows.append(
+            (
+                plots.METHOD_LABELS.get(row.method, row.method),
+                SPECS[row.metric].label,
+                row.runs,
+                means[0],
+                *spreads,
+                means[1],
+                shift,
+            )
+        )
+    columns = ["Method", "Metric", "Seeds", "Mean of the runs", "SD between runs", "SD of one image",
                "Posterior mean", "Posterior mean - runs"]  # fmt: skip
-    notes = ["SD: standard deviation. The interval of the last column is over pictures."]
-    if (spread["sd_image"] < 1e-9).all():
-        notes.append("The autoencoder of this preset has no variance: every sample of its posterior is the mean.")
+    notes = ["SD: standard deviation. The interval of the last column is over images."]
     return frame_table(pd.DataFrame(rows, columns=columns), left=2, notes=notes)
 
 
@@ -142,17 +262,25 @@ def cost_table(costs):
         if PEAK in numbers:
             total[PEAK] = part[PEAK].max()
         parts += [part, pd.DataFrame([{"method": method, "stage": "all", **total}])]
-    table = pd.concat(parts, ignore_index=True).rename(columns=lambda name: name[0].upper() + name[1:])
+    table = pd.concat(parts, ignore_index=True).replace({"method": plots.METHOD_LABELS})
+    table = table.rename(columns=lambda name: name[0].upper() + name[1:])
     return frame_table(
         table, left=2, notes=["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
     )
 
 
+def published_cost_table(frame):
+    """Costs that other papers print, their settings differ."""
+    sources = "As printed at 512x512, batch 1; GPUs, precision and what is timed differ between the sources."
+    return frame_table(frame, notes=[sources])
+
+
 def sweep_table(sweep):
     """Quality by protocol and timestep of injection; from `sweep.csv`."""
     order = sweep.sort_values(["variant", "protocol", "timestep"], ascending=[False, True, True])
-    names = [f"{protocol}, t {t}{' = t*' if t == mid else ''}" for protocol, t, mid in
-             zip(order.protocol, order.timestep, order.mid, strict=True)]  # fmt: skip
+    labels = order["protocol"].replace(plots.METHOD_LABELS)
+    names = [f"{label}, t {t}{' = t*' if t == mid else ''}" for label, t, mid in
+             zip(labels, order.timestep, order.mid, strict=True)]  # fmt: skip
     return metric_table(
         order.assign(dataset=order["variant"].map(VARIANTS), method=names), notes=interval_notes(sweep)
     )
@@ -165,7 +293,7 @@ def ablation_tables(contrasts):
     for name, wanted in ABLATIONS.items():
         part = rows[rows["contrast"].isin(wanted)]
         part = part.sort_values(["variant", "protocol"], ascending=[False, True], kind="stable")
-        notes = ["First minus second of the contrast, paired over the same pictures, averaged over the trainings."]
+        notes = ["First minus second of the contrast, paired over the same images, averaged over the trainings."]
         notes += [NOT_RUN] if (part["n"] == 0).any() else []
         tables[name] = difference_table(part, ["contrast", "variant", "protocol", "trainings"], notes=notes)
     return tables
@@ -187,7 +315,7 @@ def benchmark_results(folder):
 
 
 def benchmark_table(scores, published=None):
-    """Ours with intervals, below a line what others published on the same pictures, each with its source."""
+    """Ours with intervals, below a line what others published on the same images, each with its source."""
     scores = scores.drop(columns="dataset", errors="ignore")
     summary, metrics = summarise(scores), list(scores["metric"].unique())
     if published is not None:
@@ -195,24 +323,27 @@ def benchmark_table(scores, published=None):
         metrics += [metric for metric in published["metric"].unique() if metric not in metrics]
     comparisons = compare_methods(scores) if scores["method"].nunique() > 1 else None
     notes = [*interval_notes(summary), *convention_notes(summary["metric"].unique())]
-    return metric_table(summary, comparisons, published=published, metrics=metrics, notes=notes)
+    options = dict(published=published, metrics=metrics, labels=plots.METHOD_LABELS)
+    return metric_table(summary, comparisons, **options, notes=notes)
 
 
 def benchmark_figures(name, scores, published=None):
-    """Rank stability, and our methods among published points where there are any; `{name: figure}`."""
+    """`{name: function that draws it}`: ranks, the trade-off where there is a reference, the place among published
+    points where there are any.
+    """
     scores = scores.drop(columns="dataset", errors="ignore")
-    figures = {f"ranks_{name}": contrast_plots.plot_ranks(rank_stability(scores))}
-    shared = (
-        [] if published is None else [m for m in ("psnr_y", "niqe") if m in set(scores.metric) & set(published.metric)]
-    )
-    if len(shared) == 2:
-        figures[f"published_{name}"] = contrast_plots.plot_beside_published(summarise(scores), published)
-    return figures
+    summary, metrics = summarise(scores), set(scores["metric"])
+    drawn = {f"ranks_{name}": lambda: plots_compare.plot_ranks(rank_stability(scores))}
+    if {"psnr_y", "lpips_squeeze"} <= metrics and "bicubic" in set(scores["method"]):
+        drawn[f"tradeoff_{name}"] = lambda: plots_compare.plot_tradeoff(summary, compare_methods(scores))
+    if published is not None and {"psnr_y", "niqe"} <= metrics & set(published["metric"]):
+        drawn[f"published_{name}"] = lambda: plots_compare.plot_beside_published(summary, published)
+    return drawn
 
 
 def convention_table(table):
-    """The same pictures under other conventions; from `conventions.csv`."""
+    """The same images under other conventions; from `conventions.csv`."""
     names = {"measure": "Measure", "colours": "Colours", "border": "Border", "rounding": "Rounding", "mean": "Mean",
              "difference": "Minus the field's", "n": "n"}  # fmt: skip
-    note = f"The same {table['n'].max()} pictures in every row: nothing but the convention differs."
+    note = f"The same {table['n'].max()} images in every row: nothing but the convention differs."
     return frame_table(table[list(names)].rename(columns=names), left=2, digits=5, notes=[note])

@@ -2,10 +2,12 @@
 
 Papermill alone accepts an unknown parameter, keeps paths, timings and widget state in the copy it writes, takes
 whatever kernel the user has installed and has no time limit. Here parameters are checked first, this very interpreter
-runs the cells, and the executed copy carries outputs only.
+runs the cells, and the executed copy carries outputs only, of which images are links to the files that hold them.
 """
 
 import ast
+import base64
+import hashlib
 import json
 import os
 import re
@@ -14,10 +16,11 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, sha256
 
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+IMAGES = {".png": "image/png", ".jpg": "image/jpeg"}
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
@@ -60,11 +63,12 @@ def check_type(name, value, default):
         raise ValueError(f"parameter {name} must be {expected} (default {default!r}), got {value!r}")
 
 
-def run_notebook(source, target, parameters, *, root, cell_timeout=None):
+def run_notebook(source, target, parameters, *, root, outputs, cell_timeout=None):
     """Execute `source` with `root` as working folder and write the cleaned copy to `target`, whole or not at all.
 
     Args:
         parameters: names and values, checked before (`declared_parameters`, `check_type`).
+        outputs: folder that the notebook writes to; images in the copy become links to its files (`link_images`).
         cell_timeout: seconds that one cell may take; None for no limit.
 
     Raises:
@@ -91,11 +95,12 @@ def run_notebook(source, target, parameters, *, root, cell_timeout=None):
         except (papermill.PapermillExecutionError, TimeoutError, DeadKernelError) as err:
             notebook = nbformat.read(executed, as_version=4)
             cell = _cells_started(notebook)
-            _write_notebook(clean(notebook, root), failed)
+            _write_notebook(link_images(clean(notebook, root), outputs, failed.parent), failed)
             raise NotebookFailed(
                 f"{target.stem} failed at In [{cell}]: {_reason(err)}. See {os.path.relpath(failed)}"
             ) from err
-        _write_notebook(clean(nbformat.read(executed, as_version=4), root), target)
+        notebook = clean(nbformat.read(executed, as_version=4), root)
+        _write_notebook(link_images(notebook, outputs, target.parent), target)
     failed.unlink(missing_ok=True)
 
 
@@ -113,6 +118,24 @@ def clean(notebook, root):
         if cell.cell_type == "code":
             kept = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
             cell.outputs = [_without_folders(output, root) for output in kept]
+    return notebook
+
+
+def link_images(notebook, outputs, folder):
+    """Replace each image that a file below `outputs` holds byte for byte by a Markdown link to it from `folder`.
+
+    GitHub and JupyterLab show the file in its place. An image that no file holds stays embedded.
+    """
+    files = {sha256(file): file for file in sorted(Path(outputs).rglob("*")) if file.suffix in IMAGES}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for kind in set(output.get("data", {})) & set(IMAGES.values()):
+                digest = hashlib.sha256(base64.b64decode(output.data[kind])).hexdigest()
+                if digest in files:
+                    link = Path(os.path.relpath(files[digest], folder)).as_posix()
+                    output.data = {"text/markdown": f"![{files[digest].stem}]({link})", "text/plain": link}
+                    output.metadata = {}
+                    break
     return notebook
 
 

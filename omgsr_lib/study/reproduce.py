@@ -21,17 +21,9 @@ STEPS = {
     "03_train_omgsr_s": ("02_mid_timestep",),
     "04_train_omgsr_f": ("02_mid_timestep",),
     "05_restore": (),
-    "06_evaluate": ("02_mid_timestep", "03_train_omgsr_s", "04_train_omgsr_f", "study"),
-    "07_tables_and_figures": (
-        "01_latent_gap",
-        "02_mid_timestep",
-        "03_train_omgsr_s",
-        "04_train_omgsr_f",
-        "05_restore",
-        "06_evaluate",
-        "benchmarks/RealSR",
-        "benchmarks/RealSet65",
-    ),
+    "06_evaluate": ("02_mid_timestep", "03_train_omgsr_s", "04_train_omgsr_f"),
+    "06b_ablation": ("study",),
+    "07_tables_and_figures": ("06_evaluate", "06b_ablation", "benchmarks/RealSR"),
     "08_adaptive_timestep": ("adaptive",),
     "explore_timestep_injection": (),
 }
@@ -146,7 +138,7 @@ def run_steps(
         record.unlink(missing_ok=True)
         executed = folder / "notebooks" / notebook.name
         try:
-            run_notebook(notebook, executed, given[name], root=root, cell_timeout=cell_timeout)
+            run_notebook(notebook, executed, given[name], root=root, outputs=folder / name, cell_timeout=cell_timeout)
             inputs, outputs = _recorded_files(record)
         except NotebookFailed:
             if progress:

@@ -1,9 +1,9 @@
 """Where a result came from: one `run.json` beside each result, with its configuration, seed, versions and files.
 
-run = start_run("01_latent_gap", {"preset": "mini"}, seed=0, folder="results/mini/01_latent_gap")
+run = start_run("01_latent_gap", {"preset": "mini"}, seed=0, results="results/mini")
 run.add_input("results/mini/00_start_here/pairs.csv")
-with atomic_write(run.path("gap.csv")) as part:
-    frame.to_csv(part, index=False)
+run.save("gap.csv", frame)
+run.save("gap.png", figure)
 run.finish()
 """
 
@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 
-from ..utils.files import sha256, write_json
+from ..utils.files import atomic_write, sha256, write_json
 
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = "<elsewhere>"
+JPEG = {"quality": 92, "subsampling": 0}  # of images; a PNG ignores it
 PACKAGES = (
     "torch",
     "torchvision",
@@ -49,11 +50,6 @@ def seed_everything(seed):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def enter_project_root():
-    """Work from the project root, so that a notebook opened in JupyterLab finds the relative paths of the runner."""
-    os.chdir(PROJECT_ROOT)
 
 
 def versions():
@@ -103,13 +99,15 @@ def peak_memory_mib():
     return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10, 1)
 
 
-def start_run(name, config, *, seed, folder):
-    """Seed everything and open the record of one step.
+def start_run(name, config, *, seed, results=None, folder=None):
+    """Seed everything and open the record of one step: a notebook's in `<results>/<name>`, any other's in `folder`.
 
     Args:
         name: the step's name.
         config: resolved configuration, a dictionary or dataclass of JSON values; paths in it are relative.
         seed: given to `seed_everything`.
+        results: of a notebook, the folder of its preset, relative to the project root. That root becomes the working
+            folder, so that relative paths mean the same in JupyterLab as under `omgsr reproduce`.
         folder: where the step writes, and where `Run.finish` puts `run.json`. One left from before is removed, so that
             a step that stops half-way has none.
 
@@ -119,6 +117,9 @@ def start_run(name, config, *, seed, folder):
     """
     config = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
     _refuse_absolute_paths(config)
+    if folder is None:
+        os.chdir(PROJECT_ROOT)
+        folder = Path(results, name)
     run = Run(name, config, seed, Path(folder))
     write_json(run.folder / "run.json", None)  # fails here, with one clear line, where the folder cannot be written
     (run.folder / "run.json").unlink()
@@ -156,6 +157,33 @@ class Run:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return self.add_output(path)
+
+    def save(self, name, content, **options):
+        """Write `content` to the output file `name`, whole or not at all, and return what shows it in a notebook.
+
+        Args:
+            name: `.csv` for a data frame (six significant digits, no index), `.png` for a figure of lines and text,
+                `.jpg` for photographs.
+            content: data frame, matplotlib figure, PIL image, or the bytes of an image file.
+            options: of `report.plots.save_figure`, such as `dpi`.
+
+        Returns the data frame itself, or an `IPython.display.Image` of the file.
+        """
+        path = self.path(name)
+        if path.suffix == ".csv":
+            with atomic_write(path) as part:
+                content.to_csv(part, index=False, float_format="%.6g")
+            return content
+        from IPython.display import Image
+
+        from ..report.plots import save_figure
+
+        if hasattr(content, "savefig"):
+            save_figure(content, path, **options)
+        else:
+            with atomic_write(path) as part:
+                part.write_bytes(content) if isinstance(content, bytes) else content.save(part, **JPEG)
+        return Image(filename=str(path))
 
     def add_output(self, path):
         """Record an output inside the run's folder (of a folder: every file in it). Returns it as a `Path`."""
