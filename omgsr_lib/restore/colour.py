@@ -29,6 +29,20 @@ def fix_colour(restored, reference, method="adain"):
     return methods[method](restored, reference)
 
 
+def fix_colour_as_released(restored, reference, method="adain"):
+    """`fix_colour` as in the authors' code, on 8-bit levels: `floor(255 * x)` of x in [0, 1], before and after.
+
+    The reference is taken to its nearest 8-bit levels. The fix is computed in float64, since cutting makes a whole
+    level of an error in the last bit. Returns float32 in [-1, 1] that stands exactly for levels of 0 .. 255.
+    """
+    levels = ((restored / 2 + 0.5).clamp(0, 1) * 255).floor()
+    if method is not None:
+        source, target = levels.double(), ((reference.double() + 1) * 127.5).round()
+        fixed = fix_colour(source / 127.5 - 1, target / 127.5 - 1, method)
+        levels = ((fixed.clamp(-1, 1) + 1) * 127.5 + 1e-9).floor()  # a level that the last bit alone misses is reached
+    return (levels / 127.5 - 1).float()
+
+
 def adain(restored, reference):
     """Give each channel the mean and standard deviation of the reference: `(x - m_x) / s_x * s_r + m_r`.
 

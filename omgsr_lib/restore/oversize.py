@@ -32,6 +32,8 @@ def check_oversize(restorer, picture, folder, path):
     start = f"'{path}' becomes {width}x{height} pixels, more than fit into the memory"
     if restorer.tile != "auto":
         raise ValueError(f'{start}. Choose tile="auto" (--tile auto), which then works in files.')
+    if restorer.as_released:
+        raise ValueError(f"{start}, and as_released (--as-released) works in memory alone. Restore it in pieces.")
     if picture.levels > 255:
         raise ValueError(f"{start}, and files are for 8 bits only. Restore it in pieces, or with 8 bits.")
     if shutil.disk_usage(folder).free < width * height * DISK_BYTES:
