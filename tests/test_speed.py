@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from omgsr_lib.cli import build_parser
-from omgsr_lib.commands import prepared_model
+from omgsr_lib.cli.restore import prepared_model
 from omgsr_lib.fold import FoldedPrior
 from omgsr_lib.model import OMGSR
+from omgsr_lib.restore import prepare as prepare_module
 from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.prepare import (
     KERNELS,
@@ -128,7 +128,7 @@ def test_kernels_in_the_order_of_their_times(monkeypatch):
     cudnn, flash, efficient, math = KERNELS
     seconds = {flash: {small: 1, large: None}, efficient: {small: 3, large: 3}, math: {small: 5, large: 1}}
     monkeypatch.setattr(
-        "omgsr_lib.restore.prepare.attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
+        prepare_module, "attention_seconds", lambda call, kernel, *_: seconds.get(kernel, {}).get(call)
     )
     order = [fastest_kernels(Counter(calls), "cpu", torch.float32) for calls in ({small: 1}, {small: 3, large: 1})]
     assert order[0] == [flash, efficient, math, cudnn]
@@ -215,13 +215,12 @@ def test_options_that_exclude_each_other(options, message):
         prepare(model, **options)
 
 
-def test_flags_of_the_command():
-    command = ["restore", "photo.png", "--out", "restored", "--model", "mini-f", "--fold", "--precision", "bf16"]
-    model = prepared_model(build_parser().parse_args(command))
+def test_the_model_of_the_command():
+    model = prepared_model("mini-f", fold=True, precision="bf16")
     assert isinstance(model.prior, FoldedPrior)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     with pytest.raises(ValueError, match="Give offload alone" if torch.cuda.is_available() else "the device is cpu"):
-        prepared_model(build_parser().parse_args([*command, "--offload", "--quantise", "int8"]))
+        prepared_model("mini-f", fold=True, precision="bf16", offload=True, quantise="int8")
 
 
 def test_the_unet_is_not_quantised():
