@@ -3,6 +3,7 @@
 from .options import add_command, positive
 
 
+METRICS = "names such as lpips_squeeze, gmsd, niqe; an unknown one lists all"
 METRIC_WEIGHTS = "folder with weights of LPIPS-SqueezeNet and NIQE (default: metrics without weights)"
 
 
@@ -27,7 +28,7 @@ def add_evaluate(commands):
         help="folder that keeps the scores of each image, where a stopped evaluation resumes (default: not kept)",
     )  # fmt: skip
     metrics = parser.add_argument_group("metrics")
-    metrics.add_argument("--metrics", nargs="+", default=["psnr_y", "ssim_y"], metavar="NAME", help="names of metrics")
+    metrics.add_argument("--metrics", nargs="+", default=["psnr_y", "ssim_y"], metavar="NAME", help=METRICS)
     metrics.add_argument("--weights", metavar="DIR", help=METRIC_WEIGHTS)
     metrics.add_argument(
         "--conventions", metavar="CSV",
@@ -81,7 +82,7 @@ def add_benchmark(commands):
     )
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="names of metrics (default: all that test set and weights allow)"
+        "--metrics", nargs="+", metavar="NAME", help=METRICS + " (default: all that test set and weights allow)"
     )
     metrics.add_argument("--weights", metavar="DIR", help=METRIC_WEIGHTS)
 
