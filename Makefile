@@ -25,15 +25,20 @@ run_all = @failed=; for file in $(1); do echo "$$file"; $(BIN)/python "$$file" -
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  PYTHON=python3.12 names the interpreter of .venv; PRESET=smoke|mini|latents|paper|release; PHOTOS=folder; JOBS=2 test processes"
+	@echo "Variables, as in make reproduce PRESET=smoke:"
+	@echo "  PYTHON=python3    interpreter that .venv is made with, 3.11 or newer"
+	@echo "  PRESET=mini       of reproduce: smoke, mini, latents, paper or release"
+	@echo "  PHOTOS=folder     of reproduce, study and train-mini: your own photographs, which train-mini needs"
+	@echo "  EVALUATION=folder WEIGHTS=folder DEVICE=cpu    of train-mini: other photographs, LPIPS-SqueezeNet, cpu or cuda"
+	@echo "  JOBS=2            of test: processes"
 
 reproduce: $(READY) ## run the whole study; a second run repeats only what changed
 	$(BIN)/omgsr reproduce --preset $(PRESET) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-study: $(READY) ## the longer trainings behind the ablation tables (hours, resumable)
+study: $(READY) ## run the trainings behind the ablation tables (hours), resumable
 	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-train-mini: $(READY) ## train the small models anew into runs/mini (some two days of 2 CPU cores, or DEVICE=cuda), resumable
+train-mini: $(READY) ## train the small models anew into runs/mini (some two days of 2 CPU cores), resumable
 	@$(if $(and $(PHOTOS),$(EVALUATION),$(WEIGHTS)),,$(error make train-mini needs PHOTOS, EVALUATION (photographs) and WEIGHTS (LPIPS-SqueezeNet)))
 	$(MAKE) -j 2 $(MINI)/s.done $(MINI)/f.done
 
@@ -51,23 +56,23 @@ $(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
 	$(BIN)/omgsr train --variant $*-long --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS) --out $(MINI)/$*
 	@touch $@
 
-test: lint ## lint, import contract, unit tests, every notebook with the smoke preset
+test: lint ## run lint, unit tests and every notebook with the smoke preset
 	$(BIN)/pytest -n $(JOBS)
 
-test-browser: $(READY) ## notebooks, explorer and its page in Chromium (the system's, else a download)
+test-browser: $(READY) ## drive notebooks, explorer and its page in Chromium (the system's, else a download)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
 	@$(if $(CHROMIUM),,$(BIN)/playwright install chromium || { echo "Chromium is missing and cannot be downloaded: apt-get install chromium, or make test-browser CHROMIUM=path" >&2; exit 1; })
 	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest -m browser tests/browser
 
-lint: $(READY) ## code style and import contract
+lint: $(READY) ## check code style and import contract
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 
-bench: $(READY) ## side-by-side measurements, one JSON per run
+bench: $(READY) ## measure side by side on the CPU, one JSON file per run
 	$(call run_all,$(BENCHMARKS))
 
-bench-gpu: $(READY) ## full-size models with random weights on a GPU; without one the same at mini scale
+bench-gpu: $(READY) ## measure full-size models with random weights on a GPU; without one at mini scale
 	$(call run_all,$(wildcard benchmarks/gpu_*.py))
 
 lab: $(READY) ## open the notebooks in JupyterLab

@@ -1,6 +1,8 @@
-"""cli.py: every command's help, bad input in one line, and `omgsr restore` end to end."""
+"""cli: every option explained, every example parsed, bad input in one line, and `omgsr restore` end to end."""
 
+import argparse
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -13,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.cli import main
+from omgsr_lib.cli import build_parser, main
 from omgsr_lib.data.photos import find_photos
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import Restorer, restore
@@ -22,19 +24,7 @@ from omgsr_lib.utils.journal import alone
 
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = (
-    "reproduce",
-    "study",
-    "restore",
-    "manifest",
-    "midstep",
-    "pretrain",
-    "train",
-    "evaluate",
-    "benchmark",
-    "report",
-    "explore",
-)
+COMMANDS = build_parser()._subparsers._group_actions[0].choices
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +60,7 @@ def refused(capsys, *arguments):
     """The one line on stderr of a command that exits with 2."""
     code = main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
-    assert (code, out) == (2, "")
+    assert code == 2 and (not out or re.fullmatch("loading [^\\n]*\n", out))
     assert err.endswith("\n") and err.count("\n") == 1, err
     assert err.startswith(f"omgsr {arguments[0]}: ")
     return err
@@ -114,28 +104,36 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command, capsys):
+def test_help_groups_every_option_and_says_what_holds_without_it(command, capsys):
+    parser = COMMANDS[command]
+    for group in parser._action_groups:
+        for action in group._group_actions:
+            if isinstance(action, argparse._HelpAction):
+                continue
+            text = parser._get_formatter()._expand_help(action)
+            assert re.search(r"\((required|off by default|default: [^()]+)\)$", text), (action.dest, text)
+            assert text.count("(default: ") <= 1 and group.title not in ("options", "positional arguments"), text
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     out = capsys.readouterr().out
     assert stop.value.code == 0 and out.startswith(f"usage: omgsr {command} ")
+    example = re.search(r"\nexample:\n  omgsr (.*)\n", out)[1]
+    assert build_parser().parse_args(shlex.split(example)).command == command
+
+
+def test_the_list_of_commands_describes_each(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(f" {name} {parser.description.splitlines()[0][:-1]}" in out for name, parser in COMMANDS.items())
 
 
 def test_unknown_options_and_commands(capsys):
-    for arguments in (
-        [],
-        ["paint"],
-        ["restore", "a.png", "--out", "b", "--colour", "x"],
-        ["restore", "a.png", "--out", "b", "--format", "gif"],
-        ["restore", "a.png", "--out", "b", "--tile", "large"],
-        ["restore", "a.png", "--out", "b", "--batch-size", "0"],
-        ["train", "--steps", "many"],
-        ["train", "--steps", "0"],
-        ["train", "--batch-size", "-1"],
-        ["midstep", "--photos", "a", "--size", "0"],
-    ):
+    restoring = [f"restore a.png --out b {option}" for option in ("--colour x", "--format gif", "--tile large")]
+    training = ["train --steps many", "train --steps 0", "train --batch-size -1", "midstep --photos a --size 0"]
+    for arguments in ("", "paint", *restoring, "restore a.png --out b --batch-size 0", *training):
         with pytest.raises(SystemExit) as stop:
-            main(arguments)
+            main(arguments.split())
         assert stop.value.code == 2 and "usage: omgsr" in capsys.readouterr().err
 
 
@@ -176,7 +174,7 @@ def test_bad_photographs_fail_alone(photos, tiny, tmp_path, capsys):
     for summary in ("2 restored, 2 failed", "0 restored, 2 skipped, 2 failed"):
         assert main(command) == 1
         out, err = capsys.readouterr()
-        assert out == f"{summary}: {tmp_path / 'out'}\n"
+        assert re.fullmatch(rf"{summary} in \d+\.\d s: {tmp_path / 'out'}", out.splitlines()[-1])
         small, text = err.splitlines()
         assert re.match("omgsr restore: A photograph must measure at least 16 pixels .*small.png' is 15x40", small)
         assert re.match("omgsr restore: A photograph must be a readable image: .*text.png' is not", text)
@@ -190,7 +188,11 @@ def test_options_of_a_restoration(photos, tiny, tmp_path, capsys):
     options += " --format jpeg --quality 80 --max-pixels 19200 --precision no --colour-fix wavelet"
     command = ["restore", str(photos), "--out", str(tmp_path / "out"), "--model", str(tiny), *options.split()]
     assert main(command) == 0
-    assert capsys.readouterr() == (f"2 restored: {tmp_path / 'out'}\n", "")
+    out, err = capsys.readouterr()
+    loading, *files, total = out.splitlines()
+    assert loading == f"loading {tiny}" and err == "" and re.fullmatch(r"2 restored in \d+\.\d s: .*/out", total)
+    for line, name in zip(files, ("a.png", "b.jpg"), strict=True):
+        assert re.fullmatch(rf"{photos / name}: 160x120 -> 240x180, timestep 273, \d+\.\d s", line)
     model = OMGSR.from_pretrained(tiny).merge()
     chosen = dict(tile=64, overlap=16, window="cosine", planner="smallest", seed=3, colour_fix="wavelet")
     expected = restore(model, Image.open(photos / "a.png"), scale=1.5, progress=False, **chosen).images[0]
@@ -207,24 +209,24 @@ def test_bad_photographs_are_found_before_the_model_is_loaded(tmp_path, capsys, 
     assert "photo folder must exist" in refused(capsys, "restore", tmp_path / "none", "--out", tmp_path / "o")
 
 
-def test_wrong_names(photos, tiny, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("restore {photos} --model mini-x", ["must be one of mini-s", "'mini-x'"]),
+        ("restore {photos} --model {tiny} --adapter {out}", ["An adapter folder must hold adapter_config.json"]),
+        ("restore {photos} --model {tiny} --base {out}", ["A base must be a folder or a hub id 'owner/name'"]),
+        ("restore {photos} --model {tiny} --scale 0.5", ["scale must be a number, at least 1 and finite"]),
+        ("restore {photos} --model {tiny} --tile 20", ["tile must be a multiple of 8 pixels"]),
+        ("restore {photos} --model {tiny} --out {photos}", ["must not be that of the pictures"]),
+        ("train --photos {photos} --preset big --variant s", ["A recipe must be one of: smoke s", "'big' 's'"]),
+        ("train --photos {photos} --preset latents --variant s", ["'latents' 's'"]),
+    ],
+)
+def test_wrong_names(arguments, parts, photos, tiny, tmp_path, capsys):
     out = tmp_path / "out"
-    line = refused(capsys, "restore", photos, "--out", out, "--model", "mini-x")
-    assert "must be one of mini-s" in line and "'mini-x'" in line
-    line = refused(capsys, "train", "--photos", photos, "--out", out, "--preset", "big", "--variant", "s")
-    assert "A recipe must be one of: smoke s" in line and "'big' 's'" in line
-    line = refused(capsys, "train", "--photos", photos, "--out", out, "--preset", "latents", "--variant", "s")
-    assert "'latents' 's'" in line
-    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--adapter", tmp_path / "none")
-    assert "An adapter folder must hold adapter_config.json" in line
-    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--base", tmp_path / "none")
-    assert "A base must be a folder or a hub id 'owner/name'" in line
-    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--scale", "0.5")
-    assert "scale must be a number, at least 1 and finite" in line
-    line = refused(capsys, "restore", photos, "--out", out, "--model", tiny, "--tile", "20")
-    assert "tile must be a multiple of 8 pixels" in line
-    line = refused(capsys, "restore", photos, "--out", photos.parent / "photos", "--model", tiny)
-    assert "must not be that of the pictures" in line
+    command, *rest = arguments.format(photos=photos, tiny=tiny, out=out).split()
+    line = refused(capsys, command, "--out", out, *rest)
+    assert all(part in line for part in parts), line
     assert not out.exists() and sorted(p.name for p in photos.iterdir()) == ["a.png", "b.jpg"]
 
 
@@ -291,11 +293,10 @@ def test_an_output_that_cannot_be_written(photos, tiny, tmp_path, capsys):
 
 def test_restore_end_to_end(photos, tiny, tmp_path):
     """As a user runs it: a process of its own, PNG files that equal the library's result, nothing on stderr."""
-    command = [sys.executable, "-m", "omgsr_lib.cli", "restore", photos, "--out", tmp_path / "out", "--model", tiny]
-    done = subprocess.run(
-        [*map(str, command), "--scale", "2", "--precision", "no"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert (done.returncode, done.stdout) == (0, f"2 restored: {tmp_path / 'out'}\n")
+    options = f"restore {photos} --out {tmp_path / 'out'} --model {tiny} --scale 2 --precision no".split()
+    command = [sys.executable, "-m", "omgsr_lib.cli", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4
     assert "Traceback" not in done.stderr and "restore:" not in done.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".omgsr.jsonl", "a.png", "b.png"]
     model = OMGSR.from_pretrained(tiny).merge()
@@ -306,18 +307,7 @@ def test_restore_end_to_end(photos, tiny, tmp_path):
 
 def test_train_writes_adapters_that_restore_takes(photos, tmp_path, capsys):
     run = tmp_path / "run"
-    arguments = [
-        "--photos",
-        str(photos),
-        "--preset",
-        "smoke",
-        "--variant",
-        "f",
-        "--out",
-        str(run),
-        "--batch-size",
-        "1",
-    ]
+    arguments = f"--photos {photos} --preset smoke --variant f --out {run} --batch-size 1".split()
     assert main(["train", *arguments]) == 0
     assert sorted(p.name for p in run.iterdir()) == ["log.jsonl", "smoke-f", "state.pt"]
     assert main(["train", *arguments]) == 0  # nothing left to do
@@ -339,8 +329,8 @@ def test_a_manifest_trains_and_finds_a_changed_file(photos, tmp_path, capsys):
     (photos / "a.png").write_bytes(b"other")
     assert "a.png" in refused(capsys, "manifest", file, "--verify")
     assert "got neither" in refused(capsys, "manifest", file)
-    line = refused(capsys, "manifest", tmp_path / "none", "--out", file)
-    assert "must exist" in line and len(find_photos(file)) == 1
+    assert "must exist" in refused(capsys, "manifest", tmp_path / "none", "--out", file)
+    assert len(find_photos(file)) == 1
 
 
 def test_a_dry_run_needs_nothing_and_counts_what_is_trained(capsys):
@@ -364,7 +354,7 @@ def test_a_training_needs_photographs_and_a_folder(photos, capsys):
 def test_midstep_prints_the_timestep(photos, capsys):
     assert main(["midstep", "--photos", str(photos), "--vae", "tiny", "--size", "64"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("mid-timestep ") and out.endswith("2 pictures)\n")
+    assert out.startswith("mid-timestep ") and out.endswith("2 images)\n")
 
 
 def test_evaluate_prints_means_and_writes_every_value(photos, tmp_path, capsys):
@@ -374,8 +364,6 @@ def test_evaluate_prints_means_and_writes_every_value(photos, tmp_path, capsys):
     assert sorted(frame.metric.unique()) == ["gmsd", "psnr_y"] and len(frame) == 4
     assert frame[frame.metric == "gmsd"].value.max() == 0
     assert "psnr_y" in capsys.readouterr().out
-    line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
-    assert "A metric must be one of" in line
 
 
 def test_evaluate_goes_on_from_its_cache_and_needs_no_reference(photos, tmp_path, capsys, monkeypatch):
@@ -388,40 +376,24 @@ def test_evaluate_goes_on_from_its_cache_and_needs_no_reference(photos, tmp_path
     assert "needs reference pictures" in refused(capsys, "evaluate", photos)
 
 
+def test_evaluate_refuses(photos, tmp_path, capsys):
+    assert "A metric must be one of" in refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
+    assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
+
+
 def test_evaluate_writes_the_table_of_conventions(photos, tmp_path):
     table = tmp_path / "conventions.csv"
     assert main(["evaluate", str(photos), str(photos), "--conventions", str(table)]) == 0
     assert set(pd.read_csv(table).measure) == {"PSNR", "SSIM"}
 
 
-def test_evaluate_refuses(photos, tmp_path, capsys):
-    line = refused(capsys, "evaluate", photos, photos, "--metrics", "beauty")
-    assert "A metric must be one of" in line
-    assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
-
-
 def test_explore_writes_a_page(tiny, photos, tmp_path, capsys):
     page = tmp_path / "new" / "out.html"
-    options = [
-        "--photos",
-        photos,
-        "--model",
-        tiny,
-        "--first",
-        "1",
-        "--strengths",
-        "mild",
-        "--size",
-        "32",
-        "--steps",
-        "2",
-    ]
-    assert main([str(option) for option in ["explore", "--html", page, *options]]) == 0
+    options = f"--photos {photos} --model {tiny} --first 1 --strengths mild --size 32 --steps 2".split()
+    assert main(["explore", "--html", str(page), *options]) == 0
     assert re.fullmatch(rf"{re.escape(str(page))}: 0\.\d MB\n", capsys.readouterr().out)
     text = page.read_text()
-    assert (
-        text.count('"photo":"a","strength":"mild"') == text.count('"strength":') == 1
-        and '"timesteps":[0,273,999]' in text
-    )
+    assert text.count('"photo":"a","strength":"mild"') == text.count('"strength":') == 1
+    assert '"timesteps":[0,273,999]' in text
     assert "an .html file: got 'out.htm'" in refused(capsys, "explore", "--html", tmp_path / "out.htm")
     assert "A strength must be" in refused(capsys, "explore", "--html", page, "--strengths", "strong")

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.colour import REACH, ROWS, fix_colour, low_pass, wavelet
+from omgsr_lib.restore.pipeline import restore
 
 
 def random_pair(height, width):
@@ -91,3 +95,47 @@ def test_fix_colour_chooses_the_method_and_refuses_others(pair):
         fix_colour(restored, reference, "lab")
     with pytest.raises(ValueError, match="Up-scale the LQ image first"):
         fix_colour(restored, reference[..., 1:])
+
+
+def cut_twice(restored, reference, method):
+    """The released order in NumPy, `(3, h, w)`: [0, 1], clamp, cut to 8 bits, fix against the 8-bit reference, cut."""
+    levels = np.floor(np.clip((restored + 1) / 2, 0, 1) * 255)
+    if method is None:
+        return levels
+    x, y = levels / 255, np.round((reference + 1) / 2 * 255) / 255
+    if method == "adain":
+        scale, wanted = (np.sqrt(z.var((1, 2), ddof=1, keepdims=True) + 1e-5) for z in (x, y))
+        fixed = (x - x.mean((1, 2), keepdims=True)) / scale * wanted + y.mean((1, 2), keepdims=True)
+    else:
+        fixed = (five_levels(torch.from_numpy(2 * x[None] - 1), torch.from_numpy(2 * y[None] - 1))[0].numpy() + 1) / 2
+    return np.floor(np.clip(fixed, 0, 1) * 255 + 1e-9)
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet", None])
+def test_as_released_cuts_before_and_after_the_fix(pair, method):
+    restored, reference = (1.1 * pair).float()
+    found = (fix_colour(restored, reference.clamp(-1, 1), method, as_released=True) + 1) * 127.5
+    assert found.dtype == torch.float32 and (found - found.round()).abs().max() < 1e-4
+    for image, source, target in zip(found.round(), restored, reference.clamp(-1, 1), strict=True):
+        assert np.array_equal(image.numpy(), cut_twice(source.double().numpy(), target.double().numpy(), method))
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet", None])
+def test_restoring_as_released_equals_the_released_order_byte_for_byte(method):
+    model = OMGSR.from_base("tiny", "ddpm", 273)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    enlarged = torch.from_numpy(np.array(image.resize((48, 32), Image.BICUBIC))).permute(2, 0, 1) / 127.5 - 1
+    with torch.no_grad():
+        decoded = model(enlarged[None]).images[0]
+    expected = cut_twice(decoded.double().numpy(), enlarged.double().numpy(), method)
+    options = dict(scale=2, colour_fix=method, progress=False)
+    found = np.asarray(restore(model, image, as_released=True, **options).images[0])
+    assert np.array_equal(found.transpose(2, 0, 1), expected)
+    rounded = np.asarray(restore(model, image, **options).images[0], int)
+    assert 0 < (rounded - found).mean() < 1.5  # cutting is darker, by about half a level
+
+
+def test_as_released_leaves_constant_images_at_the_level_of_the_reference():
+    levels = torch.arange(256.0)[:, None, None, None].expand(-1, 3, 4, 4) / 127.5 - 1
+    for method in ("adain", "wavelet"):
+        assert (fix_colour(levels.flip(0), levels, method, as_released=True) - levels).abs().max() < 1e-6

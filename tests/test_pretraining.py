@@ -232,6 +232,7 @@ class Oracle:
 
     def __init__(self, prior, clean):
         self.target, self.sampler, self.schedule, self.clean = prior.target, prior.sampler, prior.schedule, clean
+        self.draw_timesteps, self.loss_weights = prior.draw_timesteps, prior.loss_weights
 
     def __call__(self, latents, timestep):
         alpha, sigma = float(self.schedule.alphas[timestep]), float(self.schedule.sigmas[timestep])
@@ -271,7 +272,7 @@ def test_the_loss_of_a_prior_that_knows_the_answer_is_zero():
                 v[timesteps].float().view(-1, 1, 1, 1) for v in (self.schedule.alphas, self.schedule.sigmas)
             )
             noise = (noisy - alpha * self.clean) / sigma
-            return noise if self.family == "ddpm" else noise - self.clean
+            return self.target(self.clean, noise)
 
     for make in (DDPMPrior.tiny, FlowPrior.tiny):
         assert prior_loss(Knows(make(), latents), latents, draws=2) < 1e-3

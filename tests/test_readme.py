@@ -1,49 +1,106 @@
-"""What the README says is in the repository: files of its map, commands, and the results table of this very commit."""
+"""The README fits one screen, its Python and commands work, and its numbers are those of the CSV files."""
 
 import re
-from pathlib import Path
+import shlex
 
+import numpy as np
 import pytest
+from conftest import PROJECT_ROOT as ROOT
+from PIL import Image
 
 from omgsr_lib.cli import build_parser
 from omgsr_lib.presets import MODELS
+from omgsr_lib.report.claims import NOT_TESTABLE, SHOWN, findings
 
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("omgsr_lib/restore", "omgsr_lib/training", "omgsr_lib/weights", "notebooks", "benchmarks")
+FILES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
+# What the claim of each row of the README's table is called in report.md, in their order.
+CLAIMS = ("lie closer", "computed before training", "initial one, t 999", "refinement loss .* helps", "RealSR", "mild")
+WORDS, LINES, WIDTH = 900, 105, 119
 
 
-def named_files():
-    """Paths in code spans and links, with `{a,b}` spelled out."""
-    spans = [span for span in re.findall(r"`(results/[^`\s]+)`|\]\((?!http)([^)#]+)\)", README)]
-    names = {name for span in spans for name in span if name}
-    for name in sorted(names):
-        yield from choices(name)
+def test_the_readme_fits_one_screen():
+    lines = README.splitlines()
+    assert len(README.split()) <= WORDS and len(lines) <= LINES and max(map(len, lines)) <= WIDTH
 
 
-def choices(name):
-    found = re.search(r"\{([^}]*)\}", name)
-    if not found:
-        return [name]
-    return [c for part in found[1].split(",") for c in choices(name[: found.start()] + part + name[found.end() :])]
+def test_the_python_block_runs(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len([line for line in block.splitlines() if line]) <= 5
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((48, 32)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    with Image.open("restored.png") as restored:
+        assert restored.size == (192, 128)
 
 
-@pytest.mark.parametrize("name", sorted(set(named_files())))
-def test_every_named_file_exists(name):
-    assert (ROOT / name).exists()
+def rows():
+    table = re.search(r"<!-- findings: .*?-->\n(.*?)<!-- end of findings -->", README, flags=re.S)[1]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
-def test_the_results_table_is_that_of_this_commit():
-    table = (ROOT / "results/mini/07_tables_and_figures/tables/evaluation.md").read_text(encoding="utf-8")
-    assert table in README
+@pytest.fixture(scope="module")
+def found():
+    return [finding for finding in findings(ROOT / "results" / "mini") if finding.verdict != NOT_TESTABLE]
 
 
-def test_commands_and_models_exist():
-    commands = build_parser()._subparsers._group_actions[0].choices
-    for command in re.findall(r"omgsr ([a-z]+) ", README):
-        assert command in commands
-    for model in re.findall(r'from_pretrained\("([^"]+)"', README):
+@pytest.mark.parametrize(("row", "claim"), list(zip(rows(), CLAIMS, strict=True)), ids=CLAIMS)
+def test_verdicts_and_numbers_are_those_of_the_csv_files(row, claim, found):
+    _, *verdicts, number, notebook = row
+    numbers = re.search(r"([+-]?[\d.]+) / ([+-]?[\d.]+)", number)
+    for variant, verdict, value in zip("SF", verdicts, numbers.groups(), strict=True):
+        finding = next(f for f in found if re.search(claim, f.claim) and f"OMGSR-{variant}" in f.claim)
+        assert verdict == verdict_of(finding), finding
+        assert re.search(rf"(?<![\d.]){re.escape(value)}(?![\d.])", finding.measured), finding
+        assert finding.notebook.startswith(notebook)
+
+
+def verdict_of(finding):
+    """Yes, or partly if any measure speaks for the claim: of the gap, one with a minimum 1 % below both ends."""
+    shares = [float(share) for share in re.findall(r"([\d.]+)% below both ends", finding.measured)]
+    some = " better" in finding.measured or any(share >= 1 for share in shares)
+    return "yes" if finding.verdict == SHOWN else "partly" if some else "no"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_link_command_model_and_target_exists(file):
+    text = file.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (file.parent / link).exists(), link
+    for name in re.findall(r"`(results/[^`\s<]+)`", text):
+        assert all((ROOT / path).exists() for path in spelled_out(name)), name
+    for model in re.findall(r'from_pretrained\("([^"]+)"', text):
         assert model in MODELS
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert target in targets
+    assert set(re.findall(r"make ([a-z]+(?:-[a-z]+)?)\b", re.sub("make(s)? (a|it|up|the) ", "", text))) <= set(targets)
+    commands = build_parser()._subparsers._group_actions[0].choices
+    assert set(re.findall(r"`omgsr ([a-z]+)", text)) <= set(commands)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_command_line_parses(file):
+    text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^    (?:\.venv/bin/)?omgsr (.*)$", text, flags=re.M):
+        assert build_parser().parse_args(shlex.split(line, comments=True)).command
+
+
+def spelled_out(name):
+    """Paths of `{a,b}` in a name."""
+    choice = re.search(r"\{([^}]*)\}", name)
+    if not choice:
+        return [name]
+    parts = choice[1].split(",")
+    return [path for part in parts for path in spelled_out(name[: choice.start()] + part + name[choice.end() :])]
+
+
+def test_the_tree_names_what_there_is():
+    tree = re.search(r"\n    omgsr_lib/\n(.*?)\n\n", README, flags=re.S)[1]
+    named = set(re.findall(r"(?:^ {6}|  |(?<=/) )([a-z_]+(?:/|\.py))", tree, flags=re.M))
+    package = ROOT / "omgsr_lib"
+    there = {p.name + "/" for p in package.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    there |= {p.name for p in package.glob("*.py") if not p.name.startswith("_")}
+    assert there - named == set()
+    assert named - there <= {"pretrained.py"}

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -135,7 +136,8 @@ def test_only_what_changed_runs_again(project, monkeypatch):
     fast(monkeypatch)
     assert run(project) == list(TOY_STEPS)
     assert run(project) == []
-    assert run(project, force=True, only=["02_third", "00_first"]) == ["00_first", "02_third"]
+    assert run(project, force=True, only=["02_third", "00"]) == ["00_first", "02_third"]
+    assert run(project, force=True, only="01") == ["01_second"]
 
     write_notebook(project, "00_first", extra="# a comment that leaves the output as it was")
     assert run(project) == ["00_first"]
@@ -158,6 +160,8 @@ def test_only_what_changed_runs_again(project, monkeypatch):
     record.write_text(json.dumps({"inputs": [], "outputs": [{"path": "study.csv", "sha256": "0"}]}))
     assert run(project) == ["02_third"]
 
+    (project / "omgsr_lib" / "README.md").write_text("words")
+    assert run(project) == []
     (project / "omgsr_lib" / "gap.py").write_text("one = 2\n")
     assert run(project) == list(TOY_STEPS)
     (project / "constraints.txt").write_text("torch==2.13.0\n")
@@ -202,7 +206,7 @@ def test_a_killed_run_continues(project, monkeypatch):
         ({"parameters": {"rate": "fast"}}, ValueError, r"rate must be int or float \(default 0.5\), got 'fast'"),
         ({"parameters": {"preset": "mini"}}, ValueError, "'preset' is an argument of its own"),
         ({"preset": 3}, ValueError, r"preset must be str \(default 'mini'\), got 3"),
-        ({"only": "03_fourth"}, ValueError, "one of 00_first, 01_second, 02_third, got '03_fourth'"),
+        ({"only": "03_fourth"}, ValueError, "one of 00_first, 01_second, 02_third .*, got '03_fourth'"),
         ({"photos": "no/such/folder"}, FileNotFoundError, "a folder of photographs, got no/such/folder"),
     ],
 )
@@ -279,6 +283,16 @@ def test_images_that_files_hold_become_links_and_others_stay(tmp_path):
     assert first == {"text/markdown": f"![gap]({link})", "text/plain": link}
     assert second["text/markdown"] == "![photo](../01_gap/photo.jpg)"
     assert third == outputs[2].data and "image/png" in third
+
+
+def test_the_last_line_names_time_folder_and_report(monkeypatch, capsys):
+    monkeypatch.setattr(reproduce_module, "run_steps", lambda *arguments, **options: ["02_mid_timestep"])
+    monkeypatch.setattr("omgsr_lib.report.claims.write_report", lambda folder, **_: (folder / "report.md", None))
+    reproduce_module.reproduce("smoke", only="02")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"1 steps in \d+\.\d s: results/smoke, report results/smoke/report\.md", line)
+    with pytest.raises(ValueError, match="preset 'latents' has notebooks for 01_latent_gap, 02_mid_timestep only"):
+        reproduce_module.reproduce("latents", only=["01", "03"])
 
 
 def test_an_unknown_preset_is_refused():

@@ -431,8 +431,29 @@ def test_a_line_of_progress_where_there_is_no_terminal(model, folder, tmp_path, 
     lines = []
     monkeypatch.setattr(restore_files, "EVERY", 0)
     restore_folder(model, folder, tmp_path / "out", scale=1, say=lines.append)
-    assert len(lines) == 6 and re.fullmatch(r"4 of 6, \d+\.\d\d pictures/s, \d+ s left\.", lines[3])
+    assert len(lines) == 6 and re.fullmatch(r"4 of 6, \d+\.\d\d images/s, \d+ s left\.", lines[3])
     quiet(model, folder, tmp_path / "out", scale=1)
+
+
+def test_each_restored_file_is_told_with_sizes_timestep_and_seconds(model, folder, tmp_path):
+    lines = []
+    for options in (dict(batch_size=3), {}, dict(timestep=200)):  # the second finds everything finished
+        restore_folder(model, folder, tmp_path / "out", scale=1.5, each=lines.append, progress=False, **options)
+    assert len(lines) == 12
+    sizes = {line.split(": ")[0]: line.split(": ")[1].split(", ")[:2] for line in lines[:6]}
+    assert sizes[str(folder / "c.png")] == ["24x16 -> 36x24", "timestep 273"]
+    assert sizes[str(folder / "deep" / "d.PNG")] == ["16x16 -> 24x24", "timestep 273"]
+    assert all(re.search(r", timestep 200, \d+\.\d s$", line) for line in lines[6:])
+
+
+def test_the_rate_does_not_count_what_comes_before_the_first_image(monkeypatch):
+    clock, lines = iter([0.0, 100.0, 102.0, 104.0]), []
+    monkeypatch.setattr(restore_files, "EVERY", 0)
+    monkeypatch.setattr(restore_files.time, "monotonic", lambda: next(clock))
+    with restore_files.Progress(10, say=lines.append) as progress:
+        for _ in range(3):
+            progress.advance()
+    assert lines == ["1 of 10.", "2 of 10, 0.50 images/s, 16 s left.", "3 of 10, 0.50 images/s, 14 s left."]
 
 
 def test_the_fingerprint_is_that_of_weights_and_timestep(model):

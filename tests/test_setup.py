@@ -170,18 +170,9 @@ def test_make_refuses_an_old_python_in_one_line(clone):
     )
 
 
-def test_make_help_names_every_target(clone):
-    listed = {line.split()[1] for line in make(clone, "help")[0].stdout.splitlines() if line.startswith("  make ")}
-    assert listed == {
-        "help",
-        "reproduce",
-        "study",
-        "train-mini",
-        "test",
-        "test-browser",
-        "lint",
-        "bench",
-        "bench-gpu",
-        "lab",
-        "clean",
-    }
+def test_make_help_names_every_target_and_variable(clone):
+    out, makefile = make(clone, "help")[0].stdout, (clone / "Makefile").read_text()
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.M)
+    assert {line.split()[1] for line in out.splitlines() if line.startswith("  make ")} == set(targets.split())
+    variables = set(re.findall(r"^([A-Z]+) \?=", makefile, flags=re.M)) - {"MINI", "CHROMIUM"}
+    assert variables <= set(re.findall(r"([A-Z]+)=", out))

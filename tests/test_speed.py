@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from omgsr_lib.cli import build_parser
-from omgsr_lib.commands import prepared_model
+from omgsr_lib.cli.restore import prepared_model
 from omgsr_lib.fold import FoldedPrior
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import restore
@@ -165,13 +164,12 @@ def test_options_that_exclude_each_other(options, message):
         prepare(model, **options)
 
 
-def test_flags_of_the_command():
-    command = ["restore", "photo.png", "--out", "restored", "--model", "mini-f", "--fold", "--precision", "bf16"]
-    model = prepared_model(build_parser().parse_args(command))
+def test_the_model_of_the_command():
+    model = prepared_model("mini-f", fold=True, precision="bf16")
     assert isinstance(model.prior, FoldedPrior)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     with pytest.raises(ValueError, match="Give offload alone" if torch.cuda.is_available() else "the device is cpu"):
-        prepared_model(build_parser().parse_args([*command, "--offload", "--quantise", "int8"]))
+        prepared_model("mini-f", fold=True, precision="bf16", offload=True, quantise="int8")
 
 
 def test_the_unet_is_not_quantised():

@@ -16,7 +16,7 @@ from ..training.model_card import autoencoder_card, estimator_card, prior_card
 from ..utils.journal import alone
 from .autoencoder import reconstruction_quality, train_autoencoder
 from .estimator import train_estimator
-from .prior import cache_latents, clean_error, draw_timesteps, loss_weights, prior_crops, sample, train_prior
+from .prior import cache_latents, clean_error, prior_crops, sample, train_prior
 
 
 def pretrain(
@@ -95,9 +95,9 @@ def prior_loss(prior, latents, *, draws=8, seed=0):
     """The training loss of a prior on latents `(B, C, h, w)`, the mean over `draws` timesteps and noises of each."""
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(draws):
-        timesteps = draw_timesteps(prior.schedule, len(latents), generator)
+        timesteps = prior.draw_timesteps(len(latents), generator)
         noise = torch.randn(latents.shape, generator=generator)
         output = prior(prior.schedule.add_noise(latents, noise, timesteps), timesteps)
-        target = noise - latents if prior.family == "flow" else noise
-        losses.append((loss_weights(prior.schedule, timesteps) * (output - target).square().mean((1, 2, 3))).mean())
+        errors = (output - prior.target(latents, noise)).square().mean((1, 2, 3))
+        losses.append((prior.loss_weights(timesteps) * errors).mean())
     return float(torch.stack(losses).mean())

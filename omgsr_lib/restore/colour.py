@@ -6,6 +6,7 @@ through the image in strips of rows that stay in the processor's cache, so that 
 
 import torch
 
+from ..tiling.arrays import View
 from ..utils.moments import Moments
 
 
@@ -14,18 +15,21 @@ REACH = sum(RADII)  # pixels around a strip that its low frequencies depend on
 ROWS = 128  # of a strip
 
 
-def fix_colour(restored, reference, method="adain"):
-    """`restored` with the colours of `reference` (same shape); `method` is "adain", "wavelet" or None (unchanged)."""
+def fix_colour(restored, reference, method="adain", *, as_released=False):
+    """`restored` with the colours of `reference` (same shape); `method` is "adain", "wavelet" or None (unchanged).
+
+    `as_released`: see `colour_strips`.
+    """
     if restored.shape != reference.shape:
         raise ValueError(
             f"A colour fix needs a reference of the same shape: got {tuple(restored.shape)} and "
             f"{tuple(reference.shape)}. Up-scale the LQ image first."
         )
     check_method(method)
-    if method is None:
+    if method is None and not as_released:
         return restored
     output = torch.empty_like(restored)
-    for rows, strip in colour_strips(restored, reference, restored.shape[-2:], method):
+    for rows, strip in colour_strips(restored, reference, restored.shape[-2:], method, as_released=as_released):
         output[..., rows, :] = strip
     return output
 
@@ -36,12 +40,38 @@ def check_method(method):
         raise ValueError(f'colour_fix must be "adain", "wavelet" or None, got {method!r}.')
 
 
-def colour_strips(restored, reference, size, method="adain"):
+def colour_strips(restored, reference, size, method="adain", *, as_released=False):
     """Yield `(rows, pixels)` of the image with its colours fixed, strip by strip.
 
-    `size`: height and width of the image; pixels beyond are padding and left out. `restored`, `reference`:
-    tensors or arrays in files (see `tiling.arrays`); `method` as in `fix_colour`.
+    Args:
+        restored, reference: pixels in `[-1, 1]`, tensors or arrays in files (see `tiling.arrays`).
+        size: height and width of the image; pixels beyond are padding and left out.
+        method: as in `fix_colour`.
+        as_released: as in the authors' code the restored image is cut to 8-bit levels, `floor(255 x)` of x in
+            `[0, 1]`, before and after the fix, which is computed in float64, since cutting makes a whole level of an
+            error in the last bit.
     """
+    if not as_released:
+        yield from _fixed_strips(restored, reference, size, method)
+        return
+    levels, target = View(restored, _cut), View(reference, lambda part: _from_levels(_to_levels(part).round()))
+    for rows, strip in _fixed_strips(levels, target, size, method):
+        yield rows, _cut(strip, 1e-9).float()  # a level that the last bit alone misses is reached
+
+
+def _cut(pixels, margin=0.0):
+    return _from_levels((_to_levels(pixels.clamp(-1, 1)) + margin).floor())
+
+
+def _to_levels(pixels):
+    return (pixels.double() / 2 + 0.5) * 255
+
+
+def _from_levels(levels):
+    return levels / 127.5 - 1
+
+
+def _fixed_strips(restored, reference, size, method):
     height, width = size
     strips = [slice(top, min(top + ROWS, height)) for top in range(0, height, ROWS)]
     if method == "adain":

@@ -12,6 +12,7 @@ from itertools import chain
 from numbers import Integral
 from pathlib import Path
 
+from ..adaptive.timesteps import estimates
 from ..images.image_file import FORMATS, LOSSY, Picture
 from ..utils.files import atomic_write, remove_parts, sha256
 from ..utils.journal import JOURNAL, Journal, alone
@@ -52,6 +53,7 @@ def restore_folder(
     batch_size=1,
     progress=True,
     say=None,
+    each=None,
     **options,
 ):
     """Restore a picture, or every picture below the folder `source`, into the folder `target`; a `FolderReport`.
@@ -64,6 +66,7 @@ def restore_folder(
         batch_size: how many pictures of equal padded size go through the model at once.
         progress: a bar in a terminal or notebook, elsewhere a line every half minute.
         say: called with a line for each failure and for what a file could not keep; by default to stderr.
+        each: called with a line for each restored file: its size before and after, the timestep and the seconds.
         options: those of `Restorer`.
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
@@ -90,7 +93,7 @@ def restore_folder(
     refuse_inputs(sources, target, outputs.values())
     bar = Progress(len(sources) + len(unreadable), progress, say)
     with alone(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
-        run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels)
+        run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels, each)
         for error in unreadable:
             run.fail(error.filename, error)
         jobs = run.read_jobs(reader.ahead(run.read, sources))
@@ -118,14 +121,17 @@ class _Job:
     entry: dict  # its line of the journal, without the hash of the result
     picture: Picture | None  # enlarged, later restored; None: finished before
     oversize: bool = False  # not enlarged beforehand, and restored in files
+    size: tuple = ()  # of the input, (width, height)
+    seconds: float = 0.0  # of the model, its share of a batch
 
 
 class _Run:
     """The stages of `restore_folder`, and what became of each input."""
 
-    def __init__(self, restorer, target, outputs, progress, format, quality, force, max_pixels):
+    def __init__(self, restorer, target, outputs, progress, format, quality, force, max_pixels, each):
         self.restorer, self.target, self.outputs, self.progress = restorer, target, outputs, progress
         self.format, self.quality, self.force, self.max_pixels = format, quality, force, max_pixels
+        self.each = each
         self.journal, self.report, self.scratch = Journal(target / JOURNAL), FolderReport(), target / SCRATCH
         shutil.rmtree(self.scratch, ignore_errors=True)  # of a run that was killed
         chosen = {f.name: getattr(restorer, f.name) for f in fields(restorer) if f.name not in ("model", "tile_batch")}
@@ -154,14 +160,14 @@ class _Run:
         size = self.restorer.size(picture.size)
         picture.check_format(self.format, size, path)
         if fits_memory(self.restorer, *size):
-            return _Job(path, output, entry, self.restorer.enlarge(picture))
+            return _Job(path, output, entry, self.restorer.enlarge(picture), size=picture.size)
         start = f"'{path}' becomes {size[0]}x{size[1]} pixels, more than fit into the memory"
         if picture.levels > 255:
             raise ValueError(f"{start}, and files are for 8 bits only. Restore it in pieces, or with 8 bits.")
         needed = size[0] * size[1] * DISK_BYTES
         if shutil.disk_usage(self.target).free < needed:
             raise ValueError(f"{start}, and takes {needed / 2**30:.0f} GiB in '{self.target}'. Free some space there.")
-        return _Job(path, output, entry, picture, oversize=True)
+        return _Job(path, output, entry, picture, oversize=True, size=picture.size)
 
     def read_jobs(self, futures):
         """The jobs to do; what failed and what is finished is recorded."""
@@ -179,6 +185,7 @@ class _Run:
 
     def compute(self, group):
         """Jobs with their pictures restored. What does not even fit with the smallest tiles is recorded."""
+        began = time.monotonic()
         try:
             if group[0].oversize:
                 restored = [restore_oversize(self.restorer, group[0].picture, self.scratch)]
@@ -192,7 +199,8 @@ class _Run:
             reason = f"Out of memory: '{group[0].source}' could not be restored. Choose smaller tiles."
             self.fail(group[0].source, ValueError(reason))
             return []
-        return [replace(job, picture=picture) for job, picture in zip(group, restored, strict=True)]
+        seconds = (time.monotonic() - began) / len(group)
+        return [replace(job, picture=picture, seconds=seconds) for job, picture in zip(group, restored, strict=True)]
 
     def write(self, job):
         """Write the restored picture of a job; in a writing thread."""
@@ -214,7 +222,16 @@ class _Run:
             for note in (*job.picture.notes, *job.picture.losses(self.format).values()):
                 self.progress.say(_line(f"'{job.source}': {note}."))
             self.report.restored.append(job.output)
+            if self.each:
+                self.each(_line(self.account(job)))
             self.progress.advance()
+
+    def account(self, job):
+        """What `each` is told of a restored job."""
+        sizes = " -> ".join("{}x{}".format(*size) for size in (job.size, self.restorer.size(job.size)))
+        model, timestep = self.restorer.model, self.restorer.timestep
+        timestep = "auto" if estimates(model, timestep) else model.timestep if timestep is None else timestep
+        return f"{job.source}: {sizes}, timestep {timestep}, {job.seconds:.1f} s"
 
     def fail(self, path, error):
         """Record and say that an input failed."""
@@ -256,10 +273,11 @@ class Progress:
     def __init__(self, total, shown=True, say=None):
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=total, desc="restore", unit="picture", disable=None if shown else True)
+        self.bar = tqdm(total=total, desc="restore", unit="image", disable=None if shown else True)
         self.say = say or (lambda line: tqdm.write(line, file=sys.stderr))
         self.shown, self.total, self.done = shown, total, 0
-        self.began = self.told = time.monotonic()
+        self.told = time.monotonic()
+        self.began = None  # when the first image was done
 
     def __enter__(self):
         return self
@@ -268,11 +286,20 @@ class Progress:
         self.bar.close()
 
     def advance(self):
-        """One more is done."""
-        self.bar.update()
+        """One more is done. The rate is that of the images after the first, so that it does not count loading."""
+        now = time.monotonic()
         self.done += 1
-        if self.shown and self.bar.disable and time.monotonic() - self.told >= EVERY:
-            self.told = time.monotonic()
-            rate = self.done / (self.told - self.began)
-            left = (self.total - self.done) / rate
-            self.say(f"{self.done} of {self.total}, {rate:.2f} pictures/s, {left:.0f} s left.")
+        if self.began is None:
+            self.began = now
+            self.bar.reset()
+            self.bar.n = self.bar.initial = self.bar.last_print_n = 1
+            self.bar.refresh()
+        else:
+            self.bar.update()
+        if self.shown and self.bar.disable and now - self.told >= EVERY:
+            self.told = now
+            line = f"{self.done} of {self.total}"
+            if self.done > 1:
+                rate = (self.done - 1) / (now - self.began)
+                line += f", {rate:.2f} images/s, {(self.total - self.done) / rate:.0f} s left"
+            self.say(f"{line}.")

@@ -54,11 +54,12 @@ def reproduce(
         preset: given to every notebook, and the folder of the results.
         results: folder of all results. Relative paths are taken from the project root.
         photos: folder of the user's own photographs for the notebooks that declare `photos`.
-        only: name or names of the steps to consider; by default all for `smoke` and `mini`, else `LATENT_STEPS`
+        only: steps to consider, names or prefixes such as "02"; by default all for `smoke` and `mini`, else
+            `LATENT_STEPS`
             (`paper` and `release` know `TRAINING_STEPS` too, which show a training that `omgsr train` runs).
         parameters: further values by name, each given to the notebooks that declare it.
         force: run the steps even where nothing changed.
-        progress: print one line per step.
+        progress: print one line per step, and in the end the total time, the folder and the report.
         cell_timeout: seconds that one cell may take; None for no limit.
 
     Raises:
@@ -70,8 +71,9 @@ def reproduce(
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    began = time.monotonic()
     if preset not in ("smoke", "mini"):
-        only = LATENT_STEPS if only is None else [only] if isinstance(only, str) else list(only)
+        only = LATENT_STEPS if only is None else _selected(STEPS, only)
         possible = LATENT_STEPS if preset == "latents" else (*LATENT_STEPS, *TRAINING_STEPS)
         if not set(only) <= set(possible):
             raise ValueError(f"preset {preset!r} has notebooks for {', '.join(possible)} only: train with omgsr train")
@@ -94,7 +96,10 @@ def reproduce(
     )
     from ..report.claims import write_report
 
-    write_report(PROJECT_ROOT / results / preset)
+    report, _ = write_report(PROJECT_ROOT / results / preset)
+    if progress:
+        folder = Path(results, preset)
+        print(f"{len(ran)} steps in {time.monotonic() - began:.1f} s: {folder}, report {folder / report.name}")
     return ran
 
 
@@ -160,11 +165,12 @@ def run_steps(
 
 
 def _selected(steps, only):
-    wanted = list(steps) if only is None else [only] if isinstance(only, str) else list(only)
-    for name in wanted:
-        if name not in steps:
-            raise ValueError(f"a step must be one of {', '.join(steps)}, got {name!r}")
-    return [name for name in steps if name in wanted]
+    """The steps, in order, whose names begin with one of `only`."""
+    wanted = [""] if only is None else [only] if isinstance(only, str) else list(only)
+    for prefix in wanted:
+        if not any(name.startswith(prefix) for name in steps):
+            raise ValueError(f"a step must be one of {', '.join(steps)} or a prefix of them, got {prefix!r}")
+    return [name for name in steps if name.startswith(tuple(wanted))]
 
 
 def _parameters_by_step(names, root, preset, results, photos, parameters):
@@ -244,8 +250,8 @@ def _cells(notebook):
 
 
 def _library_hashes(root):
-    """Hashes of the package's code, style and shipped weights, and of the pinned versions."""
-    hashes = _folder_hashes(root / "omgsr_lib")
+    """Hashes of the package's code, style and shipped weights, and of the pinned versions, not of READMEs."""
+    hashes = {name: digest for name, digest in _folder_hashes(root / "omgsr_lib").items() if name[-3:] != ".md"}
     constraints = root / "constraints.txt"
     return hashes | ({constraints.name: sha256(constraints)} if constraints.exists() else {})
 

@@ -1,0 +1,98 @@
+"""`omgsr evaluate` and `omgsr benchmark`: scores of two folders, and of a public test set."""
+
+from .options import add_command, positive
+
+
+METRICS = "names such as lpips_squeeze, gmsd, niqe; an unknown one lists all"
+METRIC_WEIGHTS = "folder with weights of LPIPS-SqueezeNet and NIQE (default: metrics without weights)"
+
+
+def add_commands(commands):
+    add_evaluate(commands)
+    add_benchmark(commands)
+
+
+def add_evaluate(commands):
+    parser = add_command(
+        commands, evaluate, "omgsr evaluate restored references --metrics psnr_y ssim_y gmsd --out scores.csv"
+    )
+    files = parser.add_argument_group("input and output")
+    files.add_argument("restored", help="folder of restored images")
+    files.add_argument(
+        "reference", nargs="?",
+        help="folder of references with the same names (default: none, for metrics without a reference)",
+    )  # fmt: skip
+    files.add_argument("--out", metavar="CSV", help="file for every score (default: the means are printed only)")
+    files.add_argument(
+        "--cache", metavar="DIR",
+        help="folder that keeps the scores of each image, where a stopped evaluation resumes (default: not kept)",
+    )  # fmt: skip
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument("--metrics", nargs="+", default=["psnr_y", "ssim_y"], metavar="NAME", help=METRICS)
+    metrics.add_argument("--weights", metavar="DIR", help=METRIC_WEIGHTS)
+    metrics.add_argument(
+        "--conventions", metavar="CSV",
+        help="file for PSNR and SSIM of the same images under other conventions (default: not computed)",
+    )  # fmt: skip
+
+
+def evaluate(restored, reference, out, conventions, **options):
+    """Score a folder of restored images, with or without references of the same names."""
+    from ..metrics.evaluate import evaluate_folder, first_process
+    from ..utils.files import atomic_write
+
+    frame = evaluate_folder(restored, reference, progress=True, **options)
+    if not first_process():
+        return
+    if out:
+        with atomic_write(out) as part:
+            frame.to_csv(part, index=False)
+    print(frame.groupby("metric", sort=False)["value"].agg(["mean", "count"]).to_string())
+    if conventions:
+        from ..metrics.conventions import convention_scores, convention_table
+
+        with atomic_write(conventions) as part:
+            convention_table(convention_scores(restored, reference)).to_csv(part, index=False)
+
+
+def add_benchmark(commands):
+    parser = add_command(commands, benchmark, "omgsr benchmark RealSR --data RealSR --models bicubic mini-s")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65")
+    files.add_argument("--data", required=True, metavar="DIR", help="folder of the test set")
+    files.add_argument("--out", default="results/mini/benchmarks", metavar="DIR", help="folder for <name>/scores.csv")
+    files.add_argument(
+        "--work", default="runs/benchmarks", metavar="DIR", help="folder for restored images and the scores of each"
+    )
+    files.add_argument(
+        "--published", metavar="DIR",
+        help="folder with published_results.csv, whose rows of this test set stand beside ours (default: none)",
+    )  # fmt: skip
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--models", nargs="+", default=["bicubic", "mini-s", "mini-f"], help="bicubic, model names or folders"
+    )
+    model.add_argument("--peers", action="store_true", help="realesrgan-x4plus too, on the CPU (extra peers)")
+    tiles = parser.add_argument_group("tiles")
+    tiles.add_argument(
+        "--tile", type=positive, default=128, metavar="N", help="side in pixels of the output, a multiple of 16"
+    )
+    tiles.add_argument(
+        "--overlap", type=int, default=32, metavar="N", help="in pixels of the output, from 0 to less than the tile"
+    )
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help=METRICS + " (default: all that test set and weights allow)"
+    )
+    metrics.add_argument("--weights", metavar="DIR", help=METRIC_WEIGHTS)
+
+
+def benchmark(name, data, out, models, peers, **options):
+    """Restore a public test set with several models and score it."""
+    from ..metrics.statistics import summarise
+    from ..study.peers import PEERS
+    from ..study.test_sets import benchmark
+
+    frame = benchmark(name, data, out, models=[*models, *(PEERS if peers else ())], **options)
+    table = summarise(frame).pivot_table(index="method", columns="metric", values="mean", sort=False)
+    print(table.round(4).to_string())

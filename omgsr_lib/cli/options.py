@@ -1,0 +1,97 @@
+"""What the commands share: how options are declared and explained, and the photographs that options name."""
+
+import argparse
+import inspect
+import sys
+
+
+def add_command(commands, run, example):
+    """The parser of a new command, named and described by the function `run`, which takes its options as arguments."""
+    description = inspect.getdoc(run)
+    parser = commands.add_parser(
+        run.__name__,
+        help=description.split("\n")[0].removesuffix("."),
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=_Help,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Ends the help of each option with what holds without it; where that is nothing, `help` says so."""
+
+    def _get_help_string(self, action):
+        if action.required:
+            return f"{action.help} (required)"
+        if action.default in (None, [], "", argparse.SUPPRESS):
+            return action.help
+        if action.default is False:
+            return f"{action.help} (off by default)"
+        default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
+        return f"{action.help} (default: {default})"
+
+
+def positive(text):
+    """An integer of at least 1 from the command line."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def integer_or_auto(text):
+    """A tile or a timestep from the command line: an integer or "auto"."""
+    return text if text == "auto" else int(text)
+
+
+def add_seed(group):
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of every random number, an integer from 0")
+
+
+def add_threads(group):
+    group.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads per process, from 1")
+
+
+def add_training_photos(group, *, required=True):
+    """--photos and --provenance, as `training_photos` takes them."""
+    group.add_argument(
+        "--photos", nargs="+", required=required, metavar="PATH",
+        help="training photographs: folders, lists of paths or manifests" + ("" if required else "; required, except "
+             "with --dry-run (default: none)"),
+    )  # fmt: skip
+    group.add_argument(
+        "--provenance", nargs="+", metavar="CSV",
+        help="a licence per photograph, in one file or one per source; those for research only are left out "
+             "(default: none, all are taken)",
+    )  # fmt: skip
+
+
+def training_photos(photos, provenance):
+    """The photographs that --photos (one source or several) and --provenance (one CSV, or one each) name."""
+    from ..data.photos import freely_licensed
+
+    sources, tables = ([given] if isinstance(given, str) else list(given or ()) for given in (photos, provenance))
+    if not tables:
+        return all_photos(sources)
+    if len(tables) not in (1, len(sources)):
+        raise ValueError(
+            f"--provenance takes one CSV for all sources of --photos or one for each: got {len(tables)} for "
+            f"{len(sources)}. Give as many of both."
+        )
+    tables *= len(sources) // len(tables)
+    return [path for pair in zip(sources, tables, strict=True) for path in freely_licensed(*pair)]
+
+
+def all_photos(sources):
+    """The photographs of folders, lists of paths and manifests, in their order."""
+    from ..data.photos import find_photos
+
+    return [path for source in sources for path in find_photos(source)]
+
+
+def say(line):
+    """A line on stderr, above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,161 @@
+"""`omgsr reproduce`, `study`, `adaptive`, `report`, `explore`: the study, its long trainings, its pages."""
+
+from pathlib import Path
+
+from .options import add_command, add_seed, positive, training_photos
+
+
+def add_commands(commands):
+    add_reproduce(commands)
+    add_report(commands)
+    add_explore(commands)
+    add_study(commands)
+    add_adaptive(commands)
+
+
+def add_reproduce(commands):
+    parser = add_command(commands, reproduce, "omgsr reproduce --only 02 06 --photos my-photos")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--preset", default="mini", help="smoke, mini, latents, paper, first-release or release")
+    files.add_argument("--results", default="results", metavar="DIR", help="output folder, relative to the project")
+    files.add_argument(
+        "--photos", metavar="DIR", help="folder with your own photographs (default: those of the dependencies)"
+    )
+    steps = parser.add_argument_group("steps")
+    steps.add_argument(
+        "--only", nargs="+", metavar="STEP", help="steps to run, by name or its first characters (default: all)"
+    )
+    steps.add_argument("--force", action="store_true", help="run steps that are up to date too")
+
+
+def reproduce(preset, **options):
+    """Run the notebooks in order, each only if something changed, and write the report."""
+    from ..study.reproduce import reproduce
+
+    reproduce(preset, **options)
+
+
+def add_report(commands):
+    parser = add_command(commands, report, "omgsr report --preset mini")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--preset", default="mini", help="smoke, mini, latents, paper, first-release or release")
+    files.add_argument("--results", default="results", metavar="DIR", help="folder of all results")
+    files.add_argument("--pdf", action="store_true", help="draw every figure as PDF too")
+
+
+def report(preset, results, pdf):
+    """Write report.md and report.html of a preset from its CSV files."""
+    from ..report.claims import write_report
+
+    folder = Path(results) / preset
+    if not folder.is_dir():
+        raise FileNotFoundError(f"A report needs results: there is no folder '{folder}'. Run omgsr reproduce first.")
+    print(*write_report(folder, pdf=pdf), sep="\n")
+
+
+def add_explore(commands):
+    parser = add_command(commands, explore, "omgsr explore --html explorer.html --photos my-photos --first 2")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--html", required=True, metavar="FILE", help="page to write")
+    files.add_argument(
+        "--photos", metavar="PATH",
+        help="folder, list of paths or manifest (default: photographs of the dependencies)",
+    )  # fmt: skip
+    files.add_argument("--first", type=positive, default=3, metavar="N", help="take so many photographs, from 1")
+    files.add_argument("--size", type=positive, default=128, metavar="N", help="side of the images in pixels, from 32")
+    files.add_argument(
+        "--strengths", nargs="+", default=["mild", "medium", "extreme"], metavar="NAME", help="of the degradation"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", nargs="+", default=["mini-s", "mini-f"], help="one or two models, as for omgsr restore"
+    )
+    model.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model (default: the model's own)")
+    model.add_argument("--adapter", metavar="DIR", help="folder with the adapters (default: the model's own)")
+    model.add_argument(
+        "--steps", type=positive, default=20, metavar="N", help="timesteps on the slider, 1 to 1000, evenly spread"
+    )
+    add_seed(model)
+
+
+def explore(html, model, **options):
+    """Write the explorer, a slider over the timestep, as one HTML page that needs no kernel and no network."""
+    from ..explorer.compute import write_explorer_page
+
+    path = write_explorer_page(html, model, **options)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def add_study(commands):
+    parser = add_command(commands, study, "omgsr study --variants s --steps 50 --jobs 4")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--results", default="results/mini/study", metavar="DIR", help="output folder")
+    files.add_argument(
+        "--photos", metavar="PATH",
+        help="folder, list of paths or manifest (default: those of the dependencies and synthetic images)",
+    )  # fmt: skip
+    files.add_argument(
+        "--provenance", metavar="CSV",
+        help="a licence per photograph; those for research only are left out (default: none, all are taken)",
+    )  # fmt: skip
+    files.add_argument(
+        "--evaluation", metavar="PATH", help="evaluation photographs (default: those of the dependencies)"
+    )
+    files.add_argument(
+        "--weights", metavar="DIR",
+        help="weights of LPIPS-SqueezeNet, for loss and measure (default: the loss uses the autoencoder's features)",
+    )  # fmt: skip
+    training = parser.add_argument_group("training")
+    training.add_argument("--variants", nargs="+", default=["s", "f"], choices=["s", "f"], help="OMGSR-S, OMGSR-F")
+    training.add_argument(
+        "--steps", type=positive, default=100, metavar="N", help="optimiser steps of each training, from 1"
+    )
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes of one thread each, from 1")
+
+
+def study(results, photos, provenance, evaluation, weights, variants, steps, jobs):
+    """Run the trainings of the ablation, an hour or two."""
+    from ..data.photos import find_photos, packaged_photos
+    from ..presets import recipe
+    from ..study.ablation import StudyData, study
+
+    data = StudyData(
+        train=tuple(training_photos(photos, provenance) if photos else packaged_photos("train")),
+        evaluation=tuple(find_photos(evaluation) if evaluation else packaged_photos("eval")),
+        crops_per_photo=1 if evaluation else 4,
+        synthetic=0 if photos else 40,
+        weights=weights,
+        steps=steps,
+    )
+    study(results, data, {variant: recipe("mini", variant).timestep for variant in variants}, jobs=jobs)
+
+
+def add_adaptive(commands):
+    parser = add_command(commands, adaptive, "omgsr adaptive --photos evaluation-photos --weights weights")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--results", default="results/mini/adaptive", metavar="DIR", help="output folder")
+    files.add_argument("--photos", metavar="PATH", help="evaluation photographs (default: those of the dependencies)")
+    files.add_argument(
+        "--controls", metavar="DIR", help="folder with the adapters mini-s-dial and mini-f-dial (default: no control)"
+    )
+    files.add_argument(
+        "--statistics", metavar="FILE",
+        help="statistics.pt of the estimator's training, the baselines of its errors (default: no baselines)",
+    )  # fmt: skip
+    files.add_argument("--realsr", metavar="DIR", help="folder of the test set RealSR (default: not measured)")
+    files.add_argument("--weights", metavar="DIR", help="folder with LPIPS-SqueezeNet (default: without this metric)")
+    files.add_argument(
+        "--taef2", metavar="DIR",
+        help="folder with taef2_encoder.pth, a second latent space (default: the package's alone)",
+    )  # fmt: skip
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes of one thread each, from 1")
+
+
+def adaptive(results, photos, **options):
+    """Measure the per-image timestep, the numbers of notebook 08; half an hour or so."""
+    from ..data.photos import find_photos, packaged_photos
+    from ..study.adaptive import adaptive_study
+
+    adaptive_study(results, find_photos(photos) if photos else packaged_photos("eval"), **options)

@@ -1,0 +1,165 @@
+"""`omgsr restore`: an image or a folder of images."""
+
+import time
+from pathlib import Path
+
+from .options import add_command, integer_or_auto, positive, say
+
+
+def add_commands(commands):
+    parser = add_command(commands, restore, "omgsr restore photos --out restored --scale 3 --model mini-s")
+
+    files = parser.add_argument_group("input and output")
+    files.add_argument("source", help="image, or folder whose images are restored, those of its folders too")
+    files.add_argument("--out", required=True, metavar="DIR", help="folder for the restored files")
+    files.add_argument(
+        "--scale", type=float, default=4.0, metavar="X", help="output side / input side, any number from 1"
+    )
+    files.add_argument(
+        "--format", default="png", choices=["png", "jpeg", "webp", "tiff"], help="16 bits stay in png and tiff"
+    )
+    files.add_argument(
+        "--quality", type=int, default=95, metavar="N", help="of jpeg and webp, 1 (smallest file) to 100 (best)"
+    )
+    files.add_argument(
+        "--colour-fix", default="adain", choices=["adain", "wavelet", "none"],
+        help="take the colours of the enlarged input: their mean and deviation, or low frequencies",
+    )  # fmt: skip
+    files.add_argument(
+        "--as-released", action="store_true",
+        help="cut to 8 bits before and after the colour fix, as the authors' code does, instead of rounding once",
+    )  # fmt: skip
+    files.add_argument(
+        "--force", action="store_true", help="restore what is finished again, and replace files of other origin"
+    )
+    files.add_argument(
+        "--max-pixels", type=positive, metavar="N",
+        help="largest input in pixels, from 1, against decompression bombs (default: 178956970)",
+    )  # fmt: skip
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", default="mini-s", metavar="NAME", help="mini-{s,f}[-adaptive], omgsr-{s,f}-{512,1024} or a folder"
+    )
+    model.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model (default: the model's own)")
+    model.add_argument("--adapter", metavar="DIR", help="folder with the adapters (default: the model's own)")
+    model.add_argument(
+        "--prompt-embeds", metavar="FILE",
+        help="safetensors file with the prompt's embeddings (default: none, the base's text encoders make them)",
+    )  # fmt: skip
+    model.add_argument(
+        "--timestep", type=integer_or_auto, metavar="T",
+        help="timestep of injection, 0 to 999; auto estimates it per image or tile, by an adaptive model "
+             "(default: the model's t*, of adaptive models auto)",
+    )  # fmt: skip
+    model.add_argument(
+        "--strength", type=float, default=0.0, metavar="X",
+        help="moves timestep auto: below 0 the result keeps to the image, above 0 the prior adds more, some -2 to 2",
+    )  # fmt: skip
+    model.add_argument(
+        "--seed", type=int, metavar="N",
+        help="sample the encoder's posterior with this 64-bit integer, as published (default: the posterior's mean)",
+    )  # fmt: skip
+
+    tiles = parser.add_argument_group("tiles")
+    tiles.add_argument(
+        "--tile", type=integer_or_auto, metavar="N",
+        help="side in pixels of the output, a multiple of 16; 0: one pass; auto: what fits into the free memory "
+             "(default: the side that the model restores best with; of a folder one pass)",
+    )  # fmt: skip
+    tiles.add_argument(
+        "--overlap", type=int, metavar="N",
+        help="in pixels of the output, from 0 to less than the tile (default: as little as covers the image)",
+    )  # fmt: skip
+    tiles.add_argument(
+        "--window", default="gaussian", choices=["gaussian", "released", "cosine", "ramp"], help="how tiles blend"
+    )
+    tiles.add_argument(
+        "--planner", choices=["smallest", "published"],
+        help="fewest and smallest tiles, or as published (default: published with --overlap, else smallest)",
+    )  # fmt: skip
+    tiles.add_argument(
+        "--vae-mode", choices=["exact", "flat"],
+        help="encode and decode large images in parts: the same result, or faster (default: in one piece)",
+    )  # fmt: skip
+
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--batch-size", type=positive, default=1, metavar="N", help="images of equal size restored at once, from 1"
+    )
+    speed.add_argument(
+        "--tile-batch", type=positive, default=1, metavar="N", help="tiles that the model takes at once, from 1"
+    )
+    speed.add_argument(
+        "--precision", choices=["no", "bf16"],
+        help="of weights and activations; no: 32 bits (default: bf16 where the machine multiplies it, else no)",
+    )  # fmt: skip
+    speed.add_argument(
+        "--fold", action="store_true", help="compute once what no image changes; at the model's own timestep only"
+    )
+    speed.add_argument(
+        "--quantise", choices=["int8", "fp8"],
+        help="FLUX's weights in half the memory of bf16, needs torchao (default: as --precision says)",
+    )  # fmt: skip
+    speed.add_argument(
+        "--offload", action="store_true", help="keep the denoiser in host memory, layer by layer to the GPU"
+    )
+    speed.add_argument(
+        "--compile", metavar="DIR",
+        help="torch.compile, minutes at first, seconds with the code kept in this folder (default: not compiled)",
+    )  # fmt: skip
+
+
+LOADING = ("base", "adapter", "prompt_embeds", "precision", "fold", "quantise", "offload", "compile")
+
+
+def restore(source, out, model, tile, colour_fix, **options):
+    """Restore an image or a folder of images.
+
+    A stopped run resumes with the same command. An input that cannot be restored
+    is a line on stderr and exit code 1, and the others are restored.
+    """
+    began = time.monotonic()
+    from ..presets import default_tile
+    from ..restore.names import find_pictures
+
+    find_pictures(Path(source), Path(out), lambda error: None)  # before a large model is loaded
+    print(f"loading {model}", flush=True)
+    from ..restore.folder import restore_folder
+
+    report = restore_folder(
+        prepared_model(model, **{name: options.pop(name) for name in LOADING}),
+        source,
+        out,
+        tile=(default_tile(model) if tile is None else tile) or None,
+        colour_fix=None if colour_fix == "none" else colour_fix,
+        say=lambda line: say(f"omgsr restore: {line}"),
+        each=_print_above_the_bar,
+        **options,
+    )
+    print(f"{report} in {time.monotonic() - began:.1f} s: {out}")
+    return 1 if report.failed else 0
+
+
+def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, **options):
+    """The `OMGSR` of this name, ready to restore, on the GPU if there is one; `options` are those of `prepare`."""
+    import torch
+
+    from ..model import OMGSR
+    from ..restore.prepare import PRECISIONS, fast_dtype, prepare
+
+    dtype = PRECISIONS[precision] if precision else fast_dtype()
+    model = OMGSR.from_pretrained(name, base=base, adapter=adapter, prompt_embeds=prompt_embeds, dtype=dtype)
+    return prepare(
+        model,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        compile=compile is not None,
+        cache=compile,
+        **options,
+    )
+
+
+def _print_above_the_bar(line):
+    from tqdm import tqdm
+
+    tqdm.write(line)

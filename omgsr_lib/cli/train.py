@@ -1,0 +1,273 @@
+"""`omgsr train`, `pretrain`, `midstep`, `manifest`: what is trained, and on which photographs."""
+
+import argparse
+
+from ..presets import FAMILIES, PRETRAINING
+from .options import (
+    add_command,
+    add_seed,
+    add_threads,
+    add_training_photos,
+    all_photos,
+    integer_or_auto,
+    positive,
+    training_photos,
+)
+
+
+RECIPE = " (default: the recipe's)"
+
+
+def add_commands(commands):
+    add_train(commands)
+    add_midstep(commands)
+    add_manifest(commands)
+    add_pretrain(commands)
+
+
+def add_train(commands):
+    parser = add_command(
+        commands, train, "omgsr train --preset paper --variant s --resolution 512 --photos LSDIR.csv --out runs/s-512"
+    )
+    parser.set_defaults(arguments=())
+    files = parser.add_argument_group("input and output")
+    add_training_photos(files, required=False)
+    files.add_argument(
+        "--portraits", nargs="+", default=[], metavar="PATH",
+        help="photographs that are resized to 512 pixels instead of cropped, such as FFHQ (default: none)",
+    )  # fmt: skip
+    files.add_argument(
+        "--evaluation", metavar="PATH", help="photographs for previews and the model card (default: none)"
+    )
+    files.add_argument(
+        "--data", default="", metavar="TEXT",
+        help="names the training photographs and their licence in the model card (default: not named)",
+    )  # fmt: skip
+    files.add_argument(
+        "--out", metavar="DIR",
+        help="run folder: checkpoint, log and the adapters; required, except with --dry-run (default: none)",
+    )  # fmt: skip
+    files.add_argument("--every", type=positive, metavar="N", help="steps between checkpoints, from 1" + RECIPE)
+    files.add_argument(
+        "--export-every", type=positive, metavar="N",
+        help="steps between adapters in the official layout, weight-<step>/, from 1 (default: at the end alone)",
+    )  # fmt: skip
+    files.add_argument("--tracker", choices=["tensorboard"], help="of losses (default: log.jsonl alone)")
+    files.add_argument(
+        "--dry-run", action="store_true", help="print recipe, parameters, operations and memory, and stop"
+    )
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
+    model.add_argument(
+        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini also s-long, s-adaptive, s-dial"
+    )
+    model.add_argument(
+        "--resolution", type=positive, choices=[512, 1024],
+        help="side of a crop in pixels; required of paper and release (default: that of mini and smoke)",
+    )  # fmt: skip
+    model.add_argument("--base", metavar="MODEL", help="folder or mirror of the base model" + RECIPE)
+    model.add_argument(
+        "--prompt-embeds", metavar="FILE",
+        help="safetensors file with the prompt's embeddings (default: none, the base's text encoders make them)",
+    )  # fmt: skip
+    model.add_argument(
+        "--timestep", type=integer_or_auto, metavar="T",
+        help="mid-timestep, 0 to 999; auto measures it on the training photographs" + RECIPE,
+    )  # fmt: skip
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
+    training.add_argument("--batch-size", type=positive, metavar="N", help="of one process, from 1" + RECIPE)
+    training.add_argument("--accumulation", type=positive, metavar="N", help="micro-batches per step, from 1" + RECIPE)
+    training.add_argument("--learning-rate", type=float, metavar="X", help="of both optimisers, above 0" + RECIPE)
+    training.add_argument("--warmup", type=int, metavar="N", help="steps of linear warm-up, from 0" + RECIPE)
+    training.add_argument(
+        "--perceptual-loss", metavar="NAME",
+        help="lpips, ea-dists, dinov3-dists, lpips-squeeze or autoencoder" + RECIPE,
+    )  # fmt: skip
+    training.add_argument(
+        "--weights", metavar="DIR",
+        help="weights of the loss networks: vgg16/, dinov2/, dinov3/, dists/, squeezenet/ (default: those of the hub)",
+    )  # fmt: skip
+    training.add_argument("--as-released", action="store_true", help="with the defects of the authors' code")
+    add_seed(training)
+
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--precision", choices=["no", "bf16"],
+        help="of activations; no: 32 bits (default: bf16 where the machine multiplies it natively, else no)",
+    )  # fmt: skip
+    speed.add_argument("--optimizer", default="adamw", choices=["adamw", "adamw8bit"], help="32-bit or 8-bit states")
+    speed.add_argument(
+        "--checkpointing", action=argparse.BooleanOptionalAction,
+        help="recompute the denoiser's activations, for less memory" + RECIPE,
+    )  # fmt: skip
+    speed.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load data, from 0")
+    add_threads(speed)
+
+
+CHANGES = ("batch_size", "accumulation", "learning_rate", "warmup", "steps", "perceptual_loss", "checkpointing")
+
+
+def train(
+    preset, variant, resolution, photos, provenance, portraits, evaluation, out, timestep, threads, dry_run, arguments,
+    **options,
+):  # fmt: skip
+    """Train the adapters of OMGSR; runs under accelerate launch too.
+
+    A stopped training resumes with the same command.
+    """
+    from ..presets import recipe
+
+    variant = variant if resolution is None else f"{variant}-{resolution}"
+    measured = timestep == "auto"
+    changes = {name: options.pop(name) for name in CHANGES}
+    chosen = recipe(preset, variant, **changes, timestep=None if measured else timestep)
+    for name, value in (("photos", photos), ("out", out)):
+        if not (dry_run or value):
+            raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
+    import torch
+
+    torch.set_num_threads(threads)
+    if dry_run:
+        from ..study.costs import dry_run
+
+        print(dry_run(chosen, precision=options["precision"] or "bf16"))
+        return
+    from ..training.model_card import command_line
+    from ..training.run import finetune
+
+    finetune(
+        chosen,
+        training_photos(photos, provenance),
+        out,
+        preset=preset,
+        name=f"{preset}-{variant}",
+        command=command_line(arguments),
+        portraits=all_photos(portraits),
+        evaluation=all_photos([evaluation]) if evaluation else (),
+        measure_timestep=measured,
+        **options,
+    )
+
+
+def add_midstep(commands):
+    parser = add_command(commands, midstep, "omgsr midstep --photos my-photos --vae mini --family flow --size 128")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--photos", required=True, metavar="PATH", help="folder, list of paths or manifest")
+    files.add_argument(
+        "--provenance", metavar="CSV",
+        help="a licence per photograph; those for research only are left out (default: none, all are taken)",
+    )  # fmt: skip
+    files.add_argument(
+        "--short-side", type=positive, metavar="N",
+        help="reduce photographs to this short side in pixels first, from 1 (default: not reduced)",
+    )  # fmt: skip
+    files.add_argument("--size", type=positive, default=512, metavar="N", help="crop side in pixels, from 16")
+    files.add_argument("--scale", type=positive, default=4, metavar="N", help="of the degradation, from 1")
+    model = parser.add_argument_group("model")
+    model.add_argument("--vae", default="mini", help="mini, a folder or a hub id of a diffusers autoencoder")
+    model.add_argument("--family", default=FAMILIES["s"], choices=[*FAMILIES.values()], help="noise schedule")
+    add_seed(model)
+
+
+def midstep(photos, provenance, vae, family, size, **options):
+    """Compute the mid-timestep of an autoencoder on photographs."""
+    from ..data.pairs import evaluation_pairs
+    from ..midstep import snr_mid_timestep
+    from ..priors.latent_space import load_latent_space
+    from ..priors.latents import encode_pairs
+
+    pairs = evaluation_pairs(training_photos(photos, provenance), size, **options)
+    autoencoder, schedule = load_latent_space(vae, family)
+    mid = snr_mid_timestep(*encode_pairs(autoencoder, pairs), schedule)
+    low, high = mid.interval
+    print(f"mid-timestep {mid.timestep} (95 % interval {low} to {high}, {len(mid.per_image)} images)")
+
+
+def add_manifest(commands):
+    parser = add_command(commands, manifest, "omgsr manifest data/ffhq --first 10000 --out ffhq.csv")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("photos", help="folder, list of paths or manifest")
+    files.add_argument("--first", type=positive, metavar="N", help="take so many by name, from 1 (default: all)")
+    files.add_argument("--out", metavar="CSV", help="file to write; required, except with --verify (default: none)")
+    files.add_argument(
+        "--verify", action="store_true", help="compare the files of a manifest with their SHA-256 instead"
+    )
+
+
+def manifest(photos, first, out, verify):
+    """List photographs with their SHA-256, for omgsr train --photos and --portraits."""
+    if not (verify or out):
+        raise ValueError("A manifest is written to --out or compared with --verify: got neither.")
+    from ..data.manifest import verify_manifest, write_manifest
+    from ..data.photos import find_photos
+
+    paths = find_photos(photos)[:first]
+    if verify:
+        verify_manifest(photos)
+        print(f"{len(paths)} photographs are as they were listed")
+        return
+    write_manifest(paths, out)
+    print(f"{len(paths)} photographs: {out}")
+
+
+def add_pretrain(commands):
+    parser = add_command(commands, pretrain, "omgsr pretrain autoencoder --photos my-photos --out runs/autoencoder")
+    parser.set_defaults(arguments=())
+    files = parser.add_argument_group("input and output")
+    files.add_argument(
+        "part", choices=[*PRETRAINING],
+        help="autoencoder, a prior, or the estimator of the per-image timestep",
+    )  # fmt: skip
+    add_training_photos(files)
+    files.add_argument(
+        "--out", required=True, metavar="DIR", help="run folder: checkpoint, log and the finished model"
+    )
+    files.add_argument(
+        "--evaluation", metavar="PATH",
+        help="photographs that the model card measures on (default: crops of the training photographs)",
+    )  # fmt: skip
+    files.add_argument(
+        "--data", default="the user's own", metavar="TEXT",
+        help="names the training photographs and their licence in the model card",
+    )  # fmt: skip
+    training = parser.add_argument_group("training")
+    training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
+    training.add_argument("--batch-size", type=positive, metavar="N", help="from 1" + RECIPE)
+    training.add_argument("--learning-rate", type=float, metavar="X", help="above 0" + RECIPE)
+    training.add_argument(
+        "--size", type=positive, metavar="N", help="crop side in pixels, of the autoencoder, from 16" + RECIPE
+    )
+    training.add_argument(
+        "--perceptual", metavar="DIR",
+        help="weights of LPIPS-SqueezeNet, of the autoencoder (default: without a perceptual loss)",
+    )  # fmt: skip
+    training.add_argument("--autoencoder", metavar="DIR", help="of a prior or the estimator (default: the package's)")
+    add_seed(training)
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="on cuda in large batches and bfloat16"
+    )
+    add_threads(speed)
+
+
+def pretrain(
+    part, photos, provenance, out, steps, batch_size, learning_rate, size, device, threads, arguments, **options
+):
+    """Train the mini autoencoder, a mini prior or the estimator; resumable."""
+    from dataclasses import replace
+
+    import torch
+
+    from ..presets import PRETRAINING
+    from ..pretraining.command import pretrain
+    from ..training.model_card import command_line
+
+    torch.set_num_threads(threads)
+    row = PRETRAINING[part].on_gpu() if device == "cuda" else PRETRAINING[part]
+    changes = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, size=size)
+    row = replace(row, **{name: value for name, value in changes.items() if value is not None})
+    photos, command = training_photos(photos, provenance), command_line(arguments)
+    pretrain(part, photos, out, row, device=device, command=command, **options)
