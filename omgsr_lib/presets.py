@@ -214,6 +214,11 @@ def default_tile(name):
     return TILES.get(name, recipe(*MODELS[name]).resolution) if name in MODELS else None
 
 
+def small(name):
+    """Whether the base of the model `name`, a key of `MODELS` or a folder, ships with this package."""
+    return name in MODELS and ships(recipe(*MODELS[name]))
+
+
 def recipe(preset, variant, **changes):
     """The `Recipe` of a preset and variant ("s", "f", or with a resolution: "s-512").
 

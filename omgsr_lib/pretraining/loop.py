@@ -21,10 +21,10 @@ def cosine_with_warmup(optimizer, steps, *, warmup, flat=0.3):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def pretraining_autocast(device):
-    """bfloat16 on a GPU, float32 on a CPU: there it is slower for networks this small, AVX512-BF16 or not."""
+def pretraining_autocast(device, *, on_cpu=False):
+    """bfloat16 on a GPU, and float32 on a CPU unless `on_cpu`."""
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or on_cpu)
 
 
 def run_steps(folder, steps, step_losses, *, modules, optimizer, schedule, every=100, clip=1.0, after_step=None):

@@ -9,6 +9,7 @@ from ..data.photos import open_photo, to_pixels
 from ..priors import prior_class
 from ..priors.latents import compression, encode_latents
 from ..training.checkpoint import load_state, save_state
+from ..utils.precision import faster_precision
 from .loop import cosine_with_warmup, pretraining_autocast, run_steps
 
 
@@ -79,6 +80,9 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
     schedule = cosine_with_warmup(optimizer, steps, warmup=100, flat=0.5)
 
+    shape = (batch_size, maps[0].shape[0], SIDES[0][1], SIDES[0][1])
+    half = faster_precision(prior, shape, training=True) == "bf16"
+
     def step_losses(step):
         side, count = window_batch(step, steps, batch_size)
         latents, generator = latent_windows(maps, step, count, side, seed=seed)
@@ -87,7 +91,7 @@ def train_prior(family, maps, folder, *, steps, batch_size=16, learning_rate=6e-
         noisy = prior.schedule.add_noise(latents, noise, timesteps)
         target = prior.target(latents, noise)
         weights = prior.loss_weights(timesteps).to(device)
-        with pretraining_autocast(device):
+        with pretraining_autocast(device, on_cpu=half):
             output = prior(noisy.to(device), timesteps.to(device))
         errors = (output.float() - target.to(device)).square().mean((1, 2, 3))
         return {"mse": (weights * errors).mean()}

@@ -11,10 +11,10 @@ from ..metrics.evaluate import score_pairs
 from ..midstep import snr_mid_timestep
 from ..model import OMGSR
 from ..presets import ships
-from ..priors.latents import encode_pairs
+from ..priors.latents import compression, encode_pairs
 from ..priors.loading import WEIGHTS
 from ..restore.pairs import restored_pairs
-from ..utils.precision import native_precision
+from ..utils.precision import faster_precision, native_precision
 from .batches import training_dataset
 from .distributed import held
 from .loop import TrainOptions, run, set_up
@@ -58,18 +58,19 @@ def finetune(
         measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
             degradation), instead of the recipe's, which belongs to its own base.
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
-        precision, options: of `TrainOptions`; precision is `native_precision()` by default. In bf16 on a GPU frozen
-            weights are loaded in bf16.
+        precision, options: of `TrainOptions`; by default the precision is the faster one (`fast_precision`). In bf16 on
+            a GPU frozen weights are loaded in bf16.
     """
     assert_disjoint([*paths, *portraits], evaluation)
-    precision = precision or native_precision()
     with held(out):
-        dtype = torch.bfloat16 if precision == "bf16" and torch.cuda.is_available() else torch.float32
+        on_gpu = torch.cuda.is_available() and (precision or native_precision()) == "bf16"
+        dtype = torch.bfloat16 if on_gpu else torch.float32
         model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
         if recipe.start:
             model.load_adapter(WEIGHTS / recipe.start)
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+        precision = precision or fast_precision(model, recipe)
         small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
         if measure_timestep:
             crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
@@ -102,6 +103,18 @@ def finetune(
         folder = model.save_adapter(Path(out) / name)
         adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
+
+
+def fast_precision(model, recipe):
+    """`"bf16"` or `"no"`, in which the denoiser of `model` trains faster on this machine at the recipe's size.
+
+    That of a full-size base is not measured: bf16 where the machine multiplies it in hardware.
+    """
+    if not ships(recipe):
+        return native_precision()
+    side = recipe.resolution // compression(model.vae)
+    shape = (recipe.batch_size, model.vae.config.latent_channels, side, side)
+    return faster_precision(model.prior, shape, training=True)
 
 
 def _measure(model, pairs, weights):
