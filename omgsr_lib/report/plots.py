@@ -207,13 +207,13 @@ def plot_weighted_median(target, weight, ratio, neighbours, mid):
     right.plot(fine, curve, color=METHOD_COLOURS["omgsr-s"], lw=0.8)
     right.plot(ratio[near], values, "|", color=METHOD_COLOURS["omgsr-s"], ms=6)
     right.axvline(median, color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED)
-    for timestep in neighbours:
+    for timestep, side, shift in zip(neighbours, ("left", "right"), (5, -5), strict=True):
         value = np.abs(ratio[timestep] - target) @ weight / len(weight)
         chosen = timestep == mid
         right.plot(ratio[timestep], value, "o", ms=6, color=METHOD_COLOURS["omgsr-f"],
                    mfc=METHOD_COLOURS["omgsr-f"] if chosen else "white")  # fmt: skip
-        right.annotate(f"t {timestep}" + (" = t*" if chosen else ""), (ratio[timestep], value), (0, 8),
-                       textcoords="offset points", ha="center", color=METHOD_COLOURS["omgsr-f"])  # fmt: skip
+        right.annotate(f"t {timestep}" + (" = t*" if chosen else ""), (ratio[timestep], value), (shift, 8),
+                       textcoords="offset points", ha=side, color=METHOD_COLOURS["omgsr-f"])  # fmt: skip
     right.margins(y=0.25)
     right.set(xlabel="r = α² / σ²; a tick for every timestep", ylabel="Mean |SNR(z$_t$) − SNR(z$_L$)|")
     return fig

@@ -192,7 +192,7 @@ def mid_timestep_table(midsteps):
     published = sorted({(preset, name, chosen.timestep) for (preset, name), chosen in RECIPES.items()
                         if preset in ("paper", "release")})  # fmt: skip
     note = "Published, on other photographs and bases: " + ", ".join(f"{p} {n} {t}" for p, n, t in published) + "."
-    return frame_table(frame, left=2, notes=[note, "Bootstrap over pictures; the older rules have no interval."])
+    return frame_table(frame, left=2, notes=[note, "Bootstrap over images; the older rules have no interval."])
 
 
 def gap_table(minima):

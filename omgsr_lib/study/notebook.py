@@ -23,7 +23,7 @@ def study_photos(photos, split):
     """Photographs of the "train" or "eval" part of the user's folder `photos`, or of those inside the dependencies.
 
     In the order of their contents' SHA-256 every fourth photograph of a folder is for evaluation, the others for
-    training, so that no picture is in both. Raises `ValueError` if the folder holds fewer than two different ones.
+    training, so that no image is in both. Raises `ValueError` if the folder holds fewer than two different ones.
     """
     if not photos:
         return packaged_photos(split)
@@ -105,7 +105,7 @@ def evaluated_models(preset, folder):
 
 
 def preset_costs(preset, size, *, repeats=2):
-    """Costs of restoring one picture of `size` pixels with the preset's models; with `mini` also the full-size bases.
+    """Costs of restoring one image of `size` pixels with the preset's models; with `mini` also the full-size bases.
 
     Those are counted at 512 pixels on the meta device, not run (`study.costs.restoration_costs`).
     """
@@ -121,6 +121,6 @@ def preset_costs(preset, size, *, repeats=2):
 
 
 def low_quality_pictures(photos, *, size, scale=4, seed=0):
-    """Low-quality PIL pictures by name: degraded centres of the evaluation photographs."""
+    """Low-quality PIL images by name: degraded centres of the evaluation photographs."""
     pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1)
     return {pair.name: to_image(pair.lq_small) for pair in pairs}

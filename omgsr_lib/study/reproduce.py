@@ -48,7 +48,7 @@ def reproduce(
     A step is skipped when its fingerprint (notebook, parameters, library, shipped weights, pinned versions,
     photographs, files of the steps it reads) is the one in `<results>/<preset>/manifest.json`, and the files that its
     notebook recorded as read and written are unchanged. The manifest is written after each step, so a run that was
-    stopped goes on where it was.
+    stopped resumes where it was.
 
     Args:
         preset: given to every notebook, and the folder of the results.
@@ -63,7 +63,7 @@ def reproduce(
         cell_timeout: seconds that one cell may take; None for no limit.
 
     Raises:
-        ValueError: unknown preset, step or parameter, a wrong type, or a file in `photos` that is no picture, before
+        ValueError: unknown preset, step or parameter, a wrong type, or a file in `photos` that is no image, before
             anything runs.
         FileNotFoundError: no such notebook or photo folder, or an empty one, before anything runs.
         OSError: the results cannot be written.

@@ -29,11 +29,10 @@ class Checkpoint:
         `trim` drops the log's lines after that step: they will run again. Raises `ValueError` for other settings or a
         damaged state.
         """
-        state = read_checkpoint(self.folder, ("step", *(("settings",) if self.settings else ()), *self.parts), device)
-        step = 0
+        names = ("settings",) if self.settings else self.parts  # equal settings have equal parts
+        state, step = read_checkpoint(self.folder, ("step", *names), device), 0
         if state is not None:
-            if self.settings:
-                assert_same_settings(self.folder, state["settings"], self.settings)
+            assert_same_settings(self.folder, state.get("settings", {}), self.settings)
             _load(self.parts, state)
             step = state["step"]
         if trim:
@@ -98,7 +97,7 @@ def keep_settings(folder, settings):
 
 
 def assert_same_settings(folder, before, now):
-    """Raise `ValueError` that names the first of the settings `now` that the run in `folder` began without."""
+    """Raise `ValueError` that names the first of the settings `now` that differs from those of the run in `folder`."""
     for name, value in now.items():
         if before.get(name) != value:
             raise ValueError(
