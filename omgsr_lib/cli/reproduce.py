@@ -1,4 +1,4 @@
-"""`omgsr reproduce`, `study`, `adaptive`, `report`, `explore`: the study, its long trainings, its pages."""
+"""`omgsr reproduce`, `check`, `study`, `adaptive`, `report`, `explore`: the study, its long trainings, its pages."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from .options import add_command, add_seed, positive, training_photos
 
 def add_commands(commands):
     add_reproduce(commands)
+    add_check(commands)
     add_report(commands)
     add_explore(commands)
     add_study(commands)
@@ -17,7 +18,10 @@ def add_reproduce(commands):
     parser = add_command(commands, reproduce, "omgsr reproduce --only 02 06 --photos my-photos")
     files = parser.add_argument_group("input and output")
     files.add_argument("--preset", default="mini", help="smoke, mini, latents, paper, first-release or release")
-    files.add_argument("--results", default="results", metavar="DIR", help="output folder, relative to the project")
+    files.add_argument(
+        "--results", default="runs/reproduce", metavar="DIR", help="output folder, relative to the project"
+    )
+    files.add_argument("--update", action="store_true", help="replace the committed results instead")
     files.add_argument(
         "--photos", metavar="DIR", help="folder with your own photographs (default: those of the dependencies)"
     )
@@ -28,11 +32,36 @@ def add_reproduce(commands):
     steps.add_argument("--force", action="store_true", help="run steps that are up to date too")
 
 
-def reproduce(preset, **options):
-    """Run the notebooks in order, each only if something changed, and write the report."""
-    from ..study.reproduce import reproduce
+def reproduce(preset, results, update, **options):
+    """Run the notebooks in order, each only if something changed, and write the report.
 
-    reproduce(preset, **options)
+    In the end the numbers are compared with the committed ones, as omgsr check does.
+    """
+    from ..study.reproduce import COMMITTED, reproduce
+
+    reproduce(preset, results=COMMITTED if update else results, **options)
+
+
+def add_check(commands):
+    parser = add_command(commands, check, "omgsr check --preset mini")
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--preset", default="mini", help="smoke, mini, latents, paper, first-release or release")
+    files.add_argument("--results", default="runs/reproduce", metavar="DIR", help="folder of your own results")
+    files.add_argument("--committed", default="results", metavar="DIR", help="folder of the committed results")
+
+
+def check(preset, results, committed):
+    """Compare the numbers of your own results with the committed ones.
+
+    A number agrees if it lies in the committed interval or, without one, equals the committed number after rounding.
+    Exit code 1 if any does not.
+    """
+    from ..study.check import check_results
+    from ..study.reproduce import INPUTS
+
+    found = check_results(Path(results) / preset, Path(committed) / preset, leave_out=INPUTS)
+    print(found)
+    return 0 if found.passed else 1
 
 
 def add_report(commands):

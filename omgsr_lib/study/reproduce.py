@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 from ..presets import PRESETS
 from ..utils.files import sha256, write_json
+from .check import check_results
 from .papermill import NotebookFailed, check_type, declared_parameters, run_notebook
 from .run_record import ELSEWHERE, PROJECT_ROOT, versions
 
@@ -28,6 +30,9 @@ STEPS = {
     "explore_timestep_injection": (),
 }
 
+COMMITTED = "results"  # of this repository; a reproduction leaves them as they are
+INPUTS = ("study", "adaptive", "benchmarks")  # what long runs left there and notebooks read
+
 LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone, no prior
 TRAINING_STEPS = ("03_train_omgsr_s", "04_train_omgsr_f")
 
@@ -35,7 +40,7 @@ TRAINING_STEPS = ("03_train_omgsr_s", "04_train_omgsr_f")
 def reproduce(
     preset="mini",
     *,
-    results="results",
+    results="runs/reproduce",
     photos=None,
     only=None,
     parameters=None,
@@ -52,14 +57,16 @@ def reproduce(
 
     Args:
         preset: given to every notebook, and the folder of the results.
-        results: folder of all results. Relative paths are taken from the project root.
+        results: folder of all results; "results" replaces the committed ones. What notebooks read of long runs
+            (`INPUTS`) is copied from there. Relative paths are taken from the project root.
         photos: folder of the user's own photographs for the notebooks that declare `photos`.
         only: steps to consider, names or prefixes such as "02"; by default all for `smoke` and `mini`, else
             `LATENT_STEPS`
             (`paper` and `release` know `TRAINING_STEPS` too, which show a training that `omgsr train` runs).
         parameters: further values by name, each given to the notebooks that declare it.
         force: run the steps even where nothing changed.
-        progress: print one line per step, and in the end the total time, the folder and the report.
+        progress: print one line per step, in the end the total time, the folder and the report, and how many numbers
+            agree with the committed ones (`check_results`) if all steps and the dependencies' photographs were taken.
         cell_timeout: seconds that one cell may take; None for no limit.
 
     Raises:
@@ -82,6 +89,9 @@ def reproduce(
 
         for path in find_photos(PROJECT_ROOT / photos):
             open_photo(path)
+    own, committed = PROJECT_ROOT / results / preset, PROJECT_ROOT / COMMITTED / preset
+    if own != committed:
+        _copy_inputs(committed, own)
     ran = run_steps(
         STEPS,
         PROJECT_ROOT,
@@ -96,11 +106,24 @@ def reproduce(
     )
     from ..report.claims import write_report
 
-    report, _ = write_report(PROJECT_ROOT / results / preset)
+    report, _ = write_report(own)
     if progress:
         folder = Path(results, preset)
         print(f"{len(ran)} steps in {time.monotonic() - began:.1f} s: {folder}, report {folder / report.name}")
+        if own != committed and committed.is_dir() and only is None and photos is None:
+            print(check_results(own, committed, leave_out=INPUTS))
     return ran
+
+
+def _copy_inputs(committed, own):
+    """Replace those of `INPUTS` whose record differs from the committed one."""
+    for name in INPUTS:
+        for record in committed.glob(f"{name}/**/run.json"):
+            source = record.parent
+            target = own / source.relative_to(committed)
+            if not (target / record.name).is_file() or sha256(target / record.name) != sha256(record):
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(source, target)
 
 
 def run_steps(

@@ -58,8 +58,8 @@ def finetune(
         measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
             degradation), instead of the recipe's, which belongs to its own base.
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
-        precision, options: of `TrainOptions`; by default the precision is the faster one (`fast_precision`). In bf16 on
-            a GPU frozen weights are loaded in bf16.
+        precision, options: of `TrainOptions`; the precision is by default the faster one (`fast_precision`). In
+            bf16 on a GPU frozen weights are loaded in bf16.
     """
     assert_disjoint([*paths, *portraits], evaluation)
     with held(out):
