@@ -290,9 +290,36 @@ def test_the_last_line_names_time_folder_and_report(monkeypatch, capsys):
     monkeypatch.setattr("omgsr_lib.report.claims.write_report", lambda folder, **_: (folder / "report.md", None))
     reproduce_module.reproduce("smoke", only="02")
     line = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"1 steps in \d+\.\d s: results/smoke, report results/smoke/report\.md", line)
+    assert re.fullmatch(r"1 steps in \d+\.\d s: runs/reproduce/smoke, report runs/reproduce/smoke/report\.md", line)
     with pytest.raises(ValueError, match="preset 'latents' has notebooks for 01_latent_gap, 02_mid_timestep only"):
         reproduce_module.reproduce("latents", only=["01", "03"])
+
+
+def test_committed_results_stay_and_are_compared_with(monkeypatch, tmp_path, capsys):
+    """What long runs left is read from a copy, made anew where its record changed."""
+    committed, own = tmp_path / "results" / "smoke", tmp_path / "runs" / "reproduce" / "smoke"
+    for table in ("02_mid_timestep/midstep.csv", "study/study.csv"):
+        (committed / table).parent.mkdir(parents=True)
+        (committed / table).write_text("timestep,low,high\n300,290,310\n")
+    (committed / "study" / "run.json").write_text("{}")
+
+    def run_steps(*arguments, **options):
+        (own / "02_mid_timestep").mkdir(parents=True, exist_ok=True)
+        (own / "02_mid_timestep" / "midstep.csv").write_text("timestep,low,high\n305,0,0\n")
+        return ["02_mid_timestep"]
+
+    monkeypatch.setattr(reproduce_module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(reproduce_module, "run_steps", run_steps)
+    monkeypatch.setattr("omgsr_lib.report.claims.write_report", lambda folder, **_: (folder / "report.md", None))
+    before = (committed / "02_mid_timestep" / "midstep.csv").read_bytes()
+    reproduce_module.reproduce("smoke")
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 numbers agree"
+    assert (committed / "02_mid_timestep" / "midstep.csv").read_bytes() == before
+    assert (own / "study" / "study.csv").is_file()
+    (committed / "study" / "study.csv").write_text("new")
+    (committed / "study" / "run.json").write_text("[]")
+    reproduce_module.reproduce("smoke")
+    assert (own / "study" / "study.csv").read_text() == "new"
 
 
 def test_an_unknown_preset_is_refused():

@@ -76,7 +76,7 @@ def test_tiles_are_of_the_training_size_where_memory_is_no_question(peaks):
     assert fitting_settings(peaks, 512, 256, 1 << 40, best=64) == Settings(None)
 
 
-def test_of_the_tiles_that_fit_the_fewest_pixels_are_computed(model):
+def test_of_the_tiles_that_fit_the_fewest_pixels_are_computed():
     """16 x 32 latents that overlap by 8: three tiles of 16 or two of 24; of a square by brute force."""
 
     class Fitting:

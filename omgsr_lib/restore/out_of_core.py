@@ -119,7 +119,8 @@ def restore_in_files(restorer, image, output, settings, scratch=None, progress=N
 
         file = TensorFile(Path(folder) / "reference", (1, 3, *padded), torch.uint8)
         enlarge(image, file, size, lambda done, total: after_tile("enlarge", done, total))
-        restorer.run(View(file, lambda part: part.float() / 127.5 - 1), [size], settings, write, store)
+        pixels = View(file, lambda part: part.float() / 127.5 - 1)
+        restorer.run(pixels, [pixels], [size], settings, write, store)
 
 
 def enlarge(image, file, size, progress):

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -204,21 +204,21 @@ class Restorer:
         They are padded by reflection to a multiple of `model.multiple` and cropped back. Out of memory, a batch is
         taken apart, and an image is tried once more with smaller tiles, with a warning.
         """
-        device, multiple = next(self.model.parameters()).device, self.model.multiple
-        reference = torch.cat([_pad(picture.to_pixels().to(device)[None], multiple) for picture in pictures])
-        height, width = reference.shape[-2:]
+        device = next(self.model.parameters()).device
+        enlarged = [picture.to_pixels().to(device)[None] for picture in pictures]
+        height, width = enlarged[0].shape[-2:]
         settings = self.settings(height, width, len(pictures))
         if settings.vae_mode is None and len(pictures) > 1:
             try:
-                return self._in_memory(pictures, reference, settings)
+                return self._in_memory(pictures, enlarged, settings)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
             warnings.warn(f"Out of memory with {len(pictures)} images at once. Trying one by one.", stacklevel=2)
         restored, seconds = [], dict.fromkeys(STAGES, 0.0)
         side = max(height, width) // compression(self.model.vae)
-        for picture, alone in zip(pictures, reference.split(1), strict=True):
-            attempt = lambda settings, picture=picture, alone=alone: self._in_memory([picture], alone, settings)  # noqa: E731
+        for picture, alone in zip(pictures, enlarged, strict=True):
+            attempt = partial(self._in_memory, [picture], [alone])
             (result,), clock = retry_smaller(attempt, settings, side, self.model.prior.latent_multiple)
             restored.append(result)
             seconds = {stage: seconds[stage] + clock[stage] for stage in STAGES}
@@ -248,21 +248,23 @@ class Restorer:
     def _peaks(self):
         return Peaks(self.model)
 
-    def _in_memory(self, pictures, reference, settings):
-        sizes = [picture.size[::-1] for picture in pictures]
-        results = [torch.empty(3, *size, device=reference.device) for size in sizes]
+    def _in_memory(self, pictures, enlarged, settings):
+        results = [torch.empty_like(pixels[0]) for pixels in enlarged]
+        sizes = [pixels.shape[-2:] for pixels in enlarged]
+        padded = torch.cat([_pad(pixels, self.model.multiple) for pixels in enlarged])
 
         def write(number, rows, pixels):
             results[number][:, rows] = pixels[0]
 
-        seconds = self.run(reference, sizes, settings, write)
+        seconds = self.run(padded, enlarged, sizes, settings, write)
         return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, results, strict=True)], seconds
 
-    def run(self, reference, sizes, settings, write, store=lambda stage: {}):
+    def run(self, padded, enlarged, sizes, settings, write, store=lambda stage: {}):
         """Encode, inject, predict, decode, fix the colours and crop; returns the seconds of each stage.
 
         Args:
-            reference: pixels `(B, 3, H, W)` in `[-1, 1]`, enlarged and padded; a tensor, or an array in a file.
+            padded: pixels `(B, 3, H, W)` in `[-1, 1]`, enlarged and padded; a tensor, or an array in a file.
+            enlarged: likewise the pixels of each image, the reference of its colours.
             sizes: `(height, width)` of each image without its padding.
             settings: `Settings`; with an array `vae_mode` must be "flat" and `tile` a number.
             write: `write(number, rows, pixels)` takes the restored images, strip by strip, clamped only before the
@@ -277,7 +279,7 @@ class Restorer:
             generators = [torch.Generator().manual_seed(int(self.seed)) for _ in sizes]
         clock = [_now(like.device)]
         with fast_attention(like.device):
-            pixels = read_as(reference, like)
+            pixels = read_as(padded, like)
             latents = model.encode(pixels, generator=generators, **settings.vae, **store("encode"))
             estimated = estimates(model, self.timestep)
             if estimated:
@@ -293,10 +295,10 @@ class Restorer:
             clock.append(_now(like.device))
             decoded = model.decode(clean, **settings.vae, **store("decode"))
             clock.append(_now(like.device))
-        for number, size in enumerate(sizes):
-            one = [array if len(sizes) == 1 else array[number : number + 1] for array in (decoded, reference)]
-            one[0] = View(one[0], lambda part: part.float().clamp(-1, 1))
-            for rows, strip in colour_strips(*one, size, self.colour_fix, as_released=self.as_released):
+        for number, (size, reference) in enumerate(zip(sizes, enlarged, strict=True)):
+            restored = decoded if len(sizes) == 1 else decoded[number : number + 1]
+            clamped = View(restored, lambda part: part.float().clamp(-1, 1))
+            for rows, strip in colour_strips(clamped, reference, size, self.colour_fix, as_released=self.as_released):
                 write(number, rows, strip)
         clock.append(_now(like.device))
         return {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}

@@ -36,8 +36,8 @@ class Joined:
 
 
 def read_as(array, like):
-    """`array`, its parts with precision and device of the tensor `like` where it is in a file."""
-    return array if isinstance(array, torch.Tensor) else View(array, lambda part: part.to(like))
+    """`array` with precision and device of the tensor `like`; of one in a file its parts, when they are read."""
+    return array.to(like) if isinstance(array, torch.Tensor) else View(array, lambda part: part.to(like))
 
 
 def blocks(size):
