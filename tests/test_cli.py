@@ -373,7 +373,7 @@ def test_evaluate_goes_on_from_its_cache_and_needs_no_reference(photos, tmp_path
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["a.json", "b.json"]
     monkeypatch.setattr("omgsr_lib.metrics.evaluate._score", lambda *arguments: 1 / 0)  # nothing is measured again
     assert main(command) == 0 and capsys.readouterr().out == first
-    assert "needs reference pictures" in refused(capsys, "evaluate", photos)
+    assert "needs reference images" in refused(capsys, "evaluate", photos)
 
 
 def test_evaluate_refuses(photos, tmp_path, capsys):

@@ -153,8 +153,9 @@ def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precisi
     measured = precision is None and base is None and small(name)
     dtype = torch.float32 if measured else PRECISIONS[precision or native_precision()]
     model = OMGSR.from_pretrained(name, base=base, adapter=adapter, prompt_embeds=prompt_embeds, dtype=dtype)
-    dtype = fast_dtype(model) if measured else dtype
-    print(f"{name} is ready, in {'bfloat16' if dtype == torch.bfloat16 else 'float32'}", flush=True)
+    if measured:
+        dtype = fast_dtype(model)
+        print(f"in {'bfloat16' if dtype == torch.bfloat16 else 'float32'}, which is faster here", flush=True)
     return prepare(
         model,
         dtype=dtype,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..presets import PRESETS
 from ..utils.files import sha256, write_json
-from .check import check_results
 from .papermill import NotebookFailed, check_type, declared_parameters, run_notebook
 from .run_record import ELSEWHERE, PROJECT_ROOT, versions
 
@@ -111,6 +110,8 @@ def reproduce(
         folder = Path(results, preset)
         print(f"{len(ran)} steps in {time.monotonic() - began:.1f} s: {folder}, report {folder / report.name}")
         if own != committed and committed.is_dir() and only is None and photos is None:
+            from .check import check_results
+
             print(check_results(own, committed, leave_out=INPUTS))
     return ran
 
