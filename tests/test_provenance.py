@@ -17,8 +17,7 @@ from skimage.data import astronaut
 from omgsr_lib.report.plots import plot_losses
 from omgsr_lib.study import run_record as provenance
 from omgsr_lib.study.run_record import git_state, seed_everything, start_run, versions
-from omgsr_lib.utils import files
-from omgsr_lib.utils.files import atomic_write, sha256, write_json
+from omgsr_lib.utils.files import atomic_write, remove_parts, sha256, write_json
 
 
 @pytest.fixture
@@ -229,8 +228,8 @@ def test_parts_of_killed_processes_are_removed_for_one_file_alone(tmp_path):
             stale = part.with_name(part.name.replace(str(os.getpid()), "1"))
             stale.write_text("half")
         assert stale.exists() and (tmp_path / name).read_text() == "whole"
-    files.remove_parts(tmp_path / "[1].csv")
-    files.remove_parts(tmp_path / long)
+    remove_parts(tmp_path / "[1].csv")
+    remove_parts(tmp_path / long)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".part-1-a.csv", "[1].csv", "a.csv", long]
 
 

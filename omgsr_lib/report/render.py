@@ -160,7 +160,8 @@ def main_metrics(frame):
 def named(frame):
     """A data frame for the eye: methods and metrics under the names that figures print, arrows on the metrics."""
     names = plots.METHOD_LABELS | {name: plots.metric_label(name) for name in SPECS}
-    return frame.rename(index=names, columns=names).replace(names).rename_axis(index=None, columns=None)
+    frame = frame.rename(index=names, columns=names).replace(names)
+    return frame.rename_axis(index=[None] * frame.index.nlevels, columns=None)
 
 
 def in_words(differences, keys):
