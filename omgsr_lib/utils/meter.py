@@ -33,7 +33,7 @@ class Meter(TorchDispatchMode):
         autocast: on the meta device, apply the casts of CUDA's autocast to bfloat16.
 
     Attributes:
-        flops: of all operations so far.
+        flops: of all operations so far; in inference mode layers hide theirs (use `torch.no_grad`).
         peak: the most bytes at one time.
     """
 
