@@ -60,11 +60,6 @@ def shifted_timesteps(difference, schedule, strength=0.0):
     return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
 
 
-def estimates(model, timestep):
-    """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
-    return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
-
-
 def taken_timesteps(model, timesteps):
     """`timesteps`, or the nearest ones of the grid that the prior of `model` is folded on."""
     return model.prior.nearest(timesteps) if isinstance(model.prior, FoldedGrid) else timesteps
