@@ -59,11 +59,6 @@ def shifted_timesteps(difference, schedule, strength=0.0):
     return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
 
 
-def estimates(model, timestep):
-    """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
-    return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
-
-
 @torch.no_grad()
 def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, **options):
     """Clean latents `(B, C, h, w)` of LQ latents, each image (with `tile`: each tile) at its own timestep.

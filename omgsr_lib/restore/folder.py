@@ -12,14 +12,13 @@ from itertools import chain
 from numbers import Integral
 from pathlib import Path
 
-from ..adaptive.timesteps import estimates
 from ..images.image_file import FORMATS, LOSSY, Picture
 from ..utils.files import atomic_write, remove_parts, sha256
 from ..utils.journal import JOURNAL, Journal, alone
 from ..utils.memory import out_of_memory
 from .names import find_pictures, output_names, refuse_inputs
 from .out_of_core import DISK_BYTES, fits_memory, restore_oversize
-from .pipeline import Restorer, batches, check_count
+from .pipeline import Restorer, batches, check_count, estimates
 
 
 SCRATCH = ".omgsr-scratch"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ..adaptive.timesteps import estimates, predict_adaptive, shifted_timesteps
+from ..adaptive.timesteps import predict_adaptive, shifted_timesteps
 from ..images.image_file import Picture
 from ..priors.latents import compression
 from ..tiling.arrays import View, blockwise, read_as
@@ -315,6 +315,11 @@ def estimated_timestep(model, image, *, scale=4, strength=0.0):
     pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
     difference = model.difference(_pad(pixels, model.multiple))
     return int(shifted_timesteps(difference.mean(), model.prior.schedule, strength))
+
+
+def estimates(model, timestep):
+    """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
+    return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
 
 
 def check_count(name, value):
