@@ -39,7 +39,7 @@ class Table:
     notes: tuple = ()
 
 
-def metric_table(summary, comparisons=None, *, published=None, metrics=None, intervals=True, notes=()):
+def metric_table(summary, comparisons=None, *, published=None, metrics=None, labels=None, intervals=True, notes=()):
     """One row per (dataset and) method, one column per metric with the arrow of its better direction.
 
     Args:
@@ -48,6 +48,7 @@ def metric_table(summary, comparisons=None, *, published=None, metrics=None, int
         comparisons: `comparisons.compare_methods` of the same scores; without it nothing is bold.
         published: `published.read_published`; its rows stand below a line with the letter of their source.
         metrics: names of the columns, by default those of `summary`.
+        labels: method to printed name.
         intervals: print `mean [lo, hi]`.
         notes: further lines below the table.
     """
@@ -60,7 +61,7 @@ def metric_table(summary, comparisons=None, *, published=None, metrics=None, int
     rows, bold = [], set()
     for key in summary[keys].drop_duplicates().itertuples(index=False, name=None):
         bold |= {(len(rows), len(keys) + place) for place, metric in enumerate(metrics) if (key, metric) in wins}
-        rows.append((*key, *(cells.get((key, m), "–") for m in metrics)))
+        rows.append((*(_label(name, labels) for name in key), *(cells.get((key, m), "–") for m in metrics)))
     notes, rules = [DECIDED] * (comparisons is not None) + list(notes), ()
     if published is not None and len(published):
         rules = (len(rows),)
@@ -75,7 +76,7 @@ def metric_table(summary, comparisons=None, *, published=None, metrics=None, int
     return Table(tuple(headings), tuple(rows), len(keys), frozenset(bold), rules, tuple(notes))
 
 
-def difference_table(differences, keys, *, notes=()):
+def difference_table(differences, keys, *, labels=None, notes=()):
     """One row per combination of the columns `keys`, one column per metric, cells `+mean [lo, hi]`.
 
     `differences`: `keys`, metric, mean (missing: "not run"), lo, hi, and p_holm if there is a test. Bold where the
@@ -90,7 +91,7 @@ def difference_table(differences, keys, *, notes=()):
     for key in differences[keys].drop_duplicates().itertuples(index=False, name=None):
         found = [cells.get((key, metric), ("–", False)) for metric in metrics]
         bold |= {(len(rows), len(keys) + place) for place, (_, strong) in enumerate(found) if strong}
-        rows.append((*map(str, key), *(text for text, _ in found)))
+        rows.append((*(_label(name, labels) for name in key), *(text for text, _ in found)))
     headings = [name.capitalize() for name in keys] + [_heading(metric, differences, None) for metric in metrics]
     notes = [EXCLUDES_ZERO, *([HOLM] if "p_holm" in differences.columns else []), *notes]
     return Table(tuple(headings), tuple(rows), len(keys), frozenset(bold), notes=tuple(notes))
@@ -201,6 +202,10 @@ def _heading(metric, *frames):
         return f"{SPECS[metric].label} {'↓' if SPECS[metric].lower_better else '↑'}"
     rows = next(f[f["metric"] == metric] for f in frames if f is not None and (f["metric"] == metric).any())
     return f"{metric} {'↓' if rows['lower_better'].iloc[0] else '↑'}"
+
+
+def _label(name, labels):
+    return str((labels or {}).get(name, name))
 
 
 def _latex(text):
