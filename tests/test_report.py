@@ -243,6 +243,8 @@ def test_paired_differences_in_words():
     )
     table = paper.named(pd.DataFrame({"psnr_y": [1.0]}, index=["mini-s"]))
     assert list(table.columns) == ["PSNR-Y (dB) ↑"] and list(table.index) == ["OMGSR-S (mini)"]
+    levels = paper.named(frame.pivot(index=["method", "lo"], columns="metric", values="hi"))
+    assert levels.index[0][0] == "OMGSR-S (mini)" and set(levels.index.names) == {None}
 
 
 def test_pdf_is_drawn_on_request_alone(results):

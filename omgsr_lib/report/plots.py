@@ -23,7 +23,7 @@ DASHED = (0, (3, 2))
 FEW_COLOURS = 4096  # photographs have more
 FORMATS = {  # suffix: options without which equal figures differ, dpi
     ".png": ({"metadata": {"Software": None}}, 200),
-    ".jpg": ({"pil_kwargs": {"quality": 90, "subsampling": 0}}, 140),
+    ".jpg": ({"pil_kwargs": {"quality": 92, "subsampling": 0}}, 140),
     ".pdf": ({"metadata": {"CreationDate": None}}, 200),
 }
 

@@ -169,7 +169,7 @@ def in_words(differences, keys):
 
     `differences` has the columns `keys` (what each line is about), metric, lo and hi of the paired interval.
     """
-    lines = []
+    lines, joint = [], " against " if "against" in keys else ", "
     for key, part in differences.groupby(list(keys), sort=False):
         lower = part["metric"].map(lambda name: SPECS[name].lower_better)
         better = np.where(lower, part["hi"] < 0, part["lo"] > 0)
@@ -177,7 +177,8 @@ def in_words(differences, keys):
         labels = part["metric"].map(lambda name: SPECS[name].label.removesuffix(" (dB)"))
         sides = {"better in": better, "worse in": worse, "undecided in": ~(better | worse)}
         said = [f"{side} {', '.join(labels[chosen])}" for side, chosen in sides.items() if chosen.any()]
-        lines.append(f"- {', '.join(plots.METHOD_LABELS.get(name, str(name)) for name in key)}: {'; '.join(said)}.")
+        subject = joint.join(plots.METHOD_LABELS.get(name, str(name)) for name in key)
+        lines.append(f"- {subject}: {'; '.join(said)}.")
     return "\n".join(lines)
 
 
