@@ -22,6 +22,9 @@ class Pairs:
         hq = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(index)) * 2 - 1
         return {"lq": hq / 2, "hq": hq}
 
+    def describe(self):
+        return "random images"
+
 
 class Convolutions(ModelMixin, ConfigMixin):
     @register_to_config

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..metrics.specs import SPECS
-from ..metrics.statistics import paired_difference, summarise
+from ..metrics.statistics import summarise
+from ..metrics.two_level import detectable_effect, two_level_interval
 
 
 # A contrast: its name, what its first and what its second side changes in the run at the mid-timestep.
@@ -68,11 +69,12 @@ def sweep_table(frame):
 def contrast_table(frame, mids):
     """Paired differences of the contrasts by variant, protocol and metric, over the trainings both sides have.
 
-    A training of one side is compared with those of the other that have its seed and precision. A contrast of the full
-    method that was not run is listed with n = 0 and without values.
+    A training of one side is compared with those of the other that have its seed and precision; the interval covers
+    images and trainings (`two_level_interval`). A contrast of the full method that was not run is listed with n = 0
+    and without values.
 
     `mids`: mid-timestep of each variant. Columns: contrast, variant, protocol, trainings (of each side), metric, mean,
-    lo, hi, n, better.
+    lo, hi, n (images), better, detectable (the smallest true difference that would probably have been decided).
     """
     tables = []
     for variant, mid in mids.items():
@@ -82,13 +84,7 @@ def contrast_table(frame, mids):
                 sides = [_trainings(_select(frame, first | change)) for change in changes]
                 shared = [training for training in sides[0] if training in sides[1]]
                 if shared:
-                    scores = [
-                        _scores(pd.concat([side[training] for training in shared]), method)
-                        for side, method in zip(sides, "ab", strict=True)
-                    ]
-                    table = paired_difference(pd.concat(scores), "a", "b")
-                    better = table.better.map(dict(zip("ab", name.split(" - "), strict=True))).fillna("")
-                    table = table.assign(better=better)
+                    table = _paired(*([side[training] for training in shared] for side in sides), name.split(" - "))
                 elif protocol == "full":
                     table = pd.DataFrame({"metric": frame.metric.unique()}).assign(n=0, better="")
                 else:
@@ -96,7 +92,26 @@ def contrast_table(frame, mids):
                 facts = dict(contrast=name, variant=variant, protocol=protocol.replace("_", "-"))
                 tables.append(table.assign(**facts, trainings=len(shared)))
     columns = ["contrast", "variant", "protocol", "trainings", "metric", "mean", "lo", "hi", "n", "better"]
+    columns += ["detectable"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _paired(first, second, names):
+    """First minus second side of a contrast, lists of equal trainings, by metric."""
+    values = [pd.concat([_by_image(training) for training in side], axis=1).T for side in (first, second)]
+    differences, rows = values[0] - values[1], []
+    for metric in differences.columns.unique("metric"):
+        part = differences[metric].dropna(axis=1).to_numpy()
+        mean, lo, hi = two_level_interval(part)
+        better = names[int((hi < 0) != SPECS[metric].lower_better)] if lo > 0 or hi < 0 else ""
+        spread = part.mean(axis=1).std(ddof=1) if len(part) > 1 else 0.0, part.mean(axis=0).std(ddof=1)
+        detectable = detectable_effect(*spread, *part.shape)
+        rows.append((metric, mean, lo, hi, part.shape[1], better, detectable))
+    return pd.DataFrame(rows, columns=["metric", "mean", "lo", "hi", "n", "better", "detectable"])
+
+
+def _by_image(training):
+    return training.set_index(["metric", "image"])["value"]
 
 
 def _trainings(frame):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ..adaptive.timesteps import predict_adaptive, shifted_timesteps
+from ..adaptive.timesteps import predict_adaptive
 from ..images.image_file import Picture
 from ..priors.latents import compression
 from ..tiling.arrays import View, blockwise, read_as
@@ -302,19 +302,6 @@ class Restorer:
                 write(number, rows, strip)
         clock.append(_now(like.device))
         return {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
-
-
-@torch.inference_mode()
-def estimated_timestep(model, image, *, scale=4, strength=0.0):
-    """The timestep that `restore(model, image, scale=scale, timestep="auto", strength=strength)` takes in one pass.
-
-    `image`: a PIL image. Raises `ValueError` as `Restorer` does.
-    """
-    restorer = Restorer(model, scale, timestep="auto", strength=strength)
-    weight = next(model.parameters())
-    pixels = restorer.enlarge(Picture.from_image(image)).to_pixels()[None].to(weight)
-    difference = model.difference(_pad(pixels, model.multiple))
-    return int(shifted_timesteps(difference.mean(), model.prior.schedule, strength))
 
 
 def estimates(model, timestep):
