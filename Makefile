@@ -13,6 +13,7 @@ BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),
 
 # Of train-mini: the photographs, and the prior under the adapters of each variant.
 MINI_DATA = --photos $(PHOTOS) $(if $(PROVENANCE),--provenance $(PROVENANCE)) --evaluation $(EVALUATION)
+MINI_TRAIN = $(BIN)/omgsr train --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS)
 BASE_s := ddpm
 BASE_f := flow
 
@@ -53,7 +54,8 @@ $(MINI)/ddpm.done $(MINI)/flow.done: $(MINI)/%.done: $(MINI)/autoencoder.done
 $(MINI)/s.done: $(MINI)/ddpm.done
 $(MINI)/f.done: $(MINI)/flow.done
 $(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
-	$(BIN)/omgsr train --variant $*-long --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS) --out $(MINI)/$*
+	$(MINI_TRAIN) --variant $*-long --out $(MINI)/$*
+	$(MINI_TRAIN) --variant $*-polish --start $(MINI)/$*/mini-$*-long --out $(MINI)/$*-polish
 	@touch $@
 
 test: lint ## run lint, unit tests and every notebook with the smoke preset

@@ -78,7 +78,7 @@ _BASES = {
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels against a lattice; `sharp` continues from there.
+# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave.
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
@@ -87,7 +87,7 @@ _LOSSES = {
     #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from
     "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0),
     "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.4),
-    "sharp":      (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.0),
+    "polish":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None, 6000.0, 0.0),
     "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
     "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
     "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
@@ -124,10 +124,12 @@ _ROWS = {
     "mini": {
         "s":          ("mini-ddpm",  "mini",       "fixed",  325,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
         "f":          ("mini-flow",  "mini",       "fixed",  223,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
-        "s-adaptive": ("mini-s",     "sharp",      "own t*", 325,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
-        "f-adaptive": ("mini-f",     "sharp",      "own t*", 223,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
-        "s-dial":     ("mini-s",     "sharp",      "dial",   325,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
-        "f-dial":     ("mini-f",     "sharp",      "dial",   223,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "s-adaptive": ("mini-s",     "polish",     "own t*", 325,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "f-adaptive": ("mini-f",     "polish",     "own t*", 223,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "s-dial":     ("mini-s",     "polish",     "dial",   325,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "f-dial":     ("mini-f",     "polish",     "dial",   223,  128, 4, 16, 32, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "s-polish":   ("mini-ddpm",  "polish",     "dial",   325,  128, 4, 16, 32, 3e-4,  20, 0.7,    700, 8, 1,  100),
+        "f-polish":   ("mini-flow",  "polish",     "dial",   223,  128, 4, 16, 32, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "s-long":     ("mini-ddpm",  "long",       "dial",   325,  128, 4, 16, 32, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
         "f-long":     ("mini-flow",  "long",       "dial",   223,  128, 4, 16, 32, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
     },

@@ -60,13 +60,14 @@ def add_train(commands):
     model = parser.add_argument_group("model")
     model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
     model.add_argument(
-        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini also s-long, s-adaptive, s-dial"
+        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini also s-long, -polish, -adaptive, -dial"
     )
     model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
         help="side of a crop in pixels; required of paper and release (default: that of mini and smoke)",
     )  # fmt: skip
     model.add_argument("--base", metavar="MODEL", help="folder or mirror of the base model" + RECIPE)
+    model.add_argument("--start", metavar="DIR", help="folder of the adapters to continue from" + RECIPE)
     model.add_argument(
         "--prompt-embeds", metavar="FILE",
         help="safetensors file with the prompt's embeddings (default: none, the base's text encoders make them)",

@@ -34,6 +34,7 @@ def finetune(
     preset,
     command,
     base=None,
+    start=None,
     prompt_embeds=None,
     portraits=(),
     evaluation=(),
@@ -50,6 +51,7 @@ def finetune(
 
     Args:
         name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`, `command`: the card's.
+        start: folder of the adapters to continue from, instead of the recipe's.
         base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
         portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
         evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
@@ -66,8 +68,10 @@ def finetune(
         on_gpu = torch.cuda.is_available() and (precision or native_precision()) == "bf16"
         dtype = torch.bfloat16 if on_gpu else torch.float32
         model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
-        if recipe.start:
-            model.load_adapter(WEIGHTS / recipe.start)
+        if start is None and recipe.start:
+            start = WEIGHTS / recipe.start
+        if start is not None:
+            model.load_adapter(start)
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         precision = precision or fast_precision(model, recipe)
@@ -93,8 +97,8 @@ def finetune(
             "perceptual loss": recipe.perceptual_loss,
             "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
         }
-        if recipe.start:
-            facts["start"] = f"adapters {recipe.start}"
+        if start is not None:
+            facts["start"] = f"adapters {Path(start).name}"
         if recipe.dial:
             facts["degradations"] = "from mild to extreme"
         if recipe.adaptive:
