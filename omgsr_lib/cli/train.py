@@ -60,7 +60,7 @@ def add_train(commands):
     model = parser.add_argument_group("model")
     model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
     model.add_argument(
-        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini also s-long, -polish, -adaptive, -dial"
+        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini s-long, -polish, -adaptive, -dial too"
     )
     model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
