@@ -131,7 +131,7 @@ def test_one_photograph_is_not_enough_for_a_study(tmp_path):
 def test_the_shipped_models_load_offline_at_their_own_timestep(variant):
     model = preset_model("mini", variant)
     assert model.ranks == (8, 16)
-    assert model.timestep == {"s": 325, "f": 223}[variant]
+    assert model.timestep == {"s": 255, "f": 183}[variant]
 
 
 def test_evaluated_models_name_what_a_preset_has(tmp_path):

@@ -87,7 +87,7 @@ class Shadow:
     def from_pretrained(cls, name):
         return cls()
 
-    def fold(self):
+    def merge(self):
         return self
 
 

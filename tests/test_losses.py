@@ -12,6 +12,7 @@ from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss
 from omgsr_lib.priors import DDPMPrior, FlowPrior
+from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
@@ -29,6 +30,13 @@ def uniform(*shape, seed=0):
 @pytest.mark.parametrize(("make", "timestep", "five_floors"), [
     (DDPMPrior.tiny, 195, 1.19), (DDPMPrior.tiny, 273, 1.82), (FlowPrior.tiny, 295, 1.62), (FlowPrior.tiny, 244, 1.28),
 ])  # fmt: skip
+def test_features_of_the_mini_autoencoder_which_unshuffles_first():
+    vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
+    features = EncoderFeatures(vae.encoder)
+    maps = features(torch.zeros(1, 3, 32, 32))
+    assert features.widths() == [feature.shape[1] for feature in maps] and maps[-1].shape[-1] == 8
+
+
 def test_refinement_floor_and_minimiser(make, timestep, five_floors):
     """The least expected value is sigma^2, reached at alpha z_H; any offset adds its square."""
     schedule = make().schedule

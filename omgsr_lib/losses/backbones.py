@@ -49,7 +49,7 @@ class EncoderFeatures(nn.Module):
     @torch.no_grad()
     def widths(self, side=32):
         """Channels of each feature map."""
-        return [feature.shape[1] for feature in self(self.encoder.conv_in.weight.new_zeros(1, 3, side, side))]
+        return [feature.shape[1] for feature in self(next(self.encoder.parameters()).new_zeros(1, 3, side, side))]
 
 
 class DINOv2Features(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from .. import presets
 from ..adaptive.estimator import DifferenceEstimator
 from ..adaptive.model import AdaptiveOMGSR
+from ..data.degradation import Degradation
 from ..data.pairs import evaluation_pairs
 from ..data.photos import find_photos, packaged_photos, to_image
 from ..model import OMGSR
@@ -35,10 +36,10 @@ def study_photos(photos, split):
     return held_out if split == "eval" else [path for path in paths if path not in held_out]
 
 
-def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6, split="eval"):
+def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6, split="eval", settings=None):
     """`EvaluationPair`s of a part of the photographs: centres of the user's, several crops of the packaged ones."""
-    paths = study_photos(photos, split)
-    return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=1 if photos else crops_per_photo)
+    paths, crops = study_photos(photos, split), 1 if photos else crops_per_photo
+    return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=crops, settings=settings)
 
 
 def training_pairs(photos, recipe, *, synthetic, seed):
@@ -120,7 +121,11 @@ def preset_costs(preset, size, *, repeats=2):
     return pd.concat(frames, ignore_index=True)
 
 
-def low_quality_pictures(photos, *, size, scale=4, seed=0):
-    """Low-quality PIL images by name: degraded centres of the evaluation photographs."""
-    pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1)
+def low_quality_pictures(photos, *, size, scale=4, strength=None, seed=0):
+    """Low-quality PIL images by name: degraded centres of the evaluation photographs.
+
+    `strength`: a key of `STRENGTHS`, as photographs of cameras are "mild"; None for the published degradation.
+    """
+    settings = None if strength is None else Degradation.of_strength(strength)
+    pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1, settings=settings)
     return {pair.name: to_image(pair.lq_small) for pair in pairs}

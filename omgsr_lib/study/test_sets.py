@@ -118,7 +118,7 @@ def _restorer(name, scale, tiling):
         return lambda lq: lq.resize([scale * side for side in lq.size], Image.BICUBIC)
     if name in PEERS:
         return Peer(name)
-    model = OMGSR.from_pretrained(name).fold()
+    model = OMGSR.from_pretrained(name).merge()
     return lambda lq: restore(model, lq, scale=scale, progress=False, **tiling).images[0]
 
 
