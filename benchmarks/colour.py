@@ -1,7 +1,7 @@
 """Colour fixes against their plain definitions, one thread. Goals for the wavelet fix: 10 times at 1024, 5 at 4096.
 
-The plain definitions are the field's: five levels of detail by 3x3 convolutions of the whole picture, and mean and
-deviation of the whole channels. Both sides run in turns on the same pictures; the best of the repeats counts.
+The plain definitions are the field's: five levels of detail by 3x3 convolutions of the whole image, and mean and
+deviation of the whole channels. Both sides run in turns on the same images; the best of the repeats counts.
 
     python benchmarks/colour.py [--sizes 1024 4096] [--repeats 3] [--out results/benchmarks]
 """

@@ -1,11 +1,11 @@
 """The degradation against the same chain with direct filters of zero-padded kernels. Goals: 2.2 x (512), 5.5 x (1024).
 
-The direct side filters as BasicSR's `filter2D` does for one picture: kernels zero-padded to 21x21 or 41x41, reflected
-borders, channels as a batch of `conv2d`. `grouped` is the form which that function keeps for batches of pictures,
+The direct side filters as BasicSR's `filter2D` does for one image: kernels zero-padded to 21x21 or 41x41, reflected
+borders, channels as a batch of `conv2d`. `grouped` is the form which that function keeps for batches of images,
 channels as groups; on some machines it is much faster. All other steps and all draws are the same. One thread; the
-sides run in turns on each picture and the best processor time of the repeats counts.
+sides run in turns on each image and the best processor time of the repeats counts.
 
-Equal filters: in each blur of a chain all sides get one and the same picture. Their results must agree to 5e-6. The
+Equal filters: in each blur of a chain all sides get one and the same image. Their results must agree to 5e-6. The
 chains' own results, before the last rounding, are reported beside: there JPEG and the shot noise turn a difference of
 1e-7 on a rounding tie into a quantisation step.
 
@@ -48,7 +48,7 @@ def _padded(image, kernel, size):
 
 
 def chain(picture, settings, index, apply):
-    """The degraded picture before the last rounding, `apply(image, kernel)` being the filter."""
+    """The degraded image before the last rounding, `apply(image, kernel)` being the filter."""
     image = (picture + 1) / 2
     for step in draw_chain(settings, *picture.shape[1:], np.random.default_rng([0, index])):
         image = apply(image, step.keywords["kernel"]()) if step.func is blur else step(image)
@@ -56,7 +56,7 @@ def chain(picture, settings, index, apply):
 
 
 def difference_of_filters(picture, settings, index, sides):
-    """Largest difference from our filter, all given the same picture in each blur."""
+    """Largest difference from our filter, all given the same image in each blur."""
     found = []
 
     def compare(image, kernel):

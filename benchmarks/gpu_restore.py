@@ -2,7 +2,7 @@
 
 Per variant of a model (as diffusers runs it, compiled, folded, folded and compiled with CUDA graphs, fewer prompt
 tokens, quantised weights, offloaded layers): milliseconds of each stage, how many times the limit they are, peak
-memory, whether the host waits for the GPU, and the difference of the pictures to the first variant's. The limit is
+memory, whether the host waits for the GPU, and the difference of the images to the first variant's. The limit is
 that of the counted operations at the rate of a large matrix product, or of the weights at the rate of a copy, both
 measured in the same run, and at the rates that are named below.
 
@@ -42,7 +42,7 @@ STAGES = ("encode", "denoiser", "decode")
 WARM_UP = 3
 # Milliseconds of the three stages over the limit at FLOPS, at most.
 GOALS = {"S 512": 2.0, "F 512": 1.5, "F 1024": 1.45}
-# Family, timestep, side and batch of pictures.
+# Family, timestep, side and batch of images.
 CASES = {
     "full": {
         "S 512": ("ddpm", 273, 512, 1),
@@ -67,10 +67,10 @@ FLUX_VARIANTS = {
     "fp8, folded, compiled": dict(quantise="fp8", fold=True, compile=True),
     "folded, offloaded": dict(fold=True, offload=True),
 }
-# Relative difference of pictures that would be equal without rounding, at most; random networks amplify rounding, and
+# Relative difference of images that would be equal without rounding, at most; random networks amplify rounding, and
 # what is exact is shown in float64 elsewhere.
 EQUAL = {torch.bfloat16: 0.2, torch.float32: 1e-4}
-# Batch, channels and side of pictures, of the convolutions of the autoencoder's decoder.
+# Batch, channels and side of images, of the convolutions of the autoencoder's decoder.
 CONVOLUTIONS = {
     "full": [(1, 128, 512), (1, 256, 256), (1, 256, 512), (1, 512, 64), (1, 512, 128), (1, 512, 256)],
     "mini": [(1, 32, 64), (1, 64, 32)],
@@ -256,7 +256,7 @@ def limit(counts, flops, bandwidth):
 
 @torch.inference_mode()
 def measure(model, values, device, repeats):
-    """Milliseconds and peak GiB of each stage, whether the host waits in any, and the picture."""
+    """Milliseconds and peak GiB of each stage, whether the host waits in any, and the image."""
     functions, row = stage_functions(model, values), {"ms": {}, "peak_GiB": {}}
     for stage, function in functions.items():
         if device.cuda:
@@ -279,11 +279,11 @@ def why_not(options, cuda, torchao):
 
 
 def judge(row, name, variant, expected, picture, dtype):
-    """What is wrong with a row: pictures that should be equal and are not."""
+    """What is wrong with a row: images that should be equal and are not."""
     row["difference"] = float((picture - expected).norm() / expected.norm())
     changes = "tokens" in variant or "int8" in variant or "fp8" in variant
     if not changes and not row["difference"] <= EQUAL[dtype]:
-        return [f"{name}, {variant}: pictures differ by {row['difference']:.2g}"]
+        return [f"{name}, {variant}: images differ by {row['difference']:.2g}"]
     return []
 
 
@@ -359,7 +359,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(CASES), default="full" if device.cuda else "mini")
     parser.add_argument("--only", nargs="+", help="names of cases")
-    parser.add_argument("--variants", nargs="+", help="names of variants; pictures are held to the first")
+    parser.add_argument("--variants", nargs="+", help="names of variants; images are held to the first")
     parser.add_argument("--repeats", type=int, default=20 if device.cuda else 2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()

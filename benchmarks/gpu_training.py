@@ -35,7 +35,7 @@ WARM_UP = 2
 
 
 class Clock(torch.utils.data.Dataset):
-    """Random pictures; notes when each is asked for, which is after the previous step's losses were read."""
+    """Random images; notes when each is asked for, which is after the previous step's losses were read."""
 
     def __init__(self, side):
         self.pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1

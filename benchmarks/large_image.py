@@ -1,7 +1,7 @@
-"""Pictures larger than the memory: time and peak memory of `restore_array` from a small to a very large picture.
+"""Images larger than the memory: time and peak memory of `restore_array` from a small to a very large image.
 
 A mosaic of photographs in a file, restored by a shipped model with every stage in tiles, into a file. One process per
-size, on one thread, its time in seconds of the processor. Goals: the peak does not grow with the picture (at most 1.05
+size, on one thread, its time in seconds of the processor. Goals: the peak does not grow with the image (at most 1.05
 times the first size's), nor does the time per pixel (at most 1.35 times). Without options it takes a minute; the
 recorded run took --sizes 2048x2048 16384x8192 and half an hour.
 
@@ -29,7 +29,7 @@ TILES = dict(tile=128, vae_tile=512, tile_batch=16)  # pixels of the output; the
 
 
 def mosaic(path, width, height):
-    """Photographs side by side until the picture is full: a file `(height, width, 3)`, uint8."""
+    """Photographs side by side until the image is full: a file `(height, width, 3)`, uint8."""
     picture, side = TensorFile(path, (height, width, 3), torch.uint8), 256
     photos = [open_photo(photo).resize((side, side)) for photo in packaged_photos("eval")]
     cells = [((to_pixels(photo) + 1) * 127.5).round().byte().permute(1, 2, 0) for photo in photos]
@@ -87,7 +87,7 @@ def main():
     goals = {"peak_goal": PEAK_GOAL, "time_goal": TIME_GOAL}
     write_record(args.out, f"large_image_{args.sizes[-1]}", {"model": args.model, **TILES, **goals, "sizes": rows})
     if any(row["peak_ratio"] > PEAK_GOAL or row["time_ratio"] > TIME_GOAL for row in rows):
-        sys.exit("Memory or time per pixel grow with the picture.")
+        sys.exit("Memory or time per pixel grow with the image.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Real-ESRGAN x4plus beside the shipped models: seconds and operations of the same restored picture, on one thread.
+"""Real-ESRGAN x4plus beside the shipped models: seconds and operations of the same restored image, on one thread.
 
-A picture of 64x64 pixels to 256x256, as `omgsr benchmark` restores it (tiles of 128, overlap 32). All run in turns in
+An image of 64x64 pixels to 256x256, as `omgsr benchmark` restores it (tiles of 128, overlap 32). All run in turns in
 seconds of the processor, so that other work on the machine matters less, and the best of the repeats counts. Two
 operations per multiplication: of the peer those of its convolutions, of our models what torch's counter finds.
 

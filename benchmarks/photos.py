@@ -1,4 +1,4 @@
-"""Photographs restored in tiles of several sides: what the tiles leave in the pictures, and their time.
+"""Photographs restored in tiles of several sides: what the tiles leave in the images, and their time.
 
 seam          gradient energy at the borders of the tiles over that elsewhere; about 1 without a trace
 line, between how far the lines along the borders stand out from what is around them, in levels of 255, and those
@@ -6,8 +6,8 @@ line, between how far the lines along the borders stand out from what is around 
 checkerboard  energy at the 8 pixels of a latent, dB above the spectrum around
 colour        largest difference of the mean of a channel to that of the enlarged input, in levels of 255
 
-Means over the pictures; of "bicubic", and of one pass, at the borders that the smallest tiles have. Without `--photos`
-the four evaluation photographs of the dependencies are degraded and restored. `--sheets` writes each picture as a PNG:
+Means over the images; of "bicubic", and of one pass, at the borders that the smallest tiles have. Without `--photos`
+the four evaluation photographs of the dependencies are degraded and restored. `--sheets` writes each image as a PNG:
 bicubic, and every model in its own tiles.
 
     python benchmarks/photos.py [--photos FOLDER] [--first 20] [--tiles 128 256 512 0] [--out results/benchmarks]
@@ -35,7 +35,7 @@ SCALE = 4
 
 
 def meters(picture, enlarged, rows, columns):
-    """What the meters say of one restored PIL picture; without a border those of seams are left out."""
+    """What the meters say of one restored PIL image; without a border those of seams are left out."""
     pixels, reference = to_pixels(picture)[None], to_pixels(enlarged)[None]
     row = {
         "checkerboard": checkerboard(pixels).item(),
@@ -48,7 +48,7 @@ def meters(picture, enlarged, rows, columns):
 
 
 def means(rows):
-    """The mean of every meter over the pictures that have it."""
+    """The mean of every meter over the images that have it."""
     return {key: mean(row[key] for row in rows if key in row) for key in sorted({key for row in rows for key in row})}
 
 
@@ -81,7 +81,7 @@ def main():
     parser.add_argument("--photos", help="folder of low-quality photographs, list of paths or manifest")
     parser.add_argument("--first", type=int, default=20, help="so many of them")
     parser.add_argument("--tiles", type=int, nargs="+", default=[128, 256, 512, 0], help="0 is one pass")
-    parser.add_argument("--sheets", type=Path, help="folder for the pictures side by side")
+    parser.add_argument("--sheets", type=Path, help="folder for the images side by side")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
     torch.set_num_threads(1)

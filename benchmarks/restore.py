@@ -3,9 +3,9 @@
 overhead    restore() against the bare sum of the forward passes of encoder, denoiser and decoder on the same tiles;
             enlarging, padding, colours and conversion to 8 bits are counted apart
 prepared    each stage of a model with adapters against merged, folded and channels-last
-end to end  a picture file to a PNG file: restore() with a prepared model, as it is and compiled, against the published
+end to end  an image file to a PNG file: restore() with a prepared model, as it is and compiled, against the published
             pipeline with the same weights, written out below: tiles of half overlap one by one, their Gaussian weights
-            made position by position for each picture, the colour fix as two decompositions
+            made position by position for each image, the colour fix as two decompositions
 
 Both sides run in turns in seconds of the processor, so that other work on the machine matters less, the best of the
 repeats counts (for the overhead the median of the ratios of neighbouring runs), and results are compared.
@@ -69,7 +69,7 @@ def bare(model, pixels, tiles):
 
 
 def overhead(model, tile, repeats):
-    """Seconds in the stages of restore() and bare, the median ratio of neighbouring runs, how pictures differ."""
+    """Seconds in the stages of restore() and bare, the median ratio of neighbouring runs, how images differ."""
     image, factor = picture(64), 8
     pixels = enlarged(image)
     side = pixels.shape[-1] // factor
@@ -115,7 +115,7 @@ def blended(model, latents, tiles, weights):
 
 
 def prepared(name, repeats):
-    """Milliseconds of each stage, and the largest difference of the pictures to those with adapters."""
+    """Milliseconds of each stage, and the largest difference of the images to those with adapters."""
     models = {"adapters": OMGSR.from_pretrained(name)}
     models["merged"] = OMGSR.from_pretrained(name).merge()
     models["folded"] = models["merged"].fold()
@@ -137,7 +137,7 @@ def prepared(name, repeats):
 
 
 def levels(found, expected):
-    """The largest difference of two pictures, of 255."""
+    """The largest difference of two images, of 255."""
     return int(np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max())
 
 
@@ -148,7 +148,7 @@ def psnr(found, expected):
 
 @torch.inference_mode()
 def published(model, source, target, tile=TILE // 8):
-    """The published pipeline for one picture file: half overlap, one tile at a time, plain weights and colours."""
+    """The published pipeline for one image file: half overlap, one tile at a time, plain weights and colours."""
     low = enlarged(Image.open(source).convert("RGB"))
     latents = encode_latents(model.lq_vae, low)
     starts = [gaussian_starts(side, tile) for side in latents.shape[-2:]]
@@ -226,7 +226,7 @@ def end_to_end(name, side, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=21)
-    parser.add_argument("--side", type=int, default=96, help="of the picture that is restored end to end")
+    parser.add_argument("--side", type=int, default=96, help="of the image that is restored end to end")
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Tiles against one piece: overdraw of the plans, error and time of tiled autoencoders, peak memory of the flat mode.
 
-Overdraw: the area of all tiles over that of the picture, smallest tiles against the published half overlap, the worst
+Overdraw: the area of all tiles over that of the image, smallest tiles against the published half overlap, the worst
 of all sizes up to the next. Autoencoders: the shipped one and a random one in Stable Diffusion's layout, in turns on
-the same picture, in seconds of the processor on one thread; the exact mode must equal one piece in float64, and its
+the same image, in seconds of the processor on one thread; the exact mode must equal one piece in float64, and its
 time has a goal from 2048 pixels on. Peak memory: encode and decode from file to file, one process per size.
 
     python benchmarks/tiling.py [--side 768] [--sizes 1024 1536] [--repeats 2] [--out results/benchmarks]
@@ -158,7 +158,7 @@ def report_peaks(sizes, failed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=768, help="pixels of the picture for error and time")
+    parser.add_argument("--side", type=int, default=768, help="pixels of the image for error and time")
     parser.add_argument("--sizes", type=int, nargs="+", default=(1024, 1536), help="sides for the peak memory")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for a JSON file of this run")

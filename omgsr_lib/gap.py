@@ -33,7 +33,7 @@ SEED = 2508  # of the noise, if no generator is given
 
 @torch.no_grad()
 def latent_gap(lq_latents, hq_latents, schedule, timesteps, *, distances=DISTANCES, generator=None):
-    """Distance between LQ latents and the noisy latents of the same pictures, for each timestep.
+    """Distance between LQ latents and the noisy latents of the same images, for each timestep.
 
     Args:
         lq_latents, hq_latents: `(N, C, H, W)` latents by the same untrained autoencoder.

@@ -1,4 +1,4 @@
-"""The mid-timestep: where a noisy latent of the clean picture is as noisy as the LQ latent is wrong.
+"""The mid-timestep: where a noisy latent of the clean image is as noisy as the LQ latent is wrong.
 
     SNR(z_t) = E[z_H^2] alpha_t^2 / sigma_t^2        SNR(z_L) = E[z_H^2] / E[(z_L - z_H)^2]
     t* = argmin_t (1/N) sum_i |SNR(z_t^i) - SNR(z_L^i)|
@@ -32,7 +32,7 @@ def snr_mid_timestep(lq_latents, hq_latents, schedule, *, seed=0):
     """The timestep at which to inject LQ latents, by the SNR rule.
 
     Args:
-        lq_latents, hq_latents: `(N, C, H, W)` latents of the same pictures, by the same *untrained* autoencoder.
+        lq_latents, hq_latents: `(N, C, H, W)` latents of the same images, by the same *untrained* autoencoder.
         schedule: the `NoiseSchedule` of the prior.
         seed: of the bootstrap behind `.interval`.
 

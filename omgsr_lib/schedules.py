@@ -15,7 +15,7 @@ from .utils.device import to_device
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
-FLUX_IMAGE_SEQ_LEN = 4096  # tokens of a 1024 x 1024 picture; the published mid-timesteps use it at every size
+FLUX_IMAGE_SEQ_LEN = 4096  # tokens of a 1024 x 1024 image; the published mid-timesteps use it at every size
 CHUNK = 2**18  # latent elements whose squares are summed at a time, to stay in the processor's cache
 
 

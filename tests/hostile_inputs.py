@@ -14,7 +14,7 @@ from omgsr_lib.images.image_file import Picture
 
 
 def picture(width=16, height=16, mode="RGB", seed=0):
-    """A smooth random picture, with an alpha channel that varies too."""
+    """A smooth random image, with an alpha channel that varies too."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 4), dtype=np.uint8)
     image = Image.fromarray(small[..., :3]).resize((width, height), Image.BICUBIC).convert(mode)
     if "A" in image.getbands() and mode != "LAB":
@@ -182,9 +182,9 @@ TABLE = [
     ("SHOUTED.PNG", PNG, ("RGB", (48, 40))),
     ("n" * 240 + ".png", PNG, ("RGB", (48, 40))),
     ("link.png", lambda path: path.symlink_to("/dev/zero"), "must be a file"),
-    # what is no picture, and damage
+    # what is no image, and damage
     ("empty.png", b"", UNREADABLE),
-    ("text.png", b"not a picture", UNREADABLE),
+    ("text.png", b"not an image", UNREADABLE),
     ("zeros.jpg", bytes(5000), UNREADABLE),
     ("phone.heic", b"\0\0\0\x18ftypheic" + bytes(900), UNREADABLE),
     ("header-only.png", PNG[:8], UNREADABLE),

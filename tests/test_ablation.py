@@ -17,7 +17,7 @@ IMAGES = ("a", "b", "c", "d")
 
 
 def psnr(run, index):
-    """Known scores: 20 dB, plus 1 per picture, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
+    """Known scores: 20 dB, plus 1 per image, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
     mid = MIDS[run.variant]
     value = 20 + index - 2 * (run.timestep != mid) - 5 * (run.prior == "random") - 0.25 * (not run.refinement)
     value -= 0.75 * bool(run.without)

@@ -45,7 +45,7 @@ def pixels(*shape, seed=0):
 
 
 def constant_estimator(channels, log_difference):
-    """An estimator that says the same of every picture."""
+    """An estimator that says the same of every image."""
     constant = estimator(channels)
     torch.nn.init.zeros_(constant.head[-1].weight)
     constant.head[-1].bias.copy_(torch.tensor([log_difference, 0.0]))
@@ -126,7 +126,7 @@ def test_equal_estimates_everywhere_give_the_prediction_at_thinject(model, tile)
 
 @torch.no_grad()
 def test_restoring_at_a_timestep_carries_the_latents_over(model):
-    """The same picture as the model itself makes at that timestep."""
+    """The same image as the model itself makes at that timestep."""
     image = to_image(pixels(3, 64, 64))
     for timestep in (100, model.timestep):
         expected = model(to_pixels(image)[None], timestep).images[0]
@@ -181,7 +181,7 @@ def test_likelihood_and_calibration():
 
 
 def test_statistics_know_noise_and_sharpness():
-    """Immerkaer's estimate of white noise on a flat picture is its standard deviation; blur lowers the sharpness."""
+    """Immerkaer's estimate of white noise on a flat image is its standard deviation; blur lowers the sharpness."""
     noise = torch.randn(1, 1, 400, 400, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1) * 0.1
     flat = pixel_statistics(noise)
     assert float(flat[0, 2].exp()) == pytest.approx(0.1, rel=0.02)

@@ -21,7 +21,7 @@ from omgsr_lib.study.tilings import compare_tilings, prediction_tiles
 def pair(seed=0, size=64):
     generator = torch.Generator().manual_seed(seed)
     hq, lq = torch.rand(2, 3, size, size, generator=generator) * 2 - 1
-    return EvaluationPair(f"picture{seed}", lq, lq[:, ::4, ::4], hq)
+    return EvaluationPair(f"image{seed}", lq, lq[:, ::4, ::4], hq)
 
 
 def test_encode_pairs_is_the_posterior_mean_of_each_picture():

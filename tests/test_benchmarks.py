@@ -21,7 +21,7 @@ def noise(path, side, seed=0):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A benchmark of two pairs, 24 to 96 pixels, and one of two pictures without references."""
+    """A benchmark of two pairs, 24 to 96 pixels, and one of two images without references."""
     for seed, name in enumerate(("a", "b")):
         noise(tmp_path / "set" / "test_LR" / f"{name}.png", 24, seed)
         noise(tmp_path / "set" / "test_HR" / f"{name}.png", 96, seed + 10)

@@ -50,7 +50,7 @@ def bad(folder, kind):
     if kind != "missing":
         folder.mkdir()
     if kind == "text":
-        (folder / "a.png").write_text("not a picture")
+        (folder / "a.png").write_text("not an image")
     if kind == "pixel":
         Image.new("RGB", (1, 1)).save(folder / "a.png")
     return folder
@@ -139,7 +139,7 @@ def test_unknown_options_and_commands(capsys):
 
 MESSAGES = {
     "missing": "A photo folder must exist: got '.*missing'. Check the path",
-    "empty": "must hold at least one picture .*'.*empty' has none",
+    "empty": "must hold at least one image .*'.*empty' has none",
     "text": "must be a readable image: '.*a.png' is not. Remove or replace it",
     "pixel": "at least 2 pixels on each side: '.*a.png' is 1x1. Remove or replace it",
 }
@@ -168,7 +168,7 @@ def test_a_restoration_without_photographs(kind, tiny, tmp_path, capsys):
 
 def test_bad_photographs_fail_alone(photos, tiny, tmp_path, capsys):
     """A line on stderr for each, code 1 and a summary; the same command again skips what is finished."""
-    (photos / "text.png").write_text("not a picture")
+    (photos / "text.png").write_text("not an image")
     Image.new("RGB", (15, 40)).save(photos / "small.png")
     command = ["restore", str(photos), "--out", str(tmp_path / "out"), "--model", str(tiny), "--scale", "1"]
     for summary in ("2 restored, 2 failed", "0 restored, 2 skipped, 2 failed"):
@@ -217,7 +217,7 @@ def test_bad_photographs_are_found_before_the_model_is_loaded(tmp_path, capsys, 
         ("restore {photos} --model {tiny} --base {out}", ["A base must be a folder or a hub id 'owner/name'"]),
         ("restore {photos} --model {tiny} --scale 0.5", ["scale must be a number, at least 1 and finite"]),
         ("restore {photos} --model {tiny} --tile 20", ["tile must be a multiple of 8 pixels"]),
-        ("restore {photos} --model {tiny} --out {photos}", ["must not be that of the pictures"]),
+        ("restore {photos} --model {tiny} --out {photos}", ["must not be that of the images"]),
         ("train --photos {photos} --preset big --variant s", ["A recipe must be one of: smoke s", "'big' 's'"]),
         ("train --photos {photos} --preset latents --variant s", ["'latents' 's'"]),
     ],
@@ -258,7 +258,7 @@ def test_warnings_are_a_line_each_but_those_for_developers(photos, tmp_path, cap
 
         attempts = []
         tile_size.retry_smaller(attempt, tile_size.Settings(256, 32), 256, 8)
-        (photos / "c.png").write_text("no picture")
+        (photos / "c.png").write_text("no image")
         pairs = PhotoPairs([photos / "a.png", photos / "c.png"], 32, seed=0, broken_share=0.5)
         next(iter(torch.utils.data.DataLoader(pairs, batch_size=8)))
         warnings.warn_explicit("of torch", UserWarning, "lr.py", 1, module="torch.optim.lr_scheduler")

@@ -7,7 +7,7 @@ from omgsr_lib.metrics.comparisons import compare_methods, holm, permutation_tes
 
 
 def frame(values, metric="psnr_y", lower_better=False):
-    """Long frame of `{method: values}`, pictures numbered."""
+    """Long frame of `{method: values}`, images numbered."""
     rows = [
         (method, image, metric, value, lower_better)
         for method, scores in values.items()
@@ -53,7 +53,7 @@ def test_clusters_change_sign_together():
     differences = np.repeat([0.5, 0.7, 0.2], 8)
     labels = np.repeat(["x", "y", "z"], 8)
     assert permutation_test(differences, clusters=labels) == 2 / 2**3
-    assert permutation_test(differences, draws=10_000) < 0.001  # taken as 24 pictures
+    assert permutation_test(differences, draws=10_000) < 0.001  # taken as 24 images
 
 
 def test_holm_steps_down():
@@ -94,7 +94,7 @@ def test_corrections_stay_within_a_metric_and_a_dataset():
 
 
 def test_ranks_have_their_closed_form():
-    """Differences 1 and -1 on two pictures: the first leads in a quarter of the draws, ties in half of them."""
+    """Differences 1 and -1 on two images: the first leads in a quarter of the draws, ties in half of them."""
     table = rank_stability(frame({"a": [1.0, 0.0], "b": [0.0, 1.0]}), draws=40_000).set_index(["method", "rank"])
     assert table.probability[("a", 1)] == pytest.approx(0.75, abs=0.01)
     assert table.probability[("b", 2)] == pytest.approx(0.25, abs=0.01)
@@ -120,7 +120,7 @@ def test_ranks_of_photographs_are_less_sure_than_those_of_crops():
 
 
 def test_spread_of_repeated_runs():
-    """Run means 10, 11, 12 with pictures 5 dB apart; the deterministic run is 0.5 above their mean."""
+    """Run means 10, 11, 12 with images 5 dB apart; the deterministic run is 0.5 above their mean."""
     runs = [
         frame({"m": np.array([base, base + 5.0])}).assign(seed=seed) for seed, base in ((0, 7.5), (1, 8.5), (2, 9.5))
     ]
@@ -133,7 +133,7 @@ def test_spread_of_repeated_runs():
 
 
 def test_spread_is_that_of_the_draw():
-    """Independent noise of 0.2 dB per picture: run means vary by 0.2 / sqrt(50)."""
+    """Independent noise of 0.2 dB per image: run means vary by 0.2 / sqrt(50)."""
     generator = np.random.default_rng(6)
     difficulty = generator.normal(25, 4, size=50)
     runs = [frame({"m": difficulty + generator.normal(0, 0.2, 50)}).assign(seed=seed) for seed in range(200)]

@@ -44,7 +44,7 @@ def plain():
 
 
 def test_memory_of_the_autoencoders_in_one_piece():
-    """Five activations of 128 channels at the picture's resolution to encode, six to decode; linear in the area."""
+    """Five activations of 128 channels at the image's resolution to encode, six to decode; linear in the area."""
     frame = autoencoder_memory(("ddpm",), (1024, 8192), ("one piece",)).set_index(["stage", "side"]).bytes
     activation = 128 * 1024**2 * 2
     assert frame["encode", 1024] == pytest.approx(5 * activation, rel=0.01)
@@ -106,7 +106,7 @@ def test_chunks_a_few_at_a_time_take_less_memory():
     chunks = 4  # of 48 pixels in 80
     assert one_by_one["flops"] == pytest.approx(all_at_once["flops"], rel=1e-6)
     picture = 3 * 80 * 80 * 4
-    assert one_by_one["kept"] == picture  # the gradient of the predicted picture
+    assert one_by_one["kept"] == picture  # the gradient of the predicted image
     assert all_at_once["peak"] / chunks < one_by_one["peak"] < all_at_once["peak"] / chunks + 2 * picture
 
 

@@ -42,7 +42,7 @@ def steps_named(chain, function):
 
 
 def psnr(first, second):
-    """Of pictures in [-1, 1]."""
+    """Of images in [-1, 1]."""
     return -10 * math.log10(float((first - second).square().mean() / 4))
 
 
@@ -324,7 +324,7 @@ def test_the_small_picture_is_the_large_one_before_the_last_resize(photo):
         last = draw_chain(Degradation(), 128, 160, np.random.default_rng([0, index]))[-1]
         small = degrade(photo, seed=0, index=index, upscale=False)
         difference = last(small) - degrade(photo, seed=0, index=index)
-        assert difference.abs().mean() < 1.5 / 255  # rounding of the small picture, and of the large one
+        assert difference.abs().mean() < 1.5 / 255  # rounding of the small image, and of the large one
         assert difference.abs().max() < 6 / 127.5 or last.keywords["mode"] == "bicubic"
 
 

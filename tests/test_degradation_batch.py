@@ -1,4 +1,4 @@
-"""The degradation of a batch against that of its pictures, one by one."""
+"""The degradation of a batch against that of its images, one by one."""
 
 import numpy as np
 import pytest
@@ -41,9 +41,9 @@ def test_a_batch_differs_from_its_pictures_in_rounding_ties_alone(batch, setting
     together = degrade_batch(batch, seed=3, indices=range(16), **options)
     alone = torch.stack([degrade(hq, seed=3, index=i, **options) for i, hq in enumerate(batch)])
     levels = (together - alone).abs() * 127.5
-    assert (levels > 0.5).float().mean() < 0.02  # one coefficient on a tie is a fifth of so small a picture
+    assert (levels > 0.5).float().mean() < 0.02  # one coefficient on a tie is a fifth of so small an image
     assert (levels > 1.5).float().mean() < 0.001
-    assert (levels.amax((1, 2, 3)) < 0.5).sum() >= 8  # no tie in half of the pictures
+    assert (levels.amax((1, 2, 3)) < 0.5).sum() >= 8  # no tie in half of the images
     assert together.shape == batch.shape and together.dtype == torch.float32
 
 

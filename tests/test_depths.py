@@ -1,4 +1,4 @@
-"""data/photos.py and data/pictures.py: every mode and depth gives the same picture, compared with numpy."""
+"""data/photos.py and data/pictures.py: every mode and depth gives the same image, compared with numpy."""
 
 import struct
 import zlib
@@ -43,7 +43,7 @@ def grey_png(bits, samples):
 
 
 UNIT = GREY / np.float32(255)
-# file, how it is written, the 8-bit picture in it and how far off a sample may be
+# file, how it is written, the 8-bit image in it and how far off a sample may be
 FILES = [
     ("1.png", saved(Image.fromarray(GREY > 127)), (GREY > 127) * 255, 0),
     ("2.png", grey_png(2, GREY // 64), GREY // 64 * 85, 0),

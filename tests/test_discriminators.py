@@ -25,7 +25,7 @@ def uniform(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def dinov2():
-    """A random ViT with twelve blocks for pictures of 56 px: 4x4 patches of 14 px."""
+    """A random ViT with twelve blocks for images of 56 px: 4x4 patches of 14 px."""
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_dinov3_features_are_those_of_transformers(dinov3):
 
 @pytest.fixture(params=["dinov2", "dinov3"])
 def critic(request, dinov2, dinov3):
-    """Chunks of 56 and 64 px: four of each picture of 100 px."""
+    """Chunks of 56 and 64 px: four of each image of 100 px."""
     torch.manual_seed(1)
     if request.param == "dinov2":
         return Discriminator(DINOv2Features(dinov2), dinov2_heads(width=8, hidden=6), chunk=56)
@@ -187,7 +187,7 @@ def test_loss_by_chunks_equals_the_loss_of_the_logits(critic, at_once, frozen):
 
 
 def test_discriminator_loss_by_chunks_under_autocast(critic):
-    """Real and restored pictures in one autocast region, whose cache of cast weights outlives each part."""
+    """Real and restored images in one autocast region, whose cache of cast weights outlives each part."""
     real, fake = uniform(1, 3, 100, 100), uniform(1, 3, 100, 100, seed=1)
     critic.heads.eval()  # keeps the weights equal in both
 

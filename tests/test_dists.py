@@ -21,7 +21,7 @@ def uniform(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
 
 
-# The definitions, for one picture (C, H, W) in numpy
+# The definitions, for one image (C, H, W) in numpy
 
 
 def convolve(x, weight, bias):
@@ -129,7 +129,7 @@ def test_gradient_reaches_the_first_picture_and_not_the_network(tiny_vgg):
 
 
 def test_statistics_keep_float32_under_autocast(tiny_vgg):
-    """A bright flat picture: in bf16, the square of the mean would swallow the variance."""
+    """A bright flat image: in bf16, the square of the mean would swallow the variance."""
     import copy
 
     model = copy.deepcopy(tiny_vgg[0]).float()

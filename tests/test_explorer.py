@@ -103,7 +103,7 @@ def test_curves_and_facts_agree_with_the_schedule(explorer, models, photos):
         about = cache.about["variants"][variant]
         assert about["timestep"] == tuned.timestep
         assert about["snr"] == pytest.approx(10 * math.log10(power / float((lq - hq).double().square().mean())))
-        # The curve passes the SNR of the LQ latent at the picture's own mid-timestep.
+        # The curve passes the SNR of the LQ latent at the image's own mid-timestep.
         own = int(snr_mid_timestep(lq, hq, schedule).per_image[0])
         assert own in (0, 999) or decibel[own + 1] <= about["snr"] <= decibel[own - 1]
         assert np.isfinite(cache.curve(variant, "gap")[1]).all()

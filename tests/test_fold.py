@@ -187,7 +187,7 @@ class OperationCounter(TorchDispatchMode):
 
 @torch.no_grad()
 def operations(prior, timestep, channels):
-    """Operations for one picture of 512 x 512 pixels, on the meta device in bfloat16."""
+    """Operations for one image of 512 x 512 pixels, on the meta device in bfloat16."""
     with OperationCounter() as counter:
         prior(torch.empty(1, channels, 64, 64, device="meta", dtype=torch.bfloat16), timestep)
     return counter.operations.total()

@@ -77,7 +77,7 @@ def edit(path, change):
         (lambda f: edit(f / "index.csv", lambda t: t.replace("psnr_prior", "lpips")), ValueError, "needs the columns"),
         (lambda f: edit(f / "index.csv", lambda t: t.replace("s,0,", "s,zero,")), ValueError, "no number"),
         (lambda f: edit(f / "index.csv", lambda t: t + "s\n"), ValueError, "no number"),
-        (lambda f: (f / "s_t0000.png").unlink(), FileNotFoundError, "missing picture: '.*s_t0000.png"),
+        (lambda f: (f / "s_t0000.png").unlink(), FileNotFoundError, "missing image: '.*s_t0000.png"),
         (lambda f: (f / "s_t0000.png").write_text("text"), ValueError, "readable PNG: '.*s_t0000.png"),
         (
             lambda f: Image.new("RGB", (5, 5)).save(f / "lq.png"),

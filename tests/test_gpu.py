@@ -1,4 +1,4 @@
-"""What differs on a GPU from the CPU: several pictures at one timestep, gradients of every adapter."""
+"""What differs on a GPU from the CPU: several images at one timestep, gradients of every adapter."""
 
 import pytest
 import torch

@@ -69,7 +69,7 @@ def test_goals_are_for_the_fastest_variant(script):
 def test_unequal_pictures_are_a_problem_unless_the_variant_changes_them(script):
     expected, picture = torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), 1.5)
     row = {}
-    assert script.judge(row, "F", "folded", expected, picture, torch.float32) == ["F, folded: pictures differ by 0.5"]
+    assert script.judge(row, "F", "folded", expected, picture, torch.float32) == ["F, folded: images differ by 0.5"]
     assert row["difference"] == 0.5
     assert script.judge({}, "F", "int8, folded, compiled", expected, picture, torch.float32) == []
     assert script.judge({}, "F", "folded", expected, picture * float("nan"), torch.float32)

@@ -1,4 +1,4 @@
-"""restore_files.py with the table of `hostile_inputs`: every kind of picture and damage in one folder."""
+"""restore_files.py with the table of `hostile_inputs`: every kind of image and damage in one folder."""
 
 import re
 

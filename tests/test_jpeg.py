@@ -53,7 +53,7 @@ def test_float32_differs_only_where_a_coefficient_lies_on_a_rounding_tie(photo):
 
 
 def test_the_luma_table_is_transposed():
-    """A grey picture of one horizontal frequency is quantised with the table's entry for the vertical one."""
+    """A grey image of one horizontal frequency is quantised with the table's entry for the vertical one."""
     wave = 20 * math.sqrt(2) * torch.cos((2 * torch.arange(16, dtype=torch.float64) + 1) * 3 * math.pi / 16)
     before, after = 128 + wave.expand(3, 16, 16), jpeg((128 + wave.expand(3, 16, 16)) / 255, quality=50) * 255
     sent, kept = (dctn(x[0, :8, :8].numpy() - 128, norm="ortho") for x in (before, after))
@@ -79,7 +79,7 @@ def test_pillow_uses_the_same_tables(photo):
 
 @pytest.mark.parametrize("quality", [60, 80, 95])
 def test_close_to_pillow(photo, quality):
-    """Within 0.3 dB of Pillow's fidelity, and nearer to its picture than that is to the original by 2 dB."""
+    """Within 0.3 dB of Pillow's fidelity, and nearer to its image than that is to the original by 2 dB."""
     array = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
     file = io.BytesIO()
     Image.fromarray(array).save(file, "JPEG", quality=quality, subsampling="4:2:0")

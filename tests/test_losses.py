@@ -207,7 +207,7 @@ def test_augmentation_is_seeded_and_differentiable():
 
 
 def test_colour_draws_cover_their_ranges():
-    """A grey picture of value v passes saturation and contrast unchanged: what is left is v + u - 0.5."""
+    """A grey image of value v passes saturation and contrast unchanged: what is left is v + u - 0.5."""
     augmented = diff_augment(torch.full((2000, 3, 8, 8), 0.25), seeded(0))
     values = torch.stack([picture[picture != 0].median() for picture in augmented])
     assert float(values.min()) > -0.25 - 1e-4 and float(values.max()) < 0.75 + 1e-4
@@ -268,7 +268,7 @@ def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_hardly_sees_texture()
 
 
 def test_views_are_cut_alike_from_every_corner():
-    """Two pictures that are equal stay equal; each of the 4 x 4 corners, both mirrors and both axes turn up."""
+    """Two images that are equal stay equal; each of the 4 x 4 corners, both mirrors and both axes turn up."""
     picture = torch.arange(20 * 24, dtype=torch.float32).reshape(1, 1, 20, 24).expand(2, 3, -1, -1)
     corners, seen = set(), set()
     for seed in range(300):

@@ -46,7 +46,7 @@ def test_psnr_equals_skimage(photos, pixels):
 
 
 def test_the_two_definitions_of_luma_differ_by_their_range(pixels):
-    """Studio range against full range is 20 log10(255 / 219) = 1.3219 dB on grey pictures."""
+    """Studio range against full range is 20 log10(255 / 219) = 1.3219 dB on grey images."""
     grey = [p.mean(1, keepdim=True).expand(-1, 3, -1, -1) for p in pixels]
     studio, full = (measures.psnr(*(luma(p) for p in grey)).item() for luma in (measures.luma_601, measures.luma_yiq))
     assert studio - full == pytest.approx(1.3219, abs=2e-4)
@@ -180,7 +180,7 @@ def test_folder_mistakes_are_named(folders, photos):
     (restored / "photo_1.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="photo_1.png"):
         evaluate_folder(restored, reference)
-    (restored / "photo_1.png").write_text("not a picture")
+    (restored / "photo_1.png").write_text("not an image")
     with pytest.raises(ValueError, match="photo_1.png"):
         evaluate_folder(restored, reference)
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -112,7 +112,7 @@ def test_evaluation_pairs_do_not_depend_on_their_neighbours(paths):
 
 
 def test_the_small_picture_belongs_to_the_large_one(paths):
-    """Enlarged bicubically, it is nearer to its own LQ picture than to any other's."""
+    """Enlarged bicubically, it is nearer to its own LQ image than to any other's."""
     pairs = evaluation_pairs(paths[:1], 64, seed=4, crops_per_photo=4)
     for i, pair in enumerate(pairs):
         enlarged = torch.nn.functional.interpolate(pair.lq_small[None], size=(64, 64), mode="bicubic")[0]

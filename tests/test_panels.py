@@ -21,7 +21,7 @@ from omgsr_lib.explorer.drawing import (
 )
 
 
-LEFT, TOP = 20, 36  # of the first picture
+LEFT, TOP = 20, 36  # of the first image
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def pixels(png):
 
 
 def cell(sheet, view, column, row):
-    """The picture of a column and row."""
+    """The image of a column and row."""
     side = cell_of(view)
     left, top = LEFT + column * (side + 6), TOP + row * (side + 6)
     return sheet[top : top + side, left : left + side]
@@ -53,7 +53,7 @@ def test_each_picture_stands_in_its_column(cache, view):
 
 def test_crop_is_the_box_enlarged_without_smoothing(cache):
     box = crop_box(cache, "s")
-    assert box[2] - box[0] == box[3] - box[1] == SIZE // 2  # a picture of 32 pixels has no room for 36
+    assert box[2] - box[0] == box[3] - box[1] == SIZE // 2  # an image of 32 pixels has no room for 36
     crop = cell(pixels(explorer_picture(cache, "s", 0)), "s", 4, 1)
     expected = cache.photo.crop(box).resize((cell_of("s"),) * 2, Image.NEAREST)
     assert (crop == np.asarray(expected)).all()

@@ -70,7 +70,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
 
 @pytest.fixture
 def wild(tmp_path, monkeypatch):
-    """A benchmark of one small picture without a reference, and a peer that enlarges it by repetition."""
+    """A benchmark of one small image without a reference, and a peer that enlarges it by repetition."""
     (tmp_path / "wild").mkdir()
     smooth(30, 24).save(tmp_path / "wild" / "a.png")
     about = replace(procedure.TEST_SETS["RealSet65"], count=1, checksum=None)

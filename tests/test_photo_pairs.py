@@ -1,4 +1,4 @@
-"""Pairs from photographs on disk: crops, flips, small pictures, portraits, broken files and workers."""
+"""Pairs from photographs on disk: crops, flips, small images, portraits, broken files and workers."""
 
 import os
 import warnings
@@ -17,7 +17,7 @@ SIZE = 32
 
 
 def chart(height, width):
-    """A picture whose pixels say where they are: red is the column, green the row."""
+    """An image whose pixels say where they are: red is the column, green the row."""
     rows, columns = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([columns, rows, 0 * rows], -1).astype(np.uint8))
 
@@ -32,7 +32,7 @@ def read(crop):
 def paths(tmp_path):
     """Six photographs, of which the first is broken."""
     paths = [tmp_path / f"ffhq_{i}.png" for i in range(6)]
-    paths[0].write_bytes(b"not a picture")
+    paths[0].write_bytes(b"not an image")
     for i, path in enumerate(paths[1:]):
         pixels = np.random.default_rng(i).integers(0, 256, (3, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((60 + i, 50), Image.BICUBIC).save(path)
@@ -62,7 +62,7 @@ def test_a_crop_is_a_window_of_the_photograph_or_its_mirror_image():
 
 @pytest.mark.parametrize("height, width", [(20, 50), (50, 7), (3, 2), (31, 31)])
 def test_a_small_photograph_is_extended_by_reflection(height, width):
-    """Each crop is a window of the picture mirrored to and fro, and holds all of a side that fits in it."""
+    """Each crop is a window of the image mirrored to and fro, and holds all of a side that fits in it."""
     mirrored = np.pad(np.asarray(chart(height, width)), ((64, 64), (64, 64), (0, 0)), mode="reflect")
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -85,7 +85,7 @@ def test_a_small_photograph_is_extended_by_reflection(height, width):
 
 
 def windows(photo):
-    """All crops of a PIL picture, `(n, 3, SIZE, SIZE)`."""
+    """All crops of a PIL image, `(n, 3, SIZE, SIZE)`."""
     return to_pixels(photo).unfold(1, SIZE, 1).unfold(2, SIZE, 1).flatten(1, 2).transpose(0, 1)
 
 

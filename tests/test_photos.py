@@ -13,13 +13,13 @@ from omgsr_lib.data.photos import find_photos
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures at two depths, one with a suffix in capitals, and a file that is none."""
+    """Three images at two depths, one with a suffix in capitals, and a file that is none."""
     paths = [tmp_path / "set" / name for name in ("b.PNG", "deep/er/a.jpeg", "deep/c.webp")]
     for seed, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    (tmp_path / "set" / "notes.txt").write_text("no picture")
+    (tmp_path / "set" / "notes.txt").write_text("no image")
     return paths
 
 
@@ -107,7 +107,7 @@ def test_missing_or_empty_folder(tmp_path):
     for name in ("none", "none.txt", "none.csv"):
         with pytest.raises(FileNotFoundError, match=f"must exist: got '.*{name}'"):
             find_photos(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="at least one picture"):
+    with pytest.raises(FileNotFoundError, match="at least one image"):
         find_photos(tmp_path)
 
 

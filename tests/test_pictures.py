@@ -1,4 +1,4 @@
-"""data/pictures.py: what a picture is made of, and what of it the files of each format keep."""
+"""data/pictures.py: what an image is made of, and what of it the files of each format keep."""
 
 import io
 import struct

@@ -29,7 +29,7 @@ from omgsr_lib.training.checkpoint import keep_settings, load_state, read_log
 
 @pytest.fixture(scope="module")
 def crops():
-    """Smooth pictures: noise of three scales."""
+    """Smooth images: noise of three scales."""
     generator = torch.Generator().manual_seed(0)
     layers = [
         F.interpolate(torch.randn(64, 3, side, side, generator=generator), (64, 64), mode="bicubic")

@@ -51,7 +51,7 @@ def test_a_claim_is_shown_if_something_is_decided_for_it_and_nothing_against():
 
 
 def study_frame(effect, without=()):
-    """A study of 12 pictures in which what `effect` names changes PSNR-Y by its value, with some noise."""
+    """A study of 12 images in which what `effect` names changes PSNR-Y by its value, with some noise."""
     generator = np.random.default_rng(0)
     parts = []
     for run in study_runs(MIDS):
@@ -67,7 +67,7 @@ def study_frame(effect, without=()):
 
 
 def scores_frame(methods):
-    """Scores of 30 pictures: `methods` maps a name to its shift in PSNR-Y (dB); LPIPS-Squeeze moves the other way."""
+    """Scores of 30 images: `methods` maps a name to its shift in PSNR-Y (dB); LPIPS-Squeeze moves the other way."""
     generator, parts = np.random.default_rng(1), []
     base = generator.normal(24, 2, 30)
     for method, shift in methods.items():
@@ -135,7 +135,7 @@ def test_verdicts_are_those_of_the_numbers(results):
     assert verdict("The mid-timestep is computed", "OMGSR-S") == SHOWN
     assert verdict("Injecting at the mid-timestep", "OMGSR-F") == SHOWN
     assert verdict("The mid-timestep beats t 600", "OMGSR-S") == NOT_SHOWN
-    assert verdict("Losses on overlapping chunks", "OMGSR-S") == NOT_SHOWN  # whole pictures are 0.5 dB better
+    assert verdict("Losses on overlapping chunks", "OMGSR-S") == NOT_SHOWN  # whole images are 0.5 dB better
     assert verdict("One recipe serves", "OMGSR-S") == SHOWN and verdict("One recipe serves", "OMGSR-F") == NOT_SHOWN
     few = next(row for claim, row in found.items() if claim.startswith("One step needs fewer operations"))
     assert few.verdict == SHOWN and few.measured.startswith("900 GMAC at 512 pixels; published 5000 to 5000")

@@ -331,7 +331,7 @@ def test_an_unknown_preset_is_refused():
     ("content", "error", "message"),
     [
         (None, FileNotFoundError, "photo folder must exist"),
-        ({}, FileNotFoundError, "at least one picture"),
+        ({}, FileNotFoundError, "at least one image"),
         ({"a.png": "text"}, ValueError, "readable image: '.*a.png' is not"),
         ({"a.png": (8, 8), "b.png": (1, 1)}, ValueError, "at least 2 pixels on each side: '.*b.png' is 1x1"),
     ],

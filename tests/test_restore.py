@@ -75,7 +75,7 @@ def test_list_and_single_image_agree_and_keep_their_order(ddpm):
     [("L", "L"), ("1", "L"), ("LA", "LA"), ("RGBA", "RGBA"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")],
 )
 def test_colour_modes(ddpm, mode, restored):
-    """Colours are restored as those of the RGB picture; grey is the luma of them, alpha is enlarged."""
+    """Colours are restored as those of the RGB image; grey is the luma of them, alpha is enlarged."""
     image = picture(16, 16).convert("L" if mode == "I;16" else mode)
     if mode == "LA" or mode == "RGBA":
         image.putalpha(picture(16, 16, seed=1).convert("L").point(lambda value: max(value, 1)))
@@ -108,7 +108,7 @@ def test_orientation_profile_and_exif(ddpm):
 
 @pytest.mark.parametrize("options", [{}, dict(seed=4), dict(tile=32), dict(vae_mode="exact", seed=4)])
 def test_batches(model, options, monkeypatch):
-    """Pictures of equal padded size go through the model together and come out as they do alone."""
+    """Images of equal padded size go through the model together and come out as they do alone."""
     images = [picture(16, 16, 1), picture(24, 16, 2), picture(15, 16, 3), picture(16, 16, 4)]
     alone = [restore(model, image, progress=False, **options).images[0] for image in images]
     sizes, decode = [], type(model).decode

@@ -32,11 +32,11 @@ def model():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures of two sizes at two depths, one with a suffix in capitals, and a file that is none."""
+    """Six images of two sizes at two depths, one with a suffix in capitals, and a file that is none."""
     for seed, name in enumerate(("a.png", "b.jpg", "c.png", "deep/d.PNG", "deep/er/e.webp", "f.png")):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         picture(16 + 8 * (seed == 2), 16, seed=seed).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path / "in"
 
 
@@ -101,7 +101,7 @@ def test_formats_that_lose_something_say_so(model, tmp_path):
 
 
 def test_16_bits_through_the_model(model, tmp_path):
-    """An 8-bit picture as 16 bits, and more levels than 8 bits have in what is restored."""
+    """An 8-bit image as 16 bits, and more levels than 8 bits have in what is restored."""
     source = picture(24, 16)
     Picture(np.asarray(source).astype(np.uint16) * 257).save(tmp_path / "a.png", "png")
     quiet(model, tmp_path / "a.png", tmp_path / "png", scale=1)
@@ -157,13 +157,13 @@ def test_one_run_at_a_time_writes_into_a_folder(model, folder, tmp_path):
 def test_inputs_are_never_replaced(model, tmp_path):
     picture().save(tmp_path / "a.png")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="must not replace a picture to restore: .* holds a.png. Choose another"):
+    with pytest.raises(ValueError, match="must not replace an image to restore: .* holds a.png. Choose another"):
         quiet(model, tmp_path / "a.png", tmp_path)
-    with pytest.raises(ValueError, match="output folder must not be that of the pictures: got .* for both"):
+    with pytest.raises(ValueError, match="output folder must not be that of the images: got .* for both"):
         quiet(model, tmp_path, tmp_path)
     (tmp_path / "linked").mkdir()
     os.link(tmp_path / "a.png", tmp_path / "linked" / "a.png")
-    with pytest.raises(ValueError, match="must not replace a picture to restore"):
+    with pytest.raises(ValueError, match="must not replace an image to restore"):
         quiet(model, tmp_path / "a.png", tmp_path / "linked", force=True)
     assert (tmp_path / "a.png").read_bytes() == before["a.png"]
 

@@ -1,4 +1,4 @@
-"""What is taken for a picture in a folder, and what is not."""
+"""What is taken for an image in a folder, and what is not."""
 
 import os
 from pathlib import Path

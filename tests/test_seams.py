@@ -1,4 +1,4 @@
-"""metrics/measures.py: the meters of what the borders of tiles leave in a picture."""
+"""metrics/measures.py: the meters of what the borders of tiles leave in an image."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from omgsr_lib.data.poisson import photons, photons_on_device
 
 
 def draw(distinct):
-    """A picture of so many levels and uniform numbers with both ends of their range."""
+    """An image of so many levels and uniform numbers with both ends of their range."""
     rng = np.random.default_rng(distinct)
     levels = rng.choice(256, distinct, replace=False)[np.arange(3 * 40 * 41) % distinct].astype(np.uint8)
     uniform = rng.random(levels.size)

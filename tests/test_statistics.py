@@ -7,7 +7,7 @@ from omgsr_lib.metrics.statistics import fewest_clusters, mean_interval, paired_
 
 
 def frame(values, metric="psnr_y", lower_better=False):
-    """Long frame of `{method: values}`, pictures numbered."""
+    """Long frame of `{method: values}`, images numbered."""
     rows = [
         (method, str(image), metric, value, lower_better)
         for method, scores in values.items()
@@ -72,7 +72,7 @@ def test_clusters_cover_where_crops_taken_as_independent_do_not(groups):
 
 
 def test_paired_intervals_cover_differences_of_correlated_scores():
-    """Two methods on 40 pictures that share the difficulty of each picture; the true difference is 0."""
+    """Two methods on 40 images that share the difficulty of each image; the true difference is 0."""
 
     def draw(generator):
         difficulty = generator.normal(25, 4, size=40)

@@ -1,4 +1,4 @@
-"""Synthetic pictures: spectra, radii and coverage measured on what is drawn."""
+"""Synthetic images: spectra, radii and coverage measured on what is drawn."""
 
 import numpy as np
 import pytest

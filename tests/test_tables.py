@@ -22,7 +22,7 @@ from omgsr_lib.report.tables import (
 
 
 def scores_of(values, metric, lower_better=False, dataset=None):
-    """Long frame of `{method: values}`, pictures numbered."""
+    """Long frame of `{method: values}`, images numbered."""
     rows = [
         (method, image, metric, value, lower_better)
         for method, scores in values.items()

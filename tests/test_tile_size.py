@@ -107,7 +107,7 @@ def test_twelve_megapixels_at_four_times_are_in_parts_by_themselves(monkeypatch)
 @torch.inference_mode()
 @pytest.mark.parametrize("model", ["ddpm"], indirect=True)
 def test_memory_of_a_flat_autoencoder(model, peaks):
-    """What is counted is what a picture of 25 tiles takes for real, the passes beforehand included."""
+    """What is counted is what an image of 25 tiles takes for real, the passes beforehand included."""
     found = []
     for layers, channels, side in ((encoder_layers(model.lq_vae), 3, 576), (decoder_layers(model.vae), 4, 72)):
 

@@ -111,7 +111,7 @@ def test_exact_mode_equals_one_piece(name):
 @pytest.mark.parametrize("name", AUTOENCODERS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 5)])
 def test_strips_and_single_latents(name, size):
-    """In float64 both modes equal one piece: statistics and keys are those of the whole picture."""
+    """In float64 both modes equal one piece: statistics and keys are those of the whole image."""
     vae, height, width = AUTOENCODERS[name]().double(), *size
     pixels, latents = picture(8 * height, 8 * width, batch=2).double(), latents_like(vae, *size, batch=2).double()
     encoded, decoded = encode_latents(vae, pixels), decode_latents(vae, latents)
@@ -123,7 +123,7 @@ def test_strips_and_single_latents(name, size):
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["exact", "flat"])
 def test_a_sample_of_the_posterior_is_that_of_one_piece(mode):
-    """One generator for the batch, or one per picture. Without a posterior there is nothing to draw."""
+    """One generator for the batch, or one per image. Without a posterior there is nothing to draw."""
     vae, pixels = stable_diffusion_layout(), picture(96, 64, batch=2)
 
     def generators():
@@ -166,7 +166,7 @@ def test_small_tiles_take_fewer_patches():
 
 @torch.no_grad()
 def test_flat_mode_with_known_statistics_is_as_good_as_its_halo():
-    """Patches that cover the picture give the statistics and keys of one piece, and need no pass over the tiles."""
+    """Patches that cover the image give the statistics and keys of one piece, and need no pass over the tiles."""
     vae, latents = stable_diffusion_layout(layers=1), latents_like(stable_diffusion_layout(layers=1), 36, 30)
     whole = decode_latents(vae, latents)
     options = dict(mode="flat", tile=18, patches=9)

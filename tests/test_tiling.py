@@ -67,7 +67,7 @@ def test_windows_have_their_closed_forms():
 
     for window, centres in (("gaussian", (3.5, 3.5)), ("released", (4.0, 3.5))):
         for axis, c in zip(weights(window), centres, strict=True):
-            # position 4 + i of the picture is i of the second tile, i + 4 of the first and i - 4 of the third
+            # position 4 + i of the image is i of the second tile, i + 4 of the first and i - 4 of the third
             expected = [gaussian(i, c) / (gaussian(i, c) + gaussian(i + 4 if i < 4 else i - 4, c)) for i in range(8)]
             assert axis.tolist() == pytest.approx(expected, rel=1e-13)
     sine = [math.sin(math.pi * (i + 0.5) / 8) ** 2 for i in range(8)]

@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).with_name("golden_losses.json")
 
 
 class SmoothPairs:
-    """Endless random pictures and their blurred twins; raises at `stop`, as a crash would."""
+    """Endless random images and their blurred twins; raises at `stop`, as a crash would."""
 
     def __init__(self, side=64, stop=None):
         self.side, self.stop = side, stop

@@ -1,4 +1,4 @@
-"""What is not measured: pictures that 8-bit RGB does not hold, and pictures that a metric is not defined for."""
+"""What is not measured: images that 8-bit RGB does not hold, and images that a metric is not defined for."""
 
 import re
 
@@ -112,7 +112,7 @@ def test_a_picture_without_structure_has_no_niqe_and_the_others_have(tmp_path, p
 
 
 def test_pictures_without_a_value_are_left_out_of_comparisons():
-    """For all methods: what is left equals the frame without that picture."""
+    """For all methods: what is left equals the frame without that image."""
     rng = np.random.default_rng(0)
     rows = [(method, f"{k:02}", "niqe", rng.normal(), True) for method in ("a", "b", "c") for k in range(12)]
     frame = pd.DataFrame(rows, columns=["method", "image", "metric", "value", "lower_better"])

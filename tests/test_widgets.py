@@ -44,7 +44,7 @@ def wait_for(condition):
 
 
 def seen(view):
-    """What the browser shows, at the slider's index: line of text, picture, plot."""
+    """What the browser shows, at the slider's index: line of text, image, plot."""
     return view.book.at(view.timestep.index)
 
 

@@ -1,4 +1,4 @@
-"""Estimates D = E[(z_L - z_H)^2], which decides a picture's mid-timestep, from its LQ latents alone."""
+"""Estimates D = E[(z_L - z_H)^2], which decides an image's mid-timestep, from its LQ latents alone."""
 
 import math
 
@@ -38,7 +38,7 @@ class DifferenceEstimator(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def timesteps(self, lq_latents, schedule):
-        """The estimated mid-timestep of each picture `(B,)`: the timestep with `(sigma_t / alpha_t)^2 = D`."""
+        """The estimated mid-timestep of each image `(B,)`: the timestep with `(sigma_t / alpha_t)^2 = D`."""
         return schedule.nearest_timestep((-self(lq_latents)[0].double()).exp())
 
 

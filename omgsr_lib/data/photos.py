@@ -57,8 +57,8 @@ def find_photos(source):
     paths = [path for path in scan_folder(source, SUFFIXES) if path.is_file()]
     if not paths:
         raise FileNotFoundError(
-            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
-            "files and restored pictures do not count."
+            f"A photo folder must hold at least one image ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
+            "files and restored images do not count."
         )
     return paths
 

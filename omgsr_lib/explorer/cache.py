@@ -1,10 +1,10 @@
 """The frame cache of the explorer: one photograph, degraded once, injected at many timesteps; files in a folder.
 
     case.json              what is computed: photograph, strength, side, timesteps; t* and SNR of each variant
-    lq.png, photo.png      the low-quality picture, enlarged, and the photograph
+    lq.png, photo.png      the low-quality image, enlarged, and the photograph
     curves.csv             variant, timestep, snr (dB, of the noisy latent), gap (sliced Wasserstein to the LQ latent)
     index.csv              variant, timestep, file, psnr_prior, psnr_tuned (dB, Y): a row per computed frame
-    s_t0325.png            a frame: the pictures of `PANELS` side by side, pixel by pixel
+    s_t0325.png            a frame: the images of `PANELS` side by side, pixel by pixel
 
 A frame is written before its row, each whole or not at all, so what the index names is complete at any moment.
 """
@@ -95,7 +95,7 @@ class FrameCache:
         self._rows = rows
 
     def panels(self, variant, timestep):
-        """The pictures of a computed frame, `{panel: PIL image}`."""
+        """The images of a computed frame, `{panel: PIL image}`."""
         size = self.about["size"]
         strip = self._picture(self._rows[variant, timestep]["file"], (len(PANELS) * size, size))
         return {name: strip.crop((i * size, 0, (i + 1) * size, size)) for i, name in enumerate(PANELS)}
@@ -155,19 +155,19 @@ class FrameCache:
     def _picture(self, name, size):
         path = self.folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"A frame cache names a missing picture: '{path}'. Compute the cache again.")
+            raise FileNotFoundError(f"A frame cache names a missing image: '{path}'. Compute the cache again.")
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 picture = image.convert("RGB")
         except (OSError, SyntaxError) as err:
-            raise ValueError(f"A cached picture must be a readable PNG: '{path}' is not. Compute it again.") from err
+            raise ValueError(f"A cached image must be a readable PNG: '{path}' is not. Compute it again.") from err
         if picture.size != size:
             raise ValueError(f"'{path}' must measure {size} pixels, got {picture.size}. Compute the cache again.")
         return picture
 
 
 def strip_of(panels):
-    """The pictures of a frame, `{panel: PIL image}`, side by side in the order of `PANELS`."""
+    """The images of a frame, `{panel: PIL image}`, side by side in the order of `PANELS`."""
     size = panels[PANELS[0]].width
     strip = Image.new("RGB", (len(PANELS) * size, size))
     for place, name in enumerate(PANELS):

@@ -71,7 +71,7 @@ class Explorer:
         models: `{"s": (prior, tuned), "f": (prior, tuned)}` or one of them; `OMGSR` models, schedules of one length.
         photos: photographs to choose from, as for `find_photos`; None for those of the evaluation inside the
             dependencies.
-        folder: where frames and the user's own pictures are written.
+        folder: where frames and the user's own images are written.
         size: side in pixels of what is shown, the centre of a photograph reduced to a short side of `2 * size`.
         steps: number of timesteps, evenly spread; the mid-timesteps of the models are added.
 
@@ -100,9 +100,9 @@ class Explorer:
         return list(self._paths)
 
     def add_photo(self, name, content):
-        """Keep the user's picture, the bytes `content` of a file `name`; returns the name to choose it by.
+        """Keep the user's image, the bytes `content` of a file `name`; returns the name to choose it by.
 
-        Raises `ValueError`, and keeps nothing, if it is no picture.
+        Raises `ValueError`, and keeps nothing, if it is no image.
         """
         path = self.folder / "own" / PurePath(name.replace("\\", "/")).name
         with atomic_write(path) as part:
@@ -146,7 +146,7 @@ class Explorer:
         return cache
 
     def _frames(self, cache, timestep):
-        """What `FrameCache.add` takes: pictures and scores of each variant."""
+        """What `FrameCache.add` takes: images and scores of each variant."""
         _, pair, latents = self._cases[cache.folder]
         frames = {}
         for variant, (prior, tuned) in self.models.items():
@@ -177,7 +177,7 @@ class Explorer:
         return min(self.timesteps, key=lambda timestep: abs(timestep - int(estimated)))
 
     def _case(self, photo, strength, pair, latents):
-        """What `FrameCache.create` takes: facts, pictures and curves of a pair."""
+        """What `FrameCache.create` takes: facts, images and curves of a pair."""
         if torch.equal(pair.lq, pair.hq):
             raise ValueError(f"A photograph must lose something when it is degraded: '{photo}' is flat. Take another.")
         variants, curves = {}, []
@@ -250,5 +250,5 @@ def write_explorer_page(
 
 
 def psnr(pixels, pair):
-    """PSNR-Y in dB of a picture `(3, H, W)` against the photograph of its pair."""
+    """PSNR-Y in dB of an image `(3, H, W)` against the photograph of its pair."""
     return float(score_pairs([pixels], [pair], method="", metrics=("psnr_y",))["value"].iloc[0])

@@ -1,4 +1,4 @@
-"""Pictures of the explorer, drawn from a `FrameCache`: columns of pictures with crop and difference, wiper, sheet.
+"""Images of the explorer, drawn from a `FrameCache`: columns of images with crop and difference, wiper, sheet.
 
 What is said here once (views, titles, captions, crop, scale of the difference) holds in the notebook and in the page.
 """
@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 
 VIEWS = {"s": "OMGSR-S", "f": "OMGSR-F", "both": "S and F", "wiper": "Before / after"}
-WIDTH = 764  # of every picture, pixels
+WIDTH = 764  # of every image, pixels
 ZOOM = 4  # of the crop
 ROWS = ("Picture", f"Crop × {ZOOM}", "Difference")
 DIFFERENCE_LIMIT = 64  # grey levels that get the brightest colour of the difference
@@ -40,7 +40,7 @@ def variants_of(cache, view):
 
 
 def cell_of(view):
-    """Side of a picture in pixels: a multiple of `ZOOM`."""
+    """Side of an image in pixels: a multiple of `ZOOM`."""
     count = len(columns_of(view))
     return (WIDTH - _MARGIN - _GAP * (count - 1)) // count // ZOOM * ZOOM
 
@@ -57,7 +57,7 @@ def title(variant, panel):
 
 
 def caption(cache, variant, panel, timestep):
-    """The number under a title: SNR of a noisy latent, PSNR-Y of a picture."""
+    """The number under a title: SNR of a noisy latent, PSNR-Y of an image."""
     if panel == "photo":
         return cache.about["photo"]
     if panel == "lq":
@@ -90,7 +90,7 @@ def difference_colours():
 
 
 def explorer_picture(cache, view, timestep):
-    """PNG bytes of view "s", "f" or "both" at `timestep`: columns of picture, crop and difference to the photograph.
+    """PNG bytes of view "s", "f" or "both" at `timestep`: columns of image, crop and difference to the photograph.
 
     What is not computed yet stays grey.
     """
@@ -121,7 +121,7 @@ def explorer_picture(cache, view, timestep):
 
 
 def wiper_picture(cache, timestep, border):
-    """PNG bytes per variant: the low-quality picture left of `border` (percent), the tuned model's right of it."""
+    """PNG bytes per variant: the low-quality image left of `border` (percent), the tuned model's right of it."""
     count = len(cache.variants)
     cell = min((WIDTH - _GAP * (count - 1)) // count, 480)
     sheet = Image.new("RGB", (WIDTH, _HEADER + cell), PAPER)

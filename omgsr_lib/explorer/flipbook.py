@@ -17,15 +17,15 @@ STYLE = """<style>
 
 
 class Flipbook:
-    """A line of text, a picture and a plot for each position of a slider that has an `index`.
+    """A line of text, an image and a plot for each position of a slider that has an `index`.
 
     Widgets are made once and filled again, so what they hold is bounded by one page per position.
 
-    Attributes: `lines` and `pages` (widgets, to be placed) and `drawn` (positions whose picture is there).
+    Attributes: `lines` and `pages` (widgets, to be placed) and `drawn` (positions whose image is there).
     """
 
     def __init__(self, slider, *, width):
-        """`width` of pictures and plots in pixels."""
+        """`width` of images and plots in pixels."""
         import ipywidgets as w
 
         places = range(len(slider.options))
@@ -43,7 +43,7 @@ class Flipbook:
         self._widgets = [*links, self.lines, self.pages, *sheets, *self._lines, *self._pictures, *self._plots]
 
     def begin(self, blank, lines, plots):
-        """Fill all positions: `lines` (HTML) and `plots` (SVG text) of each, `blank` (PNG bytes) for every picture."""
+        """Fill all positions: `lines` (HTML) and `plots` (SVG text) of each, `blank` (PNG bytes) for every image."""
         self.drawn = set()
         self._shape.height = f"{Image.open(io.BytesIO(blank)).height}px"
         for position, (line, svg) in enumerate(zip(lines, plots, strict=True)):
@@ -52,12 +52,12 @@ class Flipbook:
             self._plots[position].value = svg.encode()
 
     def draw(self, position, png):
-        """Put a picture, PNG bytes, in its place."""
+        """Put an image, PNG bytes, in its place."""
         self._pictures[position].value = png
         self.drawn.add(position)
 
     def at(self, position):
-        """`(line, picture, plot)` of a position: HTML, PNG bytes and SVG bytes."""
+        """`(line, image, plot)` of a position: HTML, PNG bytes and SVG bytes."""
         parts = (self._lines[position], self._pictures[position], self._plots[position])
         return tuple(part.value for part in parts)
 

@@ -1,4 +1,4 @@
-"""The explorer as one HTML file for a talk or a supplement: no kernel, no network, every picture inside.
+"""The explorer as one HTML file for a talk or a supplement: no kernel, no network, every image inside.
 
 `explore_page.html` beside this file holds layout and script; this module fills in the data.
 """
@@ -30,7 +30,7 @@ from .drawing import (
 
 
 TEMPLATE = Path(__file__).with_name("explore_page.html")
-QUALITY = 90  # of the WebP pictures: difference maps are two grey levels off on average
+QUALITY = 90  # of the WebP images: difference maps are two grey levels off on average
 
 
 def explore_page(path, caches, *, heading="OMGSR: what the timestep of injection does"):
@@ -55,7 +55,7 @@ def explore_page(path, caches, *, heading="OMGSR: what the timestep of injection
         view: {"name": name} | ({} if view == "wiper" else {"crop": cell_of(view) // ZOOM, "columns": _columns(view)})
         for view, name in views_of(caches[0]).items()
     }
-    pictures = {}  # their places in the page by address: z_t is the same picture at every strength
+    pictures = {}  # their places in the page by address: z_t is the same image at every strength
     cases = [_case(cache, views, pictures) for cache in caches]
     data = {
         "views": views,
@@ -85,7 +85,7 @@ def _columns(view):
 
 
 def _case(cache, views, pictures):
-    """What the script knows of one cache; pictures go to `pictures`, their places there stay."""
+    """What the script knows of one cache; images go to `pictures`, their places there stay."""
 
     def places(panels):
         return {panel: pictures.setdefault(_uri(picture), len(pictures)) for panel, picture in panels.items()}

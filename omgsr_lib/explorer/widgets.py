@@ -1,7 +1,7 @@
-"""Interactive views of pictures that were computed before: the slider reads a cache, it runs no model.
+"""Interactive views of images that were computed before: the slider reads a cache, it runs no model.
 
-A static picture is always shown first, as PNG, so that a notebook reads well where no kernel runs. The controls choose
-among pictures or exchange their bytes; no `Output` widget is used, so nothing piles up, saved notebooks stay small.
+A static image is always shown first, as PNG, so that a notebook reads well where no kernel runs. The controls choose
+among images or exchange their bytes; no `Output` widget is used, so nothing piles up, saved notebooks stay small.
 `ipywidgets` is imported where it is needed.
 """
 
@@ -30,13 +30,13 @@ style="border: 1.5px dashed #7F7F7F; border-radius: 4px; padding: 0 14px; line-h
 
 
 class PictureView:
-    """A static picture and, if interactive, a slider that exchanges a live one. `close()` frees the widgets.
+    """A static image and, if interactive, a slider that exchanges a live one. `close()` frees the widgets.
 
-    Attributes: `sheet` (PNG bytes of the static picture), and `slider`, `image`, `status` (widgets, or None).
+    Attributes: `sheet` (PNG bytes of the static image), and `slider`, `image`, `status` (widgets, or None).
     """
 
     def __init__(self, sheet, slider=None, render=None):
-        """`render` maps the slider's value to `(png, text)`: the live picture and its status line."""
+        """`render` maps the slider's value to `(png, text)`: the live image and its status line."""
         self.sheet = sheet
         self.slider = self.image = self.status = self.box = None
         if slider is None:
@@ -72,7 +72,7 @@ class ExplorerView:
     """The explorer: a static sheet and, if interactive, controls over a `FrameCache` that a thread fills.
 
     The thread computes and draws frames from the slider's position outwards and sends them to the browser, where the
-    slider flips through them. Until a frame is there, a picture that says so stands in its place.
+    slider flips through them. Until a frame is there, an image that says so stands in its place.
 
     Attributes: `sheet` (PNG bytes), the widgets `photo`, `upload`, `strength`, `view`, `timestep`, `number`, `border`,
     `progress`, `status`, `error`, the `Flipbook` `book`, and `box` around them (None without a kernel or once closed).
@@ -204,11 +204,11 @@ class ExplorerView:
             self._report()
 
     def _edition(self):
-        """What a picture depends on besides its timestep."""
+        """What an image depends on besides its timestep."""
         return self._cache, self.view.value, self.border.value
 
     def _show(self):
-        """Draw the picture at the slider, if it can be and is not drawn yet."""
+        """Draw the image at the slider, if it can be and is not drawn yet."""
         with self._lock:
             if self.box is None or self._cache is None or self.timestep.index in self.book.drawn:
                 return
@@ -271,7 +271,7 @@ class ExplorerView:
         self._report()
 
     def _draw(self, edition, timestep):
-        """Draw a picture, and leave it out where the controls have moved on meanwhile."""
+        """Draw an image, and leave it out where the controls have moved on meanwhile."""
         png = _picture(*edition, timestep)
         with self._lock:
             if self.box is not None and edition == self._edition():
@@ -279,7 +279,7 @@ class ExplorerView:
 
 
 def _picture(cache, view, border, timestep):
-    """PNG bytes; at timestep None what stands in the place of a picture until it is there."""
+    """PNG bytes; at timestep None what stands in the place of an image until it is there."""
     return wiper_picture(cache, timestep, border) if view == "wiper" else explorer_picture(cache, view, timestep)
 
 
@@ -313,11 +313,11 @@ def timestep_explorer(explorer, *, photo=None, strength="medium", static=(0, 100
 def before_after(image_a, image_b, labels=("before", "after"), *, name="before_after", interactive=True):
     """Compare two PIL images of one size: side by side, then a slider that moves the border between them.
 
-    At position p % the left p % of the picture are `image_a`, the rest is `image_b`. Returns a `PictureView`; another
+    At position p % the left p % of the image are `image_a`, the rest is `image_b`. Returns a `PictureView`; another
     call with the same `name` closes it. Raises `ValueError` if the sizes differ.
     """
     if image_a.size != image_b.size:
-        raise ValueError(f"A comparison needs two pictures of one size: got {image_a.size} and {image_b.size}.")
+        raise ValueError(f"A comparison needs two images of one size: got {image_a.size} and {image_b.size}.")
     before, after = to_rgb(image_a), to_rgb(image_b)
     slider = None
     if interactive:
@@ -343,7 +343,7 @@ def nearest(timesteps, wanted):
 
 
 def _side_by_side(pictures, labels, height=200, gap=6, bar=20):
-    """PNG of RGB pictures in a row at one height, each under its label."""
+    """PNG of RGB images in a row at one height, each under its label."""
     pictures = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, height + bar), "white")

@@ -1,4 +1,4 @@
-"""Exact constant folding: a prior at one timestep and one prompt, with all that no picture changes computed once.
+"""Exact constant folding: a prior at one timestep and one prompt, with all that no image changes computed once.
 
 The folded prior gives the same outputs with fewer parameters and operations. Embedders of time, guidance and prompt
 are gone, modulation and the weights of norms are part of the layers beside them, keys and values of the prompt are

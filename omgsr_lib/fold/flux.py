@@ -1,8 +1,8 @@
 """FLUX's transformer at one timestep, guidance and prompt: a plain pre-norm transformer.
 
 Modulation is constant: `(1 + scale) * norm(x) + shift` goes into the layers after the norm, a gate into the layer
-before it. The text is constant up to the first joint attention, and of the last block only the picture is used.
-Tokens of all pictures of a batch lie in one matrix, `(B * tokens, width)`, outside attention.
+before it. The text is constant up to the first joint attention, and of the last block only the image is used.
+Tokens of all images of a batch lie in one matrix, `(B * tokens, width)`, outside attention.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Positions(NamedTuple):
         rotation: `(S, 1, 1, head / 2, 2)` float32, cosine and sine of the rotary embedding times the root of the
             head's width.
         floor: the norm of a vector whose elements are the root of `EPS`, `()`.
-        kind: `(S,)` int64, 0 for text, 1 for picture.
+        kind: `(S,)` int64, 0 for text, 1 for image.
         mask: `(1, 1, 1, S)`, log of the number of equal text tokens that one stands for; None if there are none.
     """
 
@@ -102,7 +102,7 @@ class FoldedFlux(nn.Module):
 
 
 class DoubleBlock(nn.Module):
-    """Text and picture attend to both, each with its own layers.
+    """Text and image attend to both, each with its own layers.
 
     `text`: the constant `(T, width)` that enters the first block.
     """
@@ -126,7 +126,7 @@ class DoubleBlock(nn.Module):
 
 
 class Stream(nn.Module):
-    """The layers of a double block for one kind of tokens; `constant` where these are the same for every picture."""
+    """The layers of a double block for one kind of tokens; `constant` where these are the same for every image."""
 
     def __init__(self, norm, projections, out, feed_forward, condition, constant=None):
         super().__init__()
@@ -143,7 +143,7 @@ class Stream(nn.Module):
 
 
 class Constant(nn.Module):
-    """`(B * T, width)`: the rows of `table` `(T, width)` for every picture, whatever the input `(B * T, ...)`."""
+    """`(B * T, width)`: the rows of `table` `(T, width)` for every image, whatever the input `(B * T, ...)`."""
 
     def __init__(self, table):
         super().__init__()
@@ -154,7 +154,7 @@ class Constant(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Text and picture in one: attention and feed-forward side by side."""
+    """Text and image in one: attention and feed-forward side by side."""
 
     def __init__(self, block, condition):
         super().__init__()
@@ -176,7 +176,7 @@ class SingleBlock(nn.Module):
 
 
 class LastBlock(nn.Module):
-    """A single block of which only the picture's tokens are wanted: the text gives keys and values alone."""
+    """A single block of which only the image's tokens are wanted: the text gives keys and values alone."""
 
     def __init__(self, block, condition, tokens):
         super().__init__()
@@ -193,7 +193,7 @@ class LastBlock(nn.Module):
         self.out = Affine.of(block.proj_out).gated(gate).linear()
 
     def forward(self, x, batch, positions):
-        """`(B * picture tokens, width)` of all tokens `(B * tokens, width)`."""
+        """`(B * image tokens, width)` of all tokens `(B * tokens, width)`."""
         width = x.shape[1]
         normed = _norm(x)
         image, normed_image = (y.view(batch, -1, width)[:, self.tokens :].flatten(0, 1) for y in (x, normed))
@@ -251,7 +251,7 @@ def _gelu_(x):
 
 
 def _join(text, image, batch):
-    """Tokens `(B * T, width)` and `(B * N, width)` of each picture one after the other, `(B, T + N, width)`."""
+    """Tokens `(B * T, width)` and `(B * N, width)` of each image one after the other, `(B, T + N, width)`."""
     return torch.cat([x.view(batch, -1, x.shape[1]) for x in (text, image)], dim=1)
 
 

@@ -118,7 +118,7 @@ class Picture:
 
     @classmethod
     def _opened(cls, file, icc, check):
-        """`(picture, frames)` of a path or `BytesIO`; `check(size)` refuses a size before the pixels are read.
+        """`(image, frames)` of a path or `BytesIO`; `check(size)` refuses a size before the pixels are read.
 
         `icc`: the profile, of a file from which it was taken out.
         """

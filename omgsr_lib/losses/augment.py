@@ -28,7 +28,7 @@ def diff_augment(pixels, generator):
     return pixels * to_device(_cut_out(batch, height, width, generator), pixels.device)
 
 
-def shifted_views(pictures, offset, generator):
+def shifted_views(images, offset, generator):
     """The images `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
 
     Corners lie below `offset` pixels on each axis and the cut leaves `H - offset` by `W - offset`: a loss that sees
@@ -36,7 +36,7 @@ def shifted_views(pictures, offset, generator):
     """
     top, left, mirrored, transposed = (int(randint(stop, 1, generator)[0]) for stop in (offset, offset, 2, 2))
     views = []
-    for pixels in pictures:
+    for pixels in images:
         height, width = (side - offset for side in pixels.shape[-2:])
         view = pixels[..., top : top + height, left : left + width]
         view = view.flip(-1) if mirrored else view
@@ -50,7 +50,7 @@ def _translate(pixels, rows, columns, generator):
     left = randint(2 * columns + 1, batch, generator).tolist()
     padded = F.pad(pixels, (columns, columns, rows, rows))
     windows = zip(padded, top, left, strict=True)
-    return torch.stack([picture[:, y : y + height, x : x + width] for picture, y, x in windows])
+    return torch.stack([image[:, y : y + height, x : x + width] for image, y, x in windows])
 
 
 def _cut_out(batch, height, width, generator):

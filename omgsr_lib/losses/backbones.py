@@ -17,8 +17,8 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, pictures):
-        return (pictures - self.mean) / self.std
+    def forward(self, images):
+        return (images - self.mean) / self.std
 
 
 class Pixels(nn.Module):

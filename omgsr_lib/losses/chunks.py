@@ -31,13 +31,13 @@ def overlap_chunks(pixels, chunk):
     return torch.stack(chunks, dim=1).flatten(0, 1)
 
 
-def chunk_mean(function, pictures, chunk, *, at_once=None, parameters=()):
-    """Mean of `function` over the overlapping chunks of `pictures`: a scalar, at least float32.
+def chunk_mean(function, images, chunk, *, at_once=None, parameters=()):
+    """Mean of `function` over the overlapping chunks of `images`: a scalar, at least float32.
 
     Args:
-        function: chunks `(n, C, chunk, chunk)`, one argument per entry of `pictures`, to values `(n, ...)`, each of
+        function: chunks `(n, C, chunk, chunk)`, one argument per entry of `images`, to values `(n, ...)`, each of
             its own chunk alone.
-        pictures: sequence of tensors `(B, C, H, W)` of one shape; the same chunks are cut from each.
+        images: sequence of tensors `(B, C, H, W)` of one shape; the same chunks are cut from each.
         chunk: side in pixels; None takes every image whole, as one chunk.
         at_once: chunks computed together, counted over the batch; None takes all. With fewer, memory holds the
             activations of so many only: the forward pass takes the gradient of each part at once and adds them up, the
@@ -46,35 +46,35 @@ def chunk_mean(function, pictures, chunk, *, at_once=None, parameters=()):
 
     Raises `ValueError` for images of several shapes or smaller than a chunk, and for `at_once` below 1.
     """
-    shapes = {tuple(picture.shape) for picture in pictures}
+    shapes = {tuple(image.shape) for image in images}
     if len(shapes) != 1:
         raise ValueError(f"Chunks are cut from images of one shape: got {sorted(shapes)}. Resize one to the other.")
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once counts the chunks computed together, 1 or more: got {at_once}. None takes all.")
     windows = _windows(*shapes.pop(), chunk)
     if at_once is None or at_once >= len(windows):
-        return _mean(function(*(pictures if chunk is None else [overlap_chunks(p, chunk) for p in pictures])))
+        return _mean(function(*(images if chunk is None else [overlap_chunks(p, chunk) for p in images])))
     parts = [windows[first : first + at_once] for first in range(0, len(windows), at_once)]
-    inputs = (*pictures, *parameters)
+    inputs = (*images, *parameters)
     wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
-    return _PartByPart.apply(function, parts, len(pictures), wanted, *inputs)
+    return _PartByPart.apply(function, parts, len(images), wanted, *inputs)
 
 
 class _PartByPart(torch.autograd.Function):
     """`chunk_mean` whose gradients, of the inputs that are `wanted`, are complete when the forward pass ends."""
 
     @staticmethod
-    def forward(ctx, function, parts, number_of_pictures, wanted, *inputs):
-        pictures = [
-            picture.detach().requires_grad_(want)
-            for picture, want in zip(inputs[:number_of_pictures], wanted, strict=False)
+    def forward(ctx, function, parts, number_of_images, wanted, *inputs):
+        images = [
+            image.detach().requires_grad_(want)
+            for image, want in zip(inputs[:number_of_images], wanted, strict=False)
         ]
-        sources = [t for t, want in zip((*pictures, *inputs[number_of_pictures:]), wanted, strict=True) if want]
+        sources = [t for t, want in zip((*images, *inputs[number_of_images:]), wanted, strict=True) if want]
         gradients = [torch.zeros_like(source) for source in sources]
         total, count = 0.0, sum(map(len, parts))
         for part in parts:
             with torch.set_grad_enabled(bool(sources)):
-                chunks = [torch.stack([picture[window] for window in part]) for picture in pictures]
+                chunks = [torch.stack([image[window] for window in part]) for image in images]
                 value = _mean(function(*chunks)) * (len(part) / count)
             if sources:
                 with _without_autocast(value.device.type):
@@ -97,7 +97,7 @@ def _windows(batch, _, height, width, chunk):
     """Index of each chunk in `(B, C, H, W)`, in the order of `overlap_chunks`."""
     rows = [slice(None)] if chunk is None else [slice(y, y + chunk) for y in chunk_offsets(height, chunk)]
     columns = [slice(None)] if chunk is None else [slice(x, x + chunk) for x in chunk_offsets(width, chunk)]
-    return [(picture, slice(None), y, x) for picture in range(batch) for y in rows for x in columns]
+    return [(image, slice(None), y, x) for image in range(batch) for y in rows for x in columns]
 
 
 def _mean(values):

@@ -75,8 +75,8 @@ class VGG16Maps(nn.Module):
     def convolutions(self):
         return [layer for stage in self.stages for layer in stage if isinstance(layer, nn.Conv2d)]
 
-    def forward(self, pictures):
-        maps, hidden = [pictures], self.standardise(pictures)
+    def forward(self, images):
+        maps, hidden = [images], self.standardise(images)
         for index, stage in enumerate(self.stages):
             hidden = stage(hidden if index == 0 else self.pool(hidden))
             maps.append(hidden)
@@ -94,8 +94,8 @@ class DINOv3Maps(nn.Module):
         self.standardise, self.pool = Standardise(), L2Pool(stride=1)
         self.stages = stages
 
-    def forward(self, pictures):
-        maps, hidden = [pictures], self.standardise(pictures)
+    def forward(self, images):
+        maps, hidden = [images], self.standardise(images)
         for stage in self.stages:
             hidden = self.pool(stage(hidden))
             maps.append(hidden)
@@ -135,19 +135,19 @@ class EdgeAware(nn.Module):
         self.dists = dists
 
     def forward(self, predicted, target):
-        pictures = (predicted + 1) / 2, (target + 1) / 2
-        edges = (edge_map(picture).expand(-1, 3, -1, -1) for picture in pictures)
-        return self.dists.compare(*pictures) + self.dists.compare(*edges)
+        images = (predicted + 1) / 2, (target + 1) / 2
+        edges = (edge_map(image).expand(-1, 3, -1, -1) for image in images)
+        return self.dists.compare(*images) + self.dists.compare(*edges)
 
 
-def edge_map(pictures):
+def edge_map(images):
     """Magnitude `(B, 1, H, W)` of the Sobel gradient of the grey image, `sqrt(gx^2 + gy^2 + 1e-6)`, zeros outside.
 
     Three channels are weighted 0.2989, 0.5870, 0.1140; one channel is taken as it is.
     """
-    if pictures.shape[1] == 3:
-        pictures = sum(weight * channel for weight, channel in zip(GREY, pictures.split(1, 1), strict=True))
-    padded = F.pad(pictures, (1, 1, 1, 1))
+    if images.shape[1] == 3:
+        images = sum(weight * channel for weight, channel in zip(GREY, images.split(1, 1), strict=True))
+    padded = F.pad(images, (1, 1, 1, 1))
     across = padded[..., 2:] - padded[..., :-2]
     down = padded[..., 2:, :] - padded[..., :-2, :]
     x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]

@@ -24,9 +24,9 @@ def niqe(pixels, parameters):
     )
     luma = (luma_yiq(pixels) * 255).round()[..., :height, :width].cpu()
     scores = []
-    for picture in luma:
+    for image in luma:
         features = np.concatenate(
-            [_block_features(picture, window, 96), _block_features(_half_size(picture), window, 48)], axis=1
+            [_block_features(image, window, 96), _block_features(_half_size(image), window, 48)], axis=1
         )
         valid = features[~np.isnan(features).any(axis=1)]
         if len(valid) < 2:
@@ -39,25 +39,25 @@ def niqe(pixels, parameters):
     return torch.tensor(np.array(scores))
 
 
-def _half_size(picture):
+def _half_size(image):
     """MATLAB's `imresize(., 0.5)` of `(1, H, W)` with even sides: bicubic (a = -0.5), antialiased, mirrored border."""
     x = torch.tensor([0.25, 0.75, 1.25, 1.75], dtype=torch.float64)
     cubic = torch.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
     taps = torch.cat([cubic.flip(0), cubic]) / (2 * cubic.sum())
     for axis in (1, 2):
-        edge = picture.narrow(axis, 0, 3).flip(axis), picture.narrow(axis, picture.shape[axis] - 3, 3).flip(axis)
-        padded = torch.cat([edge[0], picture, edge[1]], dim=axis)
+        edge = image.narrow(axis, 0, 3).flip(axis), image.narrow(axis, image.shape[axis] - 3, 3).flip(axis)
+        padded = torch.cat([edge[0], image, edge[1]], dim=axis)
         shape, stride = ((1, 1, 8, 1), (2, 1)) if axis == 1 else ((1, 1, 1, 8), (1, 2))
-        picture = F.conv2d(padded[None], taps.view(shape), stride=stride)[0]
-    return picture
+        image = F.conv2d(padded[None], taps.view(shape), stride=stride)[0]
+    return image
 
 
-def _block_features(picture, window, block):
+def _block_features(image, window, block):
     """18 statistics of the locally normalised luma in each `block`: `(number of blocks, 18)`."""
     kernel = torch.tensor(window)[None, None]
-    mean = F.conv2d(F.pad(picture[None], (3, 3, 3, 3), mode="replicate"), kernel)[0]
-    square = F.conv2d(F.pad(picture[None] ** 2, (3, 3, 3, 3), mode="replicate"), kernel)[0]
-    normalised = (picture - mean) / ((square - mean**2).abs().sqrt() + 1)
+    mean = F.conv2d(F.pad(image[None], (3, 3, 3, 3), mode="replicate"), kernel)[0]
+    square = F.conv2d(F.pad(image[None] ** 2, (3, 3, 3, 3), mode="replicate"), kernel)[0]
+    normalised = (image - mean) / ((square - mean**2).abs().sqrt() + 1)
     blocks = normalised[0].unfold(0, block, block).unfold(1, block, block).reshape(-1, block, block).numpy()
 
     alpha, left, right, _ = _asymmetric_gaussian(blocks)

@@ -1,6 +1,6 @@
 """The contract of every column of every table: what is measured, on which colours, by whom.
 
-The same pictures score 1.32 dB apart on two definitions of Y and 1.6 to 2.1 dB apart on Y and RGB, and MANIQA has two
+The same images score 1.32 dB apart on two definitions of Y and 1.6 to 2.1 dB apart on Y and RGB, and MANIQA has two
 incompatible families of weights, so a number without its convention is not comparable. This file holds no tensors.
 """
 
@@ -15,7 +15,7 @@ class MetricSpec:
     name: str  # key in `SPECS` and in the column `metric` of data frames
     label: str  # heading in tables and figures
     lower_better: bool
-    full_reference: bool  # needs the high-quality picture
+    full_reference: bool  # needs the high-quality image
     colour_space: str
     crop_border: int  # pixels left out on each side before measuring
     rounding: str  # of the values that are measured, after the change of colour space
@@ -65,7 +65,7 @@ _COLUMNS = (
     MetricSpec("clipiqa", "CLIPIQA", False, False, "RGB", 0, "none", "pyiqa:clipiqa", "0-1", 4,
                "RN50, not clipiqa+"),
     MetricSpec("fid", "FID", True, True, "RGB", 0, _8, "pyiqa:fid", "0-255", 2,
-               "clean mode, whole pictures, one per set"),
+               "clean mode, whole images, one per set"),
 )  # fmt: skip
 
 SPECS = {spec.name: spec for spec in _COLUMNS}

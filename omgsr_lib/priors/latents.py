@@ -65,7 +65,7 @@ def pack_latents(latents):
     """`(B, C, H, W)` to FLUX tokens `(B, H/2 * W/2, 4 C)`: one token per 2x2 latents. Sides must be even."""
     batch, channels, height, width = latents.shape
     if height % 2 or width % 2:
-        raise ValueError(f"FLUX packs 2x2 latents, so both sides must be even: got {height}x{width}. Pad the picture.")
+        raise ValueError(f"FLUX packs 2x2 latents, so both sides must be even: got {height}x{width}. Pad the image.")
     latents = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return latents.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // 2 * (width // 2), 4 * channels)
 
@@ -86,7 +86,7 @@ def position_ids(height, width, device=None):
 
 @torch.no_grad()
 def encode_pairs(vae, pairs):
-    """LQ and HQ latents of `EvaluationPair`s, one picture at a time."""
+    """LQ and HQ latents of `EvaluationPair`s, one image at a time."""
     lq = [encode_latents(vae, pair.lq[None])[0] for pair in pairs]
     hq = [encode_latents(vae, pair.hq[None])[0] for pair in pairs]
     return torch.stack(lq), torch.stack(hq)
@@ -94,7 +94,7 @@ def encode_pairs(vae, pairs):
 
 @torch.no_grad()
 def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
-    """Pictures `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph `(C, h, w)`, one per timestep."""
+    """Images `(3, H, W)` in `[-1, 1]` of the noisy latents of one photograph `(C, h, w)`, one per timestep."""
     noise = torch.randn(hq_latents.shape, generator=torch.Generator().manual_seed(seed))
     noisy = [schedule.add_noise(hq_latents[None], noise[None], timestep) for timestep in timesteps]
     return [decode_latents(vae, latents)[0].clamp(-1, 1) for latents in noisy]

@@ -70,7 +70,7 @@ def metric_table(summary, comparisons=None, *, published=None, metrics=None, lab
         for key in published[[*keys, "source"]].drop_duplicates().itertuples(index=False, name=None):
             name = f"{key[-2]} [{sources[key[-1]]}]"
             rows.append((*key[:-2], name, *(cells.get((key, m), "–") for m in metrics)))
-        notes.append("Below the line: as published, on the same pictures with other library versions; not ours.")
+        notes.append("Below the line: as published, on the same images with other library versions; not ours.")
         notes += [f"[{letter}] {source}." for source, letter in sources.items()]
     headings = [key.capitalize() for key in keys] + [_heading(m, summary, published) for m in metrics]
     return Table(tuple(headings), tuple(rows), len(keys), frozenset(bold), rules, tuple(notes))

@@ -99,7 +99,7 @@ def matched_table(scores, against="control, fixed", by="psnr_y"):
     """The dial where it is as faithful as `against`: there the mean of `by` is that of `against`, and each metric is
     compared: variant, dataset, shift, metric, mean, lo, hi, better ("first": adaptive, "second" or empty).
 
-    Between two shifts the values of each picture are interpolated. Sets that the dial does not reach are left out.
+    Between two shifts the values of each image are interpolated. Sets that the dial does not reach are left out.
     """
     rows = []
     for (variant, dataset), part in scores.groupby(["variant", "dataset"], sort=False):

@@ -1,4 +1,4 @@
-"""Restore files: a picture or a folder in, files out, while reading, computing and writing overlap; resumable."""
+"""Restore files: an image or a folder in, files out, while reading, computing and writing overlap; resumable."""
 
 import errno
 import hashlib
@@ -55,14 +55,14 @@ def restore_folder(
     each=None,
     **options,
 ):
-    """Restore a picture, or every picture below the folder `source`, into the folder `target`; a `FolderReport`.
+    """Restore an image, or every image below the folder `source`, into the folder `target`; a `FolderReport`.
 
     Args:
         format: of the files: "png", "jpeg", "webp" or "tiff". 16 bits stay in "png" and "tiff".
         quality: of "jpeg" and "webp", 1 to 100.
         force: restore again what is finished, and replace files that are not from a run before.
         max_pixels: of an input; by default that of Pillow, 179 million.
-        batch_size: how many pictures of equal padded size go through the model at once.
+        batch_size: how many images of equal padded size go through the model at once.
         progress: a bar in a terminal or notebook, elsewhere a line every half minute.
         say: called with a line for each failure and for what a file could not keep; by default to stderr.
         each: called with a line for each restored file: its size before and after, the timestep and the seconds.
@@ -70,9 +70,9 @@ def restore_folder(
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
     run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
-    input that is no picture, is damaged, or has a side below 16 pixels fails, and the others go on. A picture
+    input that is no image, is damaged, or has a side below 16 pixels fails, and the others go on. An image
     that does not fit into the memory is restored in files (see `out_of_core`). Raises `ValueError`
-    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no picture, and
+    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no image, and
     `OSError` if `target` cannot be written, the disk is full, or another run writes into `target`.
     """
     if format not in FORMATS:
@@ -139,12 +139,12 @@ class _Run:
             self.settings["quality"] = quality
 
     def read(self, path):
-        """The job of an input, its picture enlarged; in the reading thread."""
+        """The job of an input, its image enlarged; in the reading thread."""
         if path.exists() and not path.is_file():
             raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
         output = self.outputs[path]
         if output.exists() and not output.is_file():
-            raise ValueError(f"A restored picture must not replace what is no file: '{output}' is none. Move it away.")
+            raise ValueError(f"A restored image must not replace what is no file: '{output}' is none. Move it away.")
         name = output.relative_to(self.target).as_posix()
         entry = {"file": name, "source": sha256(path), "settings": self.settings}
         if not self.force and self.journal.is_finished(entry, output):
@@ -183,7 +183,7 @@ class _Run:
                 yield job
 
     def compute(self, group):
-        """Jobs with their pictures restored. What does not even fit with the smallest tiles is recorded."""
+        """Jobs with their images restored. What does not even fit with the smallest tiles is recorded."""
         began = time.monotonic()
         try:
             if group[0].oversize:
@@ -202,7 +202,7 @@ class _Run:
         return [replace(job, picture=picture, seconds=seconds) for job, picture in zip(group, restored, strict=True)]
 
     def write(self, job):
-        """Write the restored picture of a job; in a writing thread."""
+        """Write the restored image of a job; in a writing thread."""
         remove_parts(job.output)
         with atomic_write(job.output) as part:
             job.picture.save(part, self.format, quality=self.quality)
@@ -267,7 +267,7 @@ class _Threads(ThreadPoolExecutor):
 
 
 class Progress:
-    """A bar over `total` pictures, with the time that is left; without a terminal a line every `EVERY` seconds."""
+    """A bar over `total` images, with the time that is left; without a terminal a line every `EVERY` seconds."""
 
     def __init__(self, total, shown=True, say=None):
         from tqdm.auto import tqdm

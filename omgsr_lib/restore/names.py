@@ -1,4 +1,4 @@
-"""Which pictures of a folder are restored, and the names of the results."""
+"""Which images of a folder are restored, and the names of the results."""
 
 import os
 import unicodedata
@@ -15,10 +15,10 @@ SUFFIXES = (
 
 
 def find_pictures(source, target, on_error):
-    """The picture `source`, or those below the folder `source` (suffixes of `SUFFIXES`, any case), sorted by path.
+    """The image `source`, or those below the folder `source` (suffixes of `SUFFIXES`, any case), sorted by path.
 
     What `scan_folder` leaves out and a folder `target` inside of `source` are no inputs. `on_error` is called with the
-    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no picture, `ValueError` if
+    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no image, `ValueError` if
     both are one folder.
     """
     if source.is_file():
@@ -27,14 +27,14 @@ def find_pictures(source, target, on_error):
         raise FileNotFoundError(f"A photo folder must exist: got '{source}'. Check the path.")
     if target.exists() and target.samefile(source):
         raise ValueError(
-            f"The output folder must not be that of the pictures: got '{target}' for both. Choose another folder."
+            f"The output folder must not be that of the images: got '{target}' for both. Choose another folder."
         )
     errors = []
     paths = scan_folder(source, SUFFIXES, errors.append, skip=target)
     if not paths and not errors:
         raise FileNotFoundError(
-            f"A photo folder must hold at least one picture ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
-            "files and restored pictures do not count."
+            f"A photo folder must hold at least one image ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
+            "files and restored images do not count."
         )
     for error in errors:
         on_error(error)
@@ -45,7 +45,7 @@ def output_names(names, suffix):
     """A file name with `suffix` for each of `names` (relative paths), no two of which meet on any file system.
 
     `a/b.jpg` becomes `a/b.png`, and `a/b.jpg.png` where another file would be called so too, or a folder is, or where
-    the short name is another picture's whole one. Names that differ in case alone are numbered. Case and Unicode
+    the short name is another image's whole one. Names that differ in case alone are numbered. Case and Unicode
     normal forms, which some file systems ignore, tell no names apart.
     """
     whole = {_key(name) for name in names}
@@ -73,7 +73,7 @@ def refuse_inputs(sources, target, outputs):
     for output in outputs:
         if os.path.exists(output) and (output.stat().st_dev, output.stat().st_ino) in inputs:
             raise ValueError(
-                f"A restored picture must not replace a picture to restore: '{target}' holds {output.name}. "
+                f"A restored image must not replace an image to restore: '{target}' holds {output.name}. "
                 "Choose another folder for the output."
             )
 

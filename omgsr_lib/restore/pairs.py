@@ -5,7 +5,7 @@ import torch
 
 @torch.inference_mode()
 def restored_pairs(model, pairs, *, timestep=None, seed=None, batch_size=4):
-    """The model's pictures of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file.
+    """The model's images of `EvaluationPair`s, a list of `(3, H, W)` in `[-1, 1]` rounded to 8 bits like a file.
 
     `timestep`: None for the model's, an int, or `(n,)` with one for each pair.
     `seed`: None for the mean of the encoder's posterior, else that of its samples.

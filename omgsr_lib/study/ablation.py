@@ -1,7 +1,7 @@
 """`make study`: the ablation of notebook 06, equal trainings that differ in one thing, an hour or two on two cores.
 
 Varied: timestep (late, mid, initial), protocol (the full method, the encoder frozen, no training), prior (trained, or
-random as a control), refinement loss (with, without), one other loss left out or taken on whole pictures, training
+random as a control), refinement loss (with, without), one other loss left out or taken on whole images, training
 seed. Each run writes its own CSV once, so that a stopped study resumes, and runs that `study.csv` holds are not
 repeated as long as settings and photographs are the same.
 """
@@ -27,7 +27,7 @@ from .run_record import start_run
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
 PARTS = ("mini-autoencoder", "mini-ddpm", "mini-f", "mini-flow", "mini-s")  # shipped weights that a study depends on
 
-# Changes of the recipe by what a run is without; without chunks both losses see whole pictures.
+# Changes of the recipe by what a run is without; without chunks both losses see whole images.
 WITHOUT = {
     "": {},
     "chunks": {"chunk": None, "critic_chunk": None},
@@ -64,7 +64,7 @@ class StudyData:
 
     train: tuple  # paths of training photographs
     evaluation: tuple  # paths of evaluation photographs
-    synthetic: int = 0  # number of synthetic training pictures
+    synthetic: int = 0  # number of synthetic training images
     weights: str | None = None  # folder of LPIPS-SqueezeNet: then the perceptual loss, and one of the measures
     steps: int = 150
     crops_per_photo: int = 1
@@ -109,7 +109,7 @@ def study(folder, data, mid_timesteps, *, jobs=2):
     """Run what is missing of the study in `folder`, `jobs` processes of one thread each; returns all scores.
 
     Writes `<folder>/runs/<name>.csv` per run and then `<folder>/study.csv`: one row per run, image and metric. Scores
-    that a `study.csv` holds stay if its `run.json` names the same settings and pictures (only the precision may
+    that a `study.csv` holds stay if its `run.json` names the same settings and images (only the precision may
     differ, which the column precision tells); otherwise it is replaced when all runs are there.
     """
     import pandas as pd

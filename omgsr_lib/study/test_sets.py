@@ -1,6 +1,6 @@
 """`omgsr benchmark`: a test set of the field restored by several models and scored into one long CSV.
 
-Restored pictures and the scores of each picture stay in a work folder, so that a stopped run goes on; what is kept
+Restored images and the scores of each image stay in a work folder, so that a stopped run goes on; what is kept
 with the results are numbers.
 """
 
@@ -27,7 +27,7 @@ from .run_record import start_run
 
 
 BICUBIC = "bicubic"  # a method beside the models
-CROP = 128  # side of the centre that is restored of low-quality pictures of various sizes
+CROP = 128  # side of the centre that is restored of low-quality images of various sizes
 MEASURES = {
     True: ("psnr_y", "ssim_y", "gmsd", "checkerboard", "lpips_squeeze", "niqe"),
     False: ("niqe", "checkerboard"),
@@ -41,13 +41,13 @@ def benchmark(
 ):  # fmt: skip
     """Restore the benchmark `name` in the folder `data` with each of `models` and write `<out>/<name>/scores.csv`.
 
-    Pictures of `lq_size` are restored whole (the field's crops, 128 to 512 pixels), those of various sizes in their
+    Images of `lq_size` are restored whole (the field's crops, 128 to 512 pixels), those of various sizes in their
     centre of `CROP` pixels. Columns of the CSV: dataset, method and those of `evaluate_folder`. Rows of methods that
     are in that file already and not among `models` stay.
 
     Args:
         models: "bicubic", names of `PEERS`, and names or folders that `OMGSR.from_pretrained` takes.
-        work: folder for restored pictures and per-picture scores.
+        work: folder for restored images and per-picture scores.
         metrics: names; by default `MEASURES` as far as they can be computed with `weights`.
         weights: folder of metric weights.
         published: folder with published numbers, whose rows of this benchmark go to `published.csv` beside ours.
@@ -113,7 +113,7 @@ def _restore_all(name, pictures, folder, about, progress, **tiling):
 
 
 def _restorer(name, scale, tiling):
-    """The function of a method: a low-quality picture to the restored one, `scale` times as large."""
+    """The function of a method: a low-quality image to the restored one, `scale` times as large."""
     if name == BICUBIC:
         return lambda lq: lq.resize([scale * side for side in lq.size], Image.BICUBIC)
     if name in PEERS:
@@ -137,7 +137,7 @@ def _centre(image, size):
 
 
 def _fingerprint(name, tile, overlap):
-    """Eight digits that change with the weights and the tile: pictures of another model are not taken for these."""
+    """Eight digits that change with the weights and the tile: images of another model are not taken for these."""
     folder = Path(name)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [WEIGHTS / HASHES]
     if name in PEERS:

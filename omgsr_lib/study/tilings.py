@@ -11,11 +11,11 @@ from ..tiling.grid import plan_tiles
 
 
 def compare_tilings(model, image, tile, *, scale=4):
-    """One picture restored in one pass and in tiles of `tile` pixels of several layouts.
+    """One image restored in one pass and in tiles of `tile` pixels of several layouts.
 
-    Returns a data frame and the PIL pictures by name, "one pass" first. Columns: tiling, tiles, overdraw (area of all
-    tiles over that of the picture), seconds of the prediction, psnr to one pass (dB), seam and seam_one_pass (the seam
-    meter at the borders of the tiles, in this picture and in that of one pass), line and line_one_pass (likewise how
+    Returns a data frame and the PIL images by name, "one pass" first. Columns: tiling, tiles, overdraw (area of all
+    tiles over that of the image), seconds of the prediction, psnr to one pass (dB), seam and seam_one_pass (the seam
+    meter at the borders of the tiles, in this image and in that of one pass), line and line_one_pass (likewise how
     far lines along the borders stand out, in levels of 255), checkerboard (dB at 8 pixels).
     """
     layouts = {  # planner, overlap in pixels, window
@@ -44,7 +44,7 @@ def compare_tilings(model, image, tile, *, scale=4):
 
 
 def tile_borders(model, size, tile, overlap=None, *, planner="smallest"):
-    """`(plan, borders)` of a restored picture of `size` (width, height) in tiles of at most `tile` pixels.
+    """`(plan, borders)` of a restored image of `size` (width, height) in tiles of at most `tile` pixels.
 
     The `TilePlan` of its latents, and the rows and columns in pixels where two tiles weigh the same.
     """
@@ -56,9 +56,9 @@ def tile_borders(model, size, tile, overlap=None, *, planner="smallest"):
 
 
 def prediction_tiles(model, height, width, tile):
-    """The tiles in which `restore_array` predicts a picture of `height` x `width` pixels, of at most `tile` pixels.
+    """The tiles in which `restore_array` predicts an image of `height` x `width` pixels, of at most `tile` pixels.
 
-    A data frame with a row per tile: left, top, right, bottom in pixels, cut at the picture's edge.
+    A data frame with a row per tile: left, top, right, bottom in pixels, cut at the image's edge.
     """
     plan, _ = tile_borders(model, (width, height), tile)
     rows = [(x.start, y.start, x.stop, y.stop) for y, x in plan.slices()]

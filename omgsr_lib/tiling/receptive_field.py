@@ -1,8 +1,8 @@
-"""A part of a picture on its way through the layers of an autoencoder: what it reads, holds and shows.
+"""A part of an image on its way through the layers of an autoencoder: what it reads, holds and shows.
 
-A part is a crop. At its edges inside the picture every convolution pads with zeros where one piece would see the
+A part is a crop. At its edges inside the image every convolution pads with zeros where one piece would see the
 neighbours, so the rim of the crop goes wrong, layer by layer; the part reads a halo for that and drops the rim as soon
-as the layers that follow need it no more. At the picture's own border the padding is the right one.
+as the layers that follow need it no more. At the image's own border the padding is the right one.
 """
 
 import math
@@ -55,7 +55,7 @@ def _scaled(span, scale):
 
 
 def geometry(found):
-    """What of the spans of an axis decides how a part is computed: the lengths, not where in the picture they lie."""
+    """What of the spans of an axis decides how a part is computed: the lengths, not where in the image they lie."""
     ends = ((s.held[0], *s.held, *s.clean, *s.shown) for s in found)
     return tuple(tuple(end - first for end in rest) for first, *rest in ends)
 
@@ -64,7 +64,7 @@ class Part:
     """Crops of equal geometry, before layer `k`.
 
     Attributes:
-        x: `(n B, C, h, w)`, the B pictures of the first crop first.
+        x: `(n B, C, h, w)`, the B images of the first crop first.
         places: `(rows, columns)` of each crop, lists of `Span`.
         weight: how often the crops count.
     """
@@ -145,7 +145,7 @@ class KeySample:
 
 @dataclass
 class Estimate:
-    """What a layer must know of the whole picture: `mean` and `variance` `(B, groups)`, for an attention a sample."""
+    """What a layer must know of the whole image: `mean` and `variance` `(B, groups)`, for an attention a sample."""
 
     mean: torch.Tensor
     variance: torch.Tensor

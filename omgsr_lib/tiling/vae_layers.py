@@ -1,7 +1,7 @@
 """An autoencoder's encoder and decoder as a plain sequence of layers that know how far they look.
 
 Tiling needs no more than this: how many pixels around its output a layer reads, by what it scales, and which
-normalisation or attention depends on the whole picture. The layers call the modules themselves, adapters included.
+normalisation or attention depends on the whole image. The layers call the modules themselves, adapters included.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Layer:
     attention: nn.Module | None = None
 
     def input_span(self, start, stop):
-        """Rows (or columns) of the input that those of the output depend on: ranges, which may leave the picture."""
+        """Rows (or columns) of the input that those of the output depend on: ranges, which may leave the image."""
         if self.scale == 2:
             start, stop = start // 2, -(-stop // 2)
         elif self.scale == 0.5:  # an even start, as the strides expect

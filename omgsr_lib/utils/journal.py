@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from .files import sha256, writing
 
 
-JOURNAL = ".omgsr.jsonl"  # in a folder of restored pictures
+JOURNAL = ".omgsr.jsonl"  # in a folder of restored images
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Lab:
         self.address = f"http://127.0.0.1:{port}"
         settings = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
         settings.parent.mkdir(parents=True)
-        settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no pop-up over the pictures
+        settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no pop-up over the images
         own = {
             "JUPYTERLAB_SETTINGS_DIR": "settings",
             "JUPYTERLAB_WORKSPACES_DIR": "workspaces",

@@ -18,9 +18,9 @@ NAME = "explore_timestep_injection"
 STEPS = 8
 MOVES = 200
 LIMIT = 50  # milliseconds that the mean move may take of the processor, in server and kernel
-TO_PICTURE = 50  # milliseconds that half of the moves may take until the picture is there
+TO_PICTURE = 50  # milliseconds that half of the moves may take until the image is there
 
-# Milliseconds from a key to the frame in which another picture, loaded, is drawn, of each move; `window.blank` counts
+# Milliseconds from a key to the frame in which another image, loaded, is drawn, of each move; `window.blank` counts
 # the frames that are drawn without one.
 WATCH = """box => {
     const shown = () => [...box.querySelectorAll("img.widget-image")].find(image => image.offsetParent !== null);
@@ -99,7 +99,7 @@ def test_first_look(view, page, artefacts):
 
 
 def test_everything_fits_in_the_window(view, page):
-    """At 1280x900: no picture is cut at the right, controls and curves are seen together."""
+    """At 1280x900: no image is cut at the right, controls and curves are seen together."""
     view.box.evaluate("element => element.scrollIntoView({block: 'start'})")
     panel = page.locator(".jp-Notebook").bounding_box()
     for picture in (view.image, view.curves):
@@ -228,7 +228,7 @@ def test_own_pictures(view, run, page, artefacts):
             view.box.locator(".widget-upload").click()
         dialogue.value.set_files(file)
 
-    choose({"name": "notes.txt", "mimeType": "image/png", "buffer": b"no picture"})
+    choose({"name": "notes.txt", "mimeType": "image/png", "buffer": b"no image"})
     view.wait("'notes.txt' is not")
     view.shoot(artefacts / "explorer_error.png")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)

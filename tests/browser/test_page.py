@@ -1,4 +1,4 @@
-"""The page without kernel and network: same slider, same pictures, same numbers."""
+"""The page without kernel and network: same slider, same images, same numbers."""
 
 import base64
 import io
@@ -197,7 +197,7 @@ def test_wiper(shown, artefacts):
 
 @pytest.mark.parametrize("width, height", [(1920, 1080), (800, 1000), (390, 844)])
 def test_every_window_is_wide_enough(shown, artefacts, width, height):
-    """A projector, a tablet, a telephone, where the pictures are moved sideways inside their own frame."""
+    """A projector, a tablet, a telephone, where the images are moved sideways inside their own frame."""
     shown.locator("#views").get_by_text("S and F").click()
     shown.set_viewport_size({"width": width, "height": height})
     assert shown.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
