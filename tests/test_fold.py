@@ -123,13 +123,13 @@ def test_shipped_models(name):
         pytest.skip(f"the weights of {name} are not in this package yet")
     model = OMGSR.from_pretrained(name)
     folded, timestep = model.fold(), model.timestep
-    assert size(folded.prior) < {"mini-s": 0.91, "mini-f": 0.66}[name] * size(model.merge().prior)
+    assert size(folded.prior) < {"mini-s": 0.92, "mini-f": 0.70}[name] * size(model.merge().prior)
     half, folded_half = (copy.deepcopy(prior).bfloat16() for prior in (model.prior, folded.prior))
     errors = []
-    for seed, shape in enumerate([(1, 24, 16, 16), (1, 24, 12, 8), (2, 24, 8, 8), (1, 24, 10, 20)]):
+    for seed, shape in enumerate([(1, 16, 16, 16), (1, 16, 12, 8), (2, 16, 8, 8), (1, 16, 12, 20)]):
         latents = noise(shape, seed).bfloat16()
         expected = model.prior(latents.float(), timestep)
-        assert difference(folded.prior(latents.float(), timestep), expected) <= 1e-6
+        assert difference(folded.prior(latents.float(), timestep), expected) <= 2e-6
         errors.append([difference(prior(latents, timestep), expected) for prior in (folded_half, half)])
     folded_error, error = torch.tensor(errors).mean(dim=0)
     assert folded_error <= {"mini-s": 1.0, "mini-f": 0.85}[name] * error < 0.02

@@ -30,13 +30,6 @@ def uniform(*shape, seed=0):
 @pytest.mark.parametrize(("make", "timestep", "five_floors"), [
     (DDPMPrior.tiny, 195, 1.19), (DDPMPrior.tiny, 273, 1.82), (FlowPrior.tiny, 295, 1.62), (FlowPrior.tiny, 244, 1.28),
 ])  # fmt: skip
-def test_features_of_the_mini_autoencoder_which_unshuffles_first():
-    vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
-    features = EncoderFeatures(vae.encoder)
-    maps = features(torch.zeros(1, 3, 32, 32))
-    assert features.widths() == [feature.shape[1] for feature in maps] and maps[-1].shape[-1] == 8
-
-
 def test_refinement_floor_and_minimiser(make, timestep, five_floors):
     """The least expected value is sigma^2, reached at alpha z_H; any offset adds its square."""
     schedule = make().schedule
@@ -294,3 +287,10 @@ def test_a_discriminator_of_pixels_sees_forty_of_them():
     logits[0, 0, 6, 6].backward()
     touched = pixels.grad[0].abs().sum(0) > 0
     assert int(touched.any(0).sum()) == int(touched.any(1).sum()) == 40
+
+
+def test_features_of_the_mini_autoencoder_which_unshuffles_first():
+    vae = load_autoencoder(WEIGHTS / "mini-autoencoder")
+    features = EncoderFeatures(vae.encoder)
+    maps = features(torch.zeros(1, 3, 32, 32))
+    assert features.widths() == [feature.shape[1] for feature in maps] and maps[-1].shape[-1] == 8

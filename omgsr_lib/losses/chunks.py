@@ -66,8 +66,7 @@ class _PartByPart(torch.autograd.Function):
     @staticmethod
     def forward(ctx, function, parts, number_of_images, wanted, *inputs):
         images = [
-            image.detach().requires_grad_(want)
-            for image, want in zip(inputs[:number_of_images], wanted, strict=False)
+            image.detach().requires_grad_(want) for image, want in zip(inputs[:number_of_images], wanted, strict=False)
         ]
         sources = [t for t, want in zip((*images, *inputs[number_of_images:]), wanted, strict=True) if want]
         gradients = [torch.zeros_like(source) for source in sources]
