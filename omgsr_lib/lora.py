@@ -59,6 +59,28 @@ def merge_lora(module):
     return module
 
 
+def widen_lora(module, rank):
+    """Give the adapter of `module` a larger `rank` with the same function, in place; alpha stays equal to the rank.
+
+    A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for an adapter that is wider
+    already or whose alpha is not its rank.
+    """
+    from peft import get_peft_model_state_dict
+
+    config = module.peft_config["default"]
+    if config.r > rank or config.lora_alpha != config.r or config.rank_pattern:
+        raise ValueError(
+            f"An adapter can be widened to a larger rank if its alpha is its rank: got rank {config.r}, alpha "
+            f"{config.lora_alpha}, to widen to {rank}. Train at its own rank."
+        )
+    narrow = get_peft_model_state_dict(module)
+    wide = add_lora(remove_lora(module), rank, config.target_modules)
+    for name, parameter in lora_parameters(wide).items():
+        value = narrow[name.replace(".default", "")]
+        parameter.data[tuple(map(slice, value.shape))] = value
+    return module
+
+
 def remove_lora(module):
     """Take every adapter off its layer, in place: `module` as it was before `add_lora` or `load_adapter`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -66,6 +88,7 @@ def remove_lora(module):
     for name, layer in list(module.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             module.set_submodule(name, layer.get_base_layer())
+    del module.peft_config
     return module
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from . import pretrained
 from .fold import fold_prior
-from .lora import CONVOLUTIONS_AND_ATTENTION, add_lora, lora_parameters, merge_lora
+from .lora import CONVOLUTIONS_AND_ATTENTION, add_lora, lora_parameters, merge_lora, widen_lora
 from .priors.latents import compression, decode_latents, encode_latents
 from .tiling.arrays import blockwise
 from .tiling.grid import tiled
@@ -128,6 +128,16 @@ class OMGSR(nn.Module):
         if denoiser_rank:
             add_lora(self.prior.denoiser, denoiser_rank, self.prior.lora_targets)
         self.ranks = (vae_rank, denoiser_rank)
+        return self
+
+    def widen_adapters(self, vae_rank, denoiser_rank, *, seed=0):
+        """Give adapters that are narrower these ranks, without changing the model's output; returns the model."""
+        torch.manual_seed(seed)
+        modules = (self.lq_vae.encoder, self.prior.denoiser)
+        for module, has, rank in zip(modules, self.ranks, (vae_rank, denoiser_rank), strict=True):
+            if 0 < has < rank:
+                widen_lora(module, rank)
+        self.ranks = tuple(map(max, self.ranks, (vae_rank, denoiser_rank)))
         return self
 
     def trainable_parameters(self):

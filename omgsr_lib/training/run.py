@@ -71,7 +71,7 @@ def finetune(
         if start is None and recipe.start:
             start = WEIGHTS / recipe.start
         if start is not None:
-            model.load_adapter(start)
+            model.load_adapter(start).widen_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         precision = precision or fast_precision(model, recipe)
