@@ -62,7 +62,7 @@ def merge_lora(module):
 def widen_lora(module, rank):
     """Give the adapter of `module` a larger `rank` with the same function, in place; alpha stays equal to the rank.
 
-    A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for an adapter that is wider
+    A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for one that is wider
     already or whose alpha is not its rank.
     """
     from peft import get_peft_model_state_dict
@@ -92,12 +92,14 @@ def remove_lora(module):
     return module
 
 
-def save_adapter(module, folder):
-    """Write the adapter of `module` as peft does, keys without an adapter name; returns the folder."""
+def save_adapter(module, folder, *, dtype=torch.float32):
+    """Write the adapter of `module` as peft does, in `dtype`, keys without an adapter name; returns the folder."""
     from peft import get_peft_model_state_dict
 
     with atomic_folder(folder) as part:
-        state = {PREFIX + name: value.contiguous() for name, value in get_peft_model_state_dict(module).items()}
+        state = {
+            PREFIX + name: value.to(dtype).contiguous() for name, value in get_peft_model_state_dict(module).items()
+        }
         save_file(state, part / WEIGHTS["peft"], metadata={"format": "pt"})
         config = copy.copy(module.peft_config["default"])
         config.inference_mode = True

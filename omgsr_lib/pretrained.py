@@ -143,8 +143,8 @@ def save_pretrained(model, folder):
     return Path(folder)
 
 
-def save_adapter(model, folder):
-    """Write both adapters in the official layout (see `lora`) and the timestep in `omgsr.json`."""
+def save_adapter(model, folder, *, dtype=torch.float32):
+    """Write both adapters in `dtype` and the official layout (see `lora`), and the timestep in `omgsr.json`."""
     if model.ranks is None:
         raise ValueError("A model must have adapters to save them: this one has none (never added, or merged).")
     denoiser_folder, encoder_folder = model.prior.adapter_folders
@@ -154,9 +154,9 @@ def save_adapter(model, folder):
         facts["adaptive"] = True
     with atomic_folder(folder) as part:
         if denoiser_rank:
-            lora.save_adapter(model.prior.denoiser, part / denoiser_folder)
+            lora.save_adapter(model.prior.denoiser, part / denoiser_folder, dtype=dtype)
         if vae_rank:
-            lora.save_adapter(model.lq_vae.encoder, part / encoder_folder)
+            lora.save_adapter(model.lq_vae.encoder, part / encoder_folder, dtype=dtype)
         (part / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     return Path(folder)
 

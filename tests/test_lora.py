@@ -1,5 +1,6 @@
 """lora.py: the exact sets of adapted layers, and adapters in the official layout."""
 
+import copy
 import json
 
 import pytest
@@ -14,6 +15,7 @@ from omgsr_lib.lora import (
     merge_lora,
     remove_lora,
     save_adapter,
+    widen_lora,
 )
 from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior
 from omgsr_lib.priors.tiny import tiny_autoencoder
@@ -274,6 +276,34 @@ def test_removing_gives_the_module_without_adapters(kind):
         torch.nn.init.normal_(parameter)
     after = remove_lora(module).state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+def test_widening_keeps_the_function_and_gains_trainable_rows(kind):
+    module, targets = module_of(kind)
+    add_lora(module, 2, targets)
+    for parameter in lora_parameters(module).values():
+        torch.nn.init.normal_(parameter)
+    merged = merge_lora(copy.deepcopy(module)).state_dict()
+    widened = {name: p for name, p in lora_parameters(widen_lora(module, 5)).items()}
+    assert all(5 in (p.shape[0], p.shape[1]) for p in widened.values())
+    assert all(p[2:].abs().sum() > 0 for name, p in widened.items() if ".lora_A." in name)
+    after = merge_lora(copy.deepcopy(module)).state_dict()
+    assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in merged.items())
+    with pytest.raises(ValueError, match="widened to a larger rank .* got rank 5, alpha 5, to widen to 4"):
+        widen_lora(module, 4)
+
+
+def test_an_adapter_in_half_precision_takes_half_the_bytes_and_loads_in_float32(tmp_path):
+    module = add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets)
+    full, half = (save_adapter(module, tmp_path / str(dtype), dtype=dtype) for dtype in (torch.float32, torch.float16))
+    sizes = [(folder / "adapter_model.safetensors").stat().st_size for folder in (full, half)]
+    assert 0.4 < sizes[1] / sizes[0] < 0.7
+    loaded = DDPMPrior.tiny().denoiser
+    load_adapter(loaded, half)
+    for name, parameter in lora_parameters(loaded).items():
+        expected = lora_parameters(module)[name].half().float()
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, expected)
 
 
 def test_a_block_with_the_name_of_a_layer_is_looked_into(tmp_path):

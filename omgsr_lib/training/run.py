@@ -104,7 +104,7 @@ def finetune(
         if recipe.adaptive:
             facts["timesteps"] = "one per image; measured below at the mid-timestep"
         restored, scores = _measure(model.eval(), held_out, weights)
-        folder = model.save_adapter(Path(out) / name)
+        folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
         adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
 
