@@ -107,8 +107,8 @@ _IMAGES = {
 
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
 # its own on other photographs. The adapters that ship are `long`, then `polish`, then `smooth`; the full length is
-# 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them, dial as the control
-# of adaptive.
+# 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them, dial as the
+# control of adaptive.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
