@@ -281,7 +281,7 @@ def test_what_failed_or_was_not_run_is_listed_with_its_reason(data, tmp_path, mo
     study(tmp_path / "study", data, MIDS)  # tried again
     assert [run.name for run in executed] == [name]
     monkeypatch.setattr(study_module, "execute_run", fake_runs([], fails={run.name for run in EVERYTHING}))
-    with pytest.raises(RuntimeError, match="all 40 failed"):
+    with pytest.raises(ValueError, match="all 40 failed"):
         study(tmp_path / "other", data, MIDS)
 
 

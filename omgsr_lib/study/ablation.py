@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from ..data.pairs import assert_disjoint
 from ..presets import recipe
 from ..priors.loading import WEIGHTS
-from ..report.claims import BASES
+from ..report.claims import BASES, NOT_RUN
 from ..report.contrasts import LARGE, read_study
 from ..training.checkpoint import keep_settings
 from ..utils.files import atomic_write, part_hashes, sha256
@@ -61,8 +61,8 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
         only: part of the names of the runs to take, such as "s_full" or "no-ldr".
         plan: print the runs and their cost and do nothing; returns None.
 
-    Raises `ValueError` if no run's name holds `only`, a photograph is trained and evaluated on, or the folder's runs
-    have other settings; `RuntimeError` if every run failed.
+    Raises `ValueError` if no run's name holds `only`, a photograph is trained and evaluated on, the folder's runs have
+    other settings, or every run failed.
     """
     import pandas as pd
 
@@ -86,13 +86,12 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
     failed = _execute(missing, data, folder, jobs)
     files = [file for run in everything if run not in have for file in _files(folder, run, data)]
     if not files and kept.empty:
-        raise RuntimeError(
+        raise ValueError(
             f"A study needs one run that succeeds: all {len(failed)} failed. {next(iter(failed.values()))}"
         )
     frame = pd.concat([kept, *map(read_study, files)], ignore_index=True)
     done = _runs_in(frame)
-    reasons = failed | {run.name: "not run, see omgsr study --full" for run in everything if run not in done}
-    reasons = IMPOSSIBLE | {run: failed.get(run, reason) for run, reason in reasons.items()}
+    reasons = IMPOSSIBLE | {run.name: failed.get(run.name, NOT_RUN) for run in everything if run not in done}
     facts = {
         "runs": len(done),
         "mid_timesteps": mid_timesteps,
