@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from omgsr_lib.data.pairs import Pairs
 from omgsr_lib.report.contrasts import (
     CONTRASTS,
     DATASETS,
@@ -15,7 +16,6 @@ from omgsr_lib.report.contrasts import (
     growth_table,
     power_table,
     read_study,
-    study_mids,
 )
 from omgsr_lib.report.sweep import optimum_of, sweep_table
 from omgsr_lib.study import ablation as study_module
@@ -126,10 +126,10 @@ def test_a_single_training_has_the_spread_of_those_at_the_mid_timestep(frame, ta
 
 
 def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
-    table = sweep_table(frame).set_index(["variant", "protocol", "timestep", "metric"])
+    table = sweep_table(frame, MIDS).set_index(["variant", "protocol", "timestep", "metric"])
     assert len(table) == 2 * (3 * 8 + 2) * 2
     assert table.loc[("f", "full-random", 244, "psnr_y")]["mean"] == pytest.approx(16.5)
-    assert set(table.loc["s"].mid) == {273} and study_mids(frame) == MIDS
+    assert set(table.loc["s"].mid) == {273}
     row = table.loc[("s", "frozen-encoder", 273, "psnr_y")]
     assert row["mean"] == pytest.approx(21.5) and row.n == 4 and row.lo < 21.5 < row.hi
     assert table.loc[("f", "full", 25, "psnr_y")]["mean"] == pytest.approx(19.5)
@@ -139,7 +139,7 @@ def test_the_best_timestep_lies_where_it_was_put():
     """Scores fall with the square of the distance from t 330, which is no timestep of the sweep."""
     frame = pd.concat([rows(run) for run in EVERYTHING if run.seed == 0], ignore_index=True)
     frame["value"] = -((frame["timestep"] - 330) / 100).pow(2) * frame["metric"].map({"psnr_y": 1, "gmsd": -1})
-    table = optimum_of(frame)
+    table = optimum_of(frame, MIDS)
     assert table[["optimum", "lo", "hi"]].to_numpy() == pytest.approx(330)
     assert set(table["mid"]) == set(MIDS.values()) and set(table["most"]) == {999}
 
@@ -166,7 +166,9 @@ def test_contrasts_compare_within_one_precision(frame):
     table = both.set_index(["contrast", "variant", "protocol"])
     row = table[table.metric == "psnr_y"].loc[("mid - 600", "s", "full")]
     assert row.trainings == 2 and row["mean"] == pytest.approx((2 + 5) / 2)
-    assert set(sweep_table(pd.concat([frame, extra])).groupby(["variant", "protocol"]).n.unique().explode()) == {4}
+    assert set(sweep_table(pd.concat([frame, extra]), MIDS).groupby(["variant", "protocol"]).n.unique().explode()) == {
+        4
+    }
 
 
 def test_contrasts_of_the_full_method_that_were_not_run_are_listed(frame):
@@ -343,6 +345,16 @@ def test_a_frozen_encoder_trains_on_latents_that_are_computed_once(tmp_path, smo
     execute_run(replace(run, timestep=999), data, tmp_path)
     assert latents.stat().st_mtime_ns == before
     assert len(list((tmp_path / "runs").glob("s_frozen_encoder_trained_t999_seed0@*.csv"))) == 2
+
+
+def test_photographs_under_another_seed_are_those_of_pairs_with_that_seed():
+    photos = small_data().train[:1]
+    first, second = (Pairs(photos, 64, seed=seed) for seed in (0, 1))
+    again = first.with_seed(1)
+    assert again.crops.levels is first.crops.levels
+    for index in range(2):
+        assert torch.equal(again[index]["lq"], second[index]["lq"])
+        assert not torch.equal(again[index]["hq"], first[index]["hq"])
 
 
 def test_training_on_latents_lowers_their_error_and_repeats_exactly():

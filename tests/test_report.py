@@ -127,8 +127,8 @@ def files():
     return {
         "01_latent_gap/minima.csv": gap, "02_mid_timestep/midstep.csv": mids, "02_mid_timestep/curve.csv": curve,
         "03_train_omgsr_s/log.csv": log, "04_train_omgsr_f/log.csv": log,
-        "06b_ablation/contrasts.csv": contrast_table(study, MIDS), "06b_ablation/sweep.csv": sweep_table(study),
-        "06b_ablation/optimum.csv": optimum_of(study),
+        "06b_ablation/contrasts.csv": contrast_table(study, MIDS), "06b_ablation/sweep.csv": sweep_table(study, MIDS),
+        "06b_ablation/optimum.csv": optimum_of(study, MIDS),
         "06_evaluate/scores.csv": scores, "06_evaluate/costs.csv": costs, "benchmarks/RealSR/scores.csv": real,
         "benchmarks/RealSR/published.csv": published, "benchmarks/RealSR/published_cost.csv": cost_rows,
     }  # fmt: skip

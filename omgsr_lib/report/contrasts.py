@@ -52,12 +52,6 @@ def read_study(file):
     return frame.assign(without=frame["without"].fillna(""))
 
 
-def study_mids(frame):
-    """Mid-timestep of each variant: the one, beside the initial, at which the refinement loss was left out."""
-    controls = frame[~frame.refinement & (frame.timestep != INITIAL)].groupby("variant", sort=False).timestep.first()
-    return controls.sort_index(ascending=False).to_dict()
-
-
 def trained_to_the_end(frame):
     """The rows of each run after the last crop that it saw."""
     return frame[frame["crops"] == frame.groupby(RUN)["crops"].transform("max")]
@@ -125,7 +119,7 @@ def _all_differences(frame, mids, contrasts):
     """`{(variant, protocol, contrast): (crops, {metric: (trainings, images)}, spreads)}`; see `_differences`."""
     ended, found = trained_to_the_end(frame), {}
     for variant, mid in mids.items():
-        for protocol in ended["protocol"].unique():
+        for protocol in dict.fromkeys(["full", *ended["protocol"]]):
             at_mid = dict(
                 variant=variant, protocol=protocol, timestep=mid, prior="trained", refinement=True, without=""
             )

@@ -5,16 +5,16 @@ import pandas as pd
 from ..metrics.specs import SPECS
 from ..metrics.statistics import summarise
 from ..metrics.two_level import optimum_interval
-from .contrasts import study_mids, trained_to_the_end, usual
+from .contrasts import trained_to_the_end, usual
 
 
-def sweep_table(frame):
+def sweep_table(frame, mids):
     """Mean and interval by variant, protocol, timestep and metric (`mid`: t*): seed 0 and full loss.
 
     The control with a random prior is a protocol of its own, such as "full-random". Of two precisions the one with
     more runs is taken, since trainings in different ones are not compared.
     """
-    runs, mids, tables = _sweep(frame), study_mids(frame), []
+    runs, tables = _sweep(frame), []
     runs = runs[runs.seed == 0]
     for (variant, prior, protocol, timestep), part in runs.groupby(["variant", "prior", "protocol", "timestep"]):
         scores = part[["image", "metric", "value"]].assign(method="run")
@@ -25,13 +25,13 @@ def sweep_table(frame):
     return table.sort_values("variant", ascending=False, kind="stable", ignore_index=True)
 
 
-def optimum_of(frame):
+def optimum_of(frame, mids):
     """The timestep at which each metric is best, with an interval over images and trainings, beside t*.
 
     Columns: variant, protocol, metric, optimum, lo, hi, mid, least, most (the ends of the sweep), crops. The spread
     between trainings is that of the timesteps with several, pooled; without any the interval covers images alone.
     """
-    runs, mids, rows = _sweep(frame), study_mids(frame), []
+    runs, rows = _sweep(frame), []
     runs = runs[runs.prior == "trained"]
     for (variant, protocol, metric), part in runs.groupby(["variant", "protocol", "metric"], sort=False):
         values = part.pivot_table(index=["timestep", "seed"], columns="image", values="value").dropna(axis=1)

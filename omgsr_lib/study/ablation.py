@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..data.pairs import assert_disjoint
+from ..data.pairs import Pairs, assert_disjoint
 from ..presets import recipe
 from ..priors.loading import WEIGHTS
 from ..report.claims import BASES, NOT_RUN
@@ -53,7 +53,8 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
 
     Prints how many core-hours that takes, measured from a few steps of each kind on this machine. Writes
     `<folder>/runs/<name>@<crops>.csv`, then `<folder>/study.csv`, one row per run, crops seen, image and metric, and
-    `<folder>/skipped.csv`. Scores that a `study.csv` holds stay if its `run.json` names the same settings and images.
+    `<folder>/skipped.csv`. Scores that a `study.csv` holds stay if its `run.json` names the same settings and images;
+    others are replaced.
 
     Args:
         mid_timesteps: t* of each variant.
@@ -169,7 +170,7 @@ def _model(run, data):
 
 def _train(model, run, data, folder, marks, after):
     """Train `model`; `after(step)` is called after each of the steps `marks`, of which a stopped training goes on."""
-    from ..training.batches import training_dataset
+    from ..data.degradation import random_dial
     from ..training.distributed import held
     from ..training.loop import TrainOptions, set_up
     from ..training.loop import run as run_training
@@ -182,7 +183,9 @@ def _train(model, run, data, folder, marks, after):
         latents = _latents(model, run, data, folder)
         train_on_latents(model, chosen, *latents, **options, after_step=lambda step: step in marks and after(step))
         return
-    pairs = training_dataset(data.train, chosen, seed=run.seed, synthetic=data.synthetic)
+    pairs = _pairs(data, run.resolution, chosen.scale).with_seed(run.seed)
+    if chosen.dial:
+        pairs.settings = partial(random_dial, seed=run.seed)
     work = folder / "trainings" / run.name
     training = set_up(model, pairs, chosen, work, TrainOptions(**options, weights=data.weights, progress=False))
     with held(work):
@@ -190,6 +193,12 @@ def _train(model, run, data, folder, marks, after):
             result = run_training(training, until=mark)
             after(mark)
     result.discard()
+
+
+@lru_cache(maxsize=1)
+def _pairs(data, resolution, scale):
+    """Training pairs, whose photographs a process opens once for all its runs."""
+    return Pairs(data.train, resolution, seed=0, scale=scale, synthetic=data.synthetic)
 
 
 def _latents(model, run, data, folder):

@@ -118,14 +118,14 @@ def reproduce(
 
 
 def _copy_inputs(committed, own):
-    """Replace those of `INPUTS` whose record differs from the committed one."""
+    """Replace those of `INPUTS` whose record differs from the committed one, without what a study needs to resume."""
     for name in INPUTS:
         for record in committed.glob(f"{name}/**/run.json"):
             source = record.parent
             target = own / source.relative_to(committed)
             if not (target / record.name).is_file() or sha256(target / record.name) != sha256(record):
                 shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(source, target)
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("runs", "trainings"))
 
 
 def run_steps(
