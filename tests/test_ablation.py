@@ -347,6 +347,13 @@ def test_a_frozen_encoder_trains_on_latents_that_are_computed_once(tmp_path, smo
     assert len(list((tmp_path / "runs").glob("s_frozen_encoder_trained_t999_seed0@*.csv"))) == 2
 
 
+def test_the_cost_of_a_kind_is_measured_on_this_machine(smoke, monkeypatch):
+    monkeypatch.setattr(study_module, "BATCH", {64: 1, 256: 1})
+    of_step, of_evaluation = study_module._measured(StudyRun("s", "frozen_encoder", 273), small_data())
+    assert of_step > 0 and of_evaluation > 0
+    assert study_module._measured(StudyRun("s", "untuned", 273), small_data())[0] == 0
+
+
 def test_photographs_under_another_seed_are_those_of_pairs_with_that_seed():
     photos = small_data().train[:1]
     first, second = (Pairs(photos, 64, seed=seed) for seed in (0, 1))
