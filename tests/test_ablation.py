@@ -62,8 +62,8 @@ def named(name):
 
 def test_runs_are_unique_and_complete():
     runs = study_runs(MIDS)
-    # per variant: 3 seeds of t*, 999 and t* without LDR, 3 further timesteps; 8 timesteps without a training
-    assert len(runs) == 2 * (9 + 3 + 8) == len({run.name for run in runs}) and set(runs) < set(EVERYTHING)
+    # per variant: 3 seeds of t*, 999 and t* without LDR, 2 further timesteps; 8 timesteps without a training
+    assert len(runs) == 2 * (9 + 2 + 8) == len({run.name for run in runs}) and set(runs) < set(EVERYTHING)
     assert len(EVERYTHING) == len({run.name for run in EVERYTHING})
     for change in (
         {"timestep": 999},
@@ -245,18 +245,18 @@ def test_a_stopped_study_resumes_and_says_what_it_costs(data, tmp_path, monkeypa
     monkeypatch.setattr(study_module, "execute_run", fake_runs(executed, limit=5))
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path / "study", data, MIDS)
-    # 24 trainings of 100 steps of 0.36 s, shared by two
-    assert "40 runs, 40 to do: 0.2 core-hours, 0.1 hours with 2 jobs" in capsys.readouterr().out
+    # 22 trainings of 100 steps of 0.36 s, shared by two
+    assert "38 runs, 38 to do: 0.2 core-hours, 0.1 hours with 2 jobs" in capsys.readouterr().out
     assert not (tmp_path / "study" / "study.csv").exists() and executed == runs[:5]
 
     monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
     frame = study(tmp_path / "study", data, MIDS)
-    assert executed == runs and "40 runs, 35 to do" in capsys.readouterr().out
-    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 40 * len(IMAGES) * 2
+    assert executed == runs and "38 runs, 33 to do" in capsys.readouterr().out
+    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 38 * len(IMAGES) * 2
     study(tmp_path / "study", data, MIDS)
     assert executed == runs
     study(tmp_path / "study", data, MIDS, full=True, only="no-chunks")
-    assert {run.name for run in executed[40:]} == {run.name for run in EVERYTHING if run.without == "chunks"}
+    assert {run.name for run in executed[38:]} == {run.name for run in EVERYTHING if run.without == "chunks"}
     with pytest.raises(ValueError, match="runs' has crops = 1600, got 7"):
         study(tmp_path / "study", replace(data, crops=7), MIDS)
     with pytest.raises(ValueError, match="got 'nothing'"):
@@ -277,13 +277,13 @@ def test_what_failed_or_was_not_run_is_listed_with_its_reason(data, tmp_path, mo
     reasons = pd.read_csv(tmp_path / "study" / "skipped.csv").set_index("run")["reason"]
     assert reasons[name] == "failed: FloatingPointError: Losses must stay finite"
     assert "no checkpoint" in reasons["half-trained prior"]
-    assert len(reasons) == 2 + len(EVERYTHING) - 40 and reasons["s_full_trained_t200_seed0"].startswith("not run")
+    assert len(reasons) == 2 + len(EVERYTHING) - 38 and reasons["s_full_trained_t200_seed0"].startswith("not run")
     executed.clear()
     monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
     study(tmp_path / "study", data, MIDS)  # tried again
     assert [run.name for run in executed] == [name]
     monkeypatch.setattr(study_module, "execute_run", fake_runs([], fails={run.name for run in EVERYTHING}))
-    with pytest.raises(ValueError, match="all 40 failed"):
+    with pytest.raises(ValueError, match="all 38 failed"):
         study(tmp_path / "other", data, MIDS)
 
 
@@ -297,7 +297,7 @@ def test_only_what_the_committed_scores_lack_is_run(data, tmp_path, monkeypatch)
     shutil.rmtree(folder / "runs")
     executed.clear()
     frame = study(folder, data, MIDS)
-    assert set(executed) == {run for run in study_runs(MIDS) if not run.refinement} and len(frame) == 40 * 8
+    assert set(executed) == {run for run in study_runs(MIDS) if not run.refinement} and len(frame) == 38 * 8
     executed.clear()
     shutil.rmtree(folder / "runs")
     study(folder, replace(data, crops=16), MIDS)  # other settings: nothing is kept
