@@ -31,13 +31,15 @@ help: ## list the targets
 	@echo "  PRESET=mini       of reproduce: smoke, mini, latents, paper or release"
 	@echo "  PHOTOS=folder     of reproduce, study and train-mini: your own photographs, which train-mini needs"
 	@echo "  EVALUATION=folder WEIGHTS=folder DEVICE=cpu    of train-mini: other photographs, LPIPS-SqueezeNet, cpu or cuda"
-	@echo "  JOBS=2            of test: processes"
+	@echo "  FULL=1            of study: all trainings, some twenty core-hours"
+	@echo "  JOBS=2            of test and study: processes"
 
 reproduce: $(READY) ## run the whole study; a second run repeats only what changed
 	$(BIN)/omgsr reproduce --preset $(PRESET) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-study: $(READY) ## run the trainings behind the ablation tables (hours), resumable
-	$(BIN)/omgsr study $(if $(PHOTOS),--photos "$(PHOTOS)")
+study: $(READY) ## run the trainings behind the ablation tables (4 core-hours), resumable
+	$(BIN)/omgsr study $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(EVALUATION),--evaluation $(EVALUATION)) \
+		$(if $(PROVENANCE),--provenance $(PROVENANCE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FULL),--full) --jobs $(JOBS)
 
 train-mini: $(READY) ## train the small models anew into runs/mini (some two days of 2 CPU cores), resumable
 	@$(if $(and $(PHOTOS),$(EVALUATION),$(WEIGHTS)),,$(error make train-mini needs PHOTOS, EVALUATION (photographs) and WEIGHTS (LPIPS-SqueezeNet)))

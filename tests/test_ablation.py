@@ -1,4 +1,4 @@
-"""ablation.py and study.py: known differences come out, every run is made once."""
+"""plan.py, ablation.py and contrasts.py: known differences come out, every run is made once, costs are told first."""
 
 import shutil
 from concurrent.futures import Future
@@ -6,68 +6,128 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
+import torch
 
-from omgsr_lib.report.contrasts import CONTRASTS, contrast_table, read_study, sweep_table
+from omgsr_lib.data.pairs import Pairs
+from omgsr_lib.report.contrasts import (
+    CONTRASTS,
+    DATASETS,
+    contrast_table,
+    growth_table,
+    power_table,
+    read_study,
+)
+from omgsr_lib.report.sweep import optimum_of, sweep_table
 from omgsr_lib.study import ablation as study_module
-from omgsr_lib.study.ablation import StudyData, StudyRun, execute_run, study, study_runs
+from omgsr_lib.study.ablation import StudyData, execute_run, study
+from omgsr_lib.study.plan import LARGE, StudyRun, core_hours, kind, study_runs
 
 
 MIDS = {"s": 273, "f": 244}
 IMAGES = ("a", "b", "c", "d")
+EVERYTHING = study_runs(MIDS, full=True)
 
 
 def psnr(run, index):
     """Known scores: 20 dB, plus 1 per image, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
     mid = MIDS[run.variant]
     value = 20 + index - 2 * (run.timestep != mid) - 5 * (run.prior == "random") - 0.25 * (not run.refinement)
-    value -= 0.75 * bool(run.without)
+    value += 1.5 * (run.images == "own t*") - 0.75 * bool(run.without)
     return value + 0.5 * run.seed
 
 
-def rows(run, precision="no"):
+def rows(run, precision="no", crops=10_000):
     scores = [
-        {"image": image, "metric": metric, "value": value}
+        {"image": image, "metric": metric, "value": value, "dataset": dataset}
         for index, image in enumerate(IMAGES)
         for metric, value in (("psnr_y", psnr(run, index)), ("gmsd", 0.3 - psnr(run, index) / 100))
+        for dataset in (DATASETS if run.images != "fixed" else ["published"])
     ]
-    return pd.DataFrame(scores).assign(**asdict(run), precision=precision)
+    return pd.DataFrame(scores).assign(**asdict(run), precision=precision, crops=crops)
 
 
 @pytest.fixture(scope="module")
 def frame():
-    return pd.concat([rows(run) for run in study_runs(MIDS)], ignore_index=True)
+    return pd.concat([rows(run) for run in EVERYTHING], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def table(frame):
+    return contrast_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
+
+
+def named(name):
+    return [contrast for contrast in CONTRASTS if contrast[0] == name]
 
 
 def test_runs_are_unique_and_complete():
     runs = study_runs(MIDS)
-    # per variant: 5 timesteps x 3 protocols, 2 random priors, 2 without LDR, 4 other losses, 2 seeds x 2 timesteps
-    assert len(runs) == 2 * (15 + 2 + 2 + 4 + 4) == len({run.name for run in runs})
-    assert {run.seed for run in runs[:46]} == {0}  # the first seed is complete before the others start
+    # per variant: 3 seeds of t*, 999 and t* without LDR, 2 further timesteps; 8 timesteps without a training
+    assert len(runs) == 2 * (9 + 2 + 8) == len({run.name for run in runs}) and set(runs) < set(EVERYTHING)
+    assert len(EVERYTHING) == len({run.name for run in EVERYTHING})
+    for change in (
+        {"timestep": 999},
+        {"refinement": False},
+        {"prior": "random"},
+        {"timestep": 999, "refinement": False},
+    ):
+        assert {
+            seed for seed in range(5) if StudyRun("s", "full", **{"timestep": 273, **change}, seed=seed) in EVERYTHING
+        } == {0, 1, 2}
+    large = [run for run in EVERYTHING if run.resolution == LARGE]
+    assert {(run.without, run.seed) for run in large} == {
+        (loss, seed) for loss in ("", "chunks") for seed in (0, 1, 2)
+    }
     assert StudyRun("s", "full", 273, refinement=False).name == "s_full_trained_t273_no-ldr_seed0"
-    assert StudyRun("f", "full", 244, without="grid").name == "f_full_trained_t244_no-grid_seed0"
-    assert len(study_runs({"s": 200})) == 24  # a mid-timestep that is on the sweep is trained once
+    assert (
+        StudyRun("f", "full", 244, without="chunks", resolution=256).name
+        == "f_full_trained_t244_no-chunks_256px_seed0"
+    )
+    assert len(study_runs({"s": 400})) == len(runs) // 2 - 2  # a mid-timestep that is on the sweep is trained once
 
 
-def test_contrasts_find_the_known_differences(frame):
-    table = contrast_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
+def test_core_hours_are_those_of_steps_and_evaluations():
+    curve, plain = StudyRun("s", "full", 273), StudyRun("s", "full", 273, without="grid")
+    assert (len(curve.marks), len(plain.marks)) == (4, 1)
+    hours = core_hours({curve: (600, 4), plain: (600, 1)}, {kind(curve): (0.5, 10.0)})
+    assert hours == pytest.approx((1200 * 0.5 + 5 * 10) / 3600)
+    data = StudyData(train=(), evaluation=("a",) * 50, realsr="RealSR")
+    assert study_module._evaluations(curve, data) == 4
+    assert study_module._evaluations(replace(plain, images="dial"), data) == 3 + 4 * 100 / 50
+
+
+def test_contrasts_find_the_known_differences(table):
     expected = {"trained - random prior": 5.0, "with - without LDR": 0.25}
-    expected |= {contrast: 0.75 for contrast, *_ in CONTRASTS[-4:]}
+    expected |= {name: 0.75 for name, *_ in CONTRASTS if name.startswith("with - ") and "LDR" not in name}
+    expected |= {name: 1.5 for name, *_ in CONTRASTS if name.startswith("own t*")}
     for contrast, *_ in CONTRASTS:
+        protocol = "frozen-encoder" if contrast.startswith("own t*") else "full"
         for variant in MIDS:
-            row = table.loc[(contrast, variant, "full", "psnr_y")]
+            row = table.loc[(contrast, variant, protocol, "psnr_y")]
             wanted = expected.get(contrast, 2.0)
-            assert (row["mean"], row.lo, row.hi, row.n) == pytest.approx((wanted, wanted, wanted, 4))
-            assert row.better == contrast.split(" - ")[0]
-            gmsd = table.loc[(contrast, variant, "full", "gmsd")]
-            assert gmsd["mean"] == pytest.approx(-wanted / 100) and gmsd.better == contrast.split(" - ")[0]
+            assert (row["mean"], row.n, row.crops) == (pytest.approx(wanted), 4, 10_000)
+            assert row.trainings in (1, 3) and row.covers == "images, trainings"
+            if row.trainings == 3:  # no spread beyond that of the seeds, which both sides share
+                assert (row.lo, row.hi) == pytest.approx((wanted, wanted))
+                assert row.better == contrast.split(",")[0].split(" - ")[0]
+            gmsd = table.loc[(contrast, variant, protocol, "gmsd")]
+            assert gmsd["mean"] == pytest.approx(-wanted / 100)
     assert table.loc[("mid - initial (999)", "s", "full", "psnr_y")].trainings == 3
     assert table.loc[("mid - 600", "s", "full", "psnr_y")].trainings == 1
     assert ("with - without LDR", "s", "frozen-encoder", "psnr_y") not in table.index
 
 
+def test_a_single_training_has_the_spread_of_those_at_the_mid_timestep(frame, table):
+    """Seeds lie 0.5 dB apart: sd 0.5, that of a difference sqrt(2) as much, Student's t with 2 degrees 4.30."""
+    row = table.loc[("mid - 600", "s", "full", "psnr_y")]
+    assert row.hi - row["mean"] == pytest.approx(4.303 * 0.5 * 2**0.5, rel=0.1)
+    one = contrast_table(frame[frame.seed == 0], MIDS, named("mid - 600"))
+    assert set(one.covers) == {"images"}
+
+
 def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
-    table = sweep_table(frame).set_index(["variant", "protocol", "timestep", "metric"])
-    assert len(table) == 2 * (3 * 5 + 2) * 2
+    table = sweep_table(frame, MIDS).set_index(["variant", "protocol", "timestep", "metric"])
+    assert len(table) == 2 * (3 * 8 + 2) * 2
     assert table.loc[("f", "full-random", 244, "psnr_y")]["mean"] == pytest.approx(16.5)
     assert set(table.loc["s"].mid) == {273}
     row = table.loc[("s", "frozen-encoder", 273, "psnr_y")]
@@ -75,20 +135,45 @@ def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
     assert table.loc[("f", "full", 25, "psnr_y")]["mean"] == pytest.approx(19.5)
 
 
+def test_the_best_timestep_lies_where_it_was_put():
+    """Scores fall with the square of the distance from t 330, which is no timestep of the sweep."""
+    frame = pd.concat([rows(run) for run in EVERYTHING if run.seed == 0], ignore_index=True)
+    frame["value"] = -((frame["timestep"] - 330) / 100).pow(2) * frame["metric"].map({"psnr_y": 1, "gmsd": -1})
+    table = optimum_of(frame, MIDS)
+    assert table[["optimum", "lo", "hi"]].to_numpy() == pytest.approx(330)
+    assert set(table["mid"]) == set(MIDS.values()) and set(table["most"]) == {999}
+
+
+def test_growth_is_the_contrast_after_each_number_of_crops(frame):
+    early = frame[frame.timestep.isin([*MIDS.values(), 999])].assign(crops=1250)
+    early["value"] -= 1.0 * (early.timestep == 999)
+    table = growth_table(pd.concat([frame, early]), MIDS)
+    table = table[(table.metric == "psnr_y") & (table.contrast == "mid - initial (999)") & (table.protocol == "full")]
+    assert table.groupby("crops")["mean"].first().to_dict() == pytest.approx({1250: 3.0, 10_000: 2.0})
+
+
+def test_power_says_how_many_trainings_decide(frame):
+    table = power_table(frame, MIDS).set_index(["contrast", "variant", "protocol", "metric"])
+    row = table.loc[("mid - initial (999)", "s", "full", "psnr_y")]
+    assert row.sd_trainings == pytest.approx(0, abs=1e-9) and row.images == 4 and row.needed == 2
+
+
 def test_contrasts_compare_within_one_precision(frame):
     """A t* in another precision, 7 dB off, is not compared with; two of one precision are."""
     extra = rows(StudyRun("s", "full", 273), "bf16").eval("value = value - 7")
-    again = contrast_table(pd.concat([frame, extra]), MIDS)
-    pd.testing.assert_frame_equal(again, contrast_table(frame, MIDS))
     other = rows(StudyRun("s", "full", 600), "bf16").eval("value = value - 10")  # there t* - 600 is 2 + 10 - 7
-    table = contrast_table(pd.concat([frame, extra, other]), MIDS).set_index(["contrast", "variant", "protocol"])
+    both = contrast_table(pd.concat([frame, extra, other]), MIDS, named("mid - 600"))
+    table = both.set_index(["contrast", "variant", "protocol"])
     row = table[table.metric == "psnr_y"].loc[("mid - 600", "s", "full")]
     assert row.trainings == 2 and row["mean"] == pytest.approx((2 + 5) / 2)
-    assert set(sweep_table(pd.concat([frame, extra])).groupby(["variant", "protocol"]).n.unique().explode()) == {4}
+    assert set(sweep_table(pd.concat([frame, extra]), MIDS).groupby(["variant", "protocol"]).n.unique().explode()) == {
+        4
+    }
 
 
 def test_contrasts_of_the_full_method_that_were_not_run_are_listed(frame):
-    table = contrast_table(frame[frame.without != "grid"], MIDS)
+    name = "with - without grid penalty"
+    table = contrast_table(frame[frame.without != "grid"], MIDS, named(name) + named("mid - 600"))
     absent = table[table.n == 0]
     assert set(absent.contrast) == {"with - without grid penalty"} and set(absent.protocol) == {"full"}
     assert absent[["mean", "lo", "hi"]].isna().all(axis=None) and set(absent.better) == {""}
@@ -98,8 +183,9 @@ def test_contrasts_of_the_full_method_that_were_not_run_are_listed(frame):
 def test_a_study_that_was_not_run_is_none(frame, tmp_path):
     assert read_study(tmp_path / "study.csv") is None
     frame.to_csv(tmp_path / "study.csv", index=False)
-    read = contrast_table(read_study(tmp_path / "study.csv"), MIDS)
-    pd.testing.assert_frame_equal(read, contrast_table(frame, MIDS), check_dtype=False)
+    pd.testing.assert_frame_equal(read_study(tmp_path / "study.csv")[frame.columns], frame, check_dtype=False)
+    frame.drop(columns=["resolution", "crops"]).to_csv(tmp_path / "study.csv", index=False)
+    assert set(read_study(tmp_path / "study.csv")["crops"]) == {400}  # of the former study, which did not say
     frame.drop(columns="without").to_csv(tmp_path / "study.csv", index=False)
     with pytest.raises(ValueError, match="another version: it lacks the columns .'without'."):
         read_study(tmp_path / "study.csv")
@@ -119,112 +205,179 @@ class InThisProcess:
 
     def submit(self, function, *arguments):
         future = Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(study_module, "_measured", lambda run, data: (0.36, 0.0))
+    monkeypatch.setattr(study_module, "_latents", lambda *arguments: None)
     pictures = []
     for name in ("train.png", "eval.png"):
         (tmp_path / name).write_bytes(name.encode())  # never opened, only hashed
         pictures.append(tmp_path / name)
-    return StudyData(train=(pictures[0],), evaluation=(pictures[1],))
+    return StudyData(train=(pictures[0],), evaluation=(pictures[1],), crops=1600)
 
 
-def test_a_stopped_study_resumes(data, tmp_path, monkeypatch):
-    executed = []
+def fake_runs(executed, limit=None, fails=()):
+    """In place of `execute_run`: writes the known scores; those of `fails` raise."""
 
-    def fake_run(run, data, folder, limit=5):
+    def fake_run(run, data, folder):
         if len(executed) == limit:
-            raise RuntimeError("power cut")
+            raise KeyboardInterrupt
         executed.append(run)
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        rows(run).to_csv(folder / "runs" / f"{run.name}.csv", index=False)
+        if run.name in fails:
+            raise FloatingPointError("Losses must stay finite")
+        crops = study_module._crops(run, data)
+        rows(run, crops=crops).to_csv(study_module._file(folder, run, crops), index=False)
         return 1.0
 
-    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(study_module, "execute_run", fake_run)
-    with pytest.raises(RuntimeError, match="power cut"):
-        study(tmp_path / "study", data, MIDS)
-    assert not (tmp_path / "study" / "study.csv").exists() and len(executed) == 5
+    return fake_run
 
-    monkeypatch.setattr(study_module, "execute_run", lambda *arguments: fake_run(*arguments, limit=None))
+
+def test_a_stopped_study_resumes_and_says_what_it_costs(data, tmp_path, monkeypatch, capsys):
+    executed, runs = [], study_runs(MIDS)
+    monkeypatch.setattr(study_module, "execute_run", fake_runs(executed, limit=5))
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "study", data, MIDS)
+    # 22 trainings of 100 steps of 0.36 s, shared by two
+    assert "38 runs, 38 to do: 0.2 core-hours, 0.1 hours with 2 jobs" in capsys.readouterr().out
+    assert not (tmp_path / "study" / "study.csv").exists() and executed == runs[:5]
+
+    monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
     frame = study(tmp_path / "study", data, MIDS)
-    assert executed == study_runs(MIDS)
-    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 54 * len(IMAGES) * 2
-    assert (tmp_path / "study" / "run.json").exists()
+    assert executed == runs and "38 runs, 33 to do" in capsys.readouterr().out
+    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 38 * len(IMAGES) * 2
     study(tmp_path / "study", data, MIDS)
-    assert len(executed) == 54
-    with pytest.raises(ValueError, match="runs' has steps = 150, got 7"):
-        study(tmp_path / "study", replace(data, steps=7), MIDS)
+    assert executed == runs
+    study(tmp_path / "study", data, MIDS, full=True, only="no-chunks")
+    assert {run.name for run in executed[38:]} == {run.name for run in EVERYTHING if run.without == "chunks"}
+    with pytest.raises(ValueError, match="runs' has crops = 1600, got 7"):
+        study(tmp_path / "study", replace(data, crops=7), MIDS)
+    with pytest.raises(ValueError, match="got 'nothing'"):
+        study(tmp_path / "study", data, MIDS, only="nothing")
+
+
+def test_a_plan_is_printed_and_nothing_run(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_module, "execute_run", None)
+    assert study(tmp_path / "study", data, MIDS, full=True, only="f_frozen", plan=True) is None
+    printed = capsys.readouterr().out
+    assert "f_frozen_encoder_trained_t244_own-t_seed2" in printed and not (tmp_path / "study").exists()
+
+
+def test_what_failed_or_was_not_run_is_listed_with_its_reason(data, tmp_path, monkeypatch):
+    executed, name = [], "s_full_trained_t999_seed0"
+    monkeypatch.setattr(study_module, "execute_run", fake_runs(executed, fails=(name,)))
+    study(tmp_path / "study", data, MIDS)
+    reasons = pd.read_csv(tmp_path / "study" / "skipped.csv").set_index("run")["reason"]
+    assert reasons[name] == "failed: FloatingPointError: Losses must stay finite"
+    assert "no checkpoint" in reasons["half-trained prior"]
+    assert len(reasons) == 2 + len(EVERYTHING) - 38 and reasons["s_full_trained_t200_seed0"].startswith("not run")
+    executed.clear()
+    monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
+    study(tmp_path / "study", data, MIDS)  # tried again
+    assert [run.name for run in executed] == [name]
+    monkeypatch.setattr(study_module, "execute_run", fake_runs([], fails={run.name for run in EVERYTHING}))
+    with pytest.raises(ValueError, match="all 38 failed"):
+        study(tmp_path / "other", data, MIDS)
 
 
 def test_only_what_the_committed_scores_lack_is_run(data, tmp_path, monkeypatch):
-    """The chunks were never left out: those runs, and t* in this precision to compare them with."""
-    executed = []
-
-    def fake_run(run, data, folder):
-        executed.append(run)
-        rows(run, "no").to_csv(folder / "runs" / f"{run.name}.csv", index=False)
-        return 1.0
-
-    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(study_module, "execute_run", fake_run)
-    monkeypatch.setattr(study_module, "native_precision", lambda: "bf16")
-    folder = tmp_path / "study"
+    executed, folder = [], tmp_path / "study"
+    monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
     study(folder, data, MIDS)
     committed = pd.read_csv(folder / "study.csv")
-    committed = committed[committed.without != "chunks"].assign(precision="bf16")
+    committed = committed[committed.refinement]
+    committed.to_csv(folder / "study.csv", index=False)
     shutil.rmtree(folder / "runs")
-    chunks = [StudyRun(variant, "full", mid, without="chunks") for variant, mid in MIDS.items()]
-    mids = [StudyRun(variant, "full", mid) for variant, mid in MIDS.items()]
-    for precision, expected in (("bf16", chunks), ("no", chunks + mids)):
-        committed.to_csv(folder / "study.csv", index=False)
-        executed.clear()
-        monkeypatch.setattr(study_module, "native_precision", lambda value=precision: value)
-        frame = study(folder, data, MIDS)
-        assert set(executed) == set(expected) and len(executed) == len(expected)
-        shutil.rmtree(folder / "runs")
-    assert len(frame) == len(committed) + 4 * len(IMAGES) * 2
-    table = contrast_table(read_study(folder / "study.csv"), MIDS)
-    assert (table[table.contrast == "with - without chunks"].trainings == 1).all() and not (table.n == 0).any()
     executed.clear()
-    study(folder, replace(data, steps=7), MIDS)  # other settings: nothing is kept
-    assert len(executed) == len(study_runs(MIDS))
+    frame = study(folder, data, MIDS)
+    assert set(executed) == {run for run in study_runs(MIDS) if not run.refinement} and len(frame) == 38 * 8
+    executed.clear()
+    shutil.rmtree(folder / "runs")
+    study(folder, replace(data, crops=16), MIDS)  # other settings: nothing is kept
+    assert executed == study_runs(MIDS)
 
 
-def test_a_clone_can_run_its_own_study(data, tmp_path, monkeypatch):
-    """What git keeps of a study, made from other photographs, does not stand in the way."""
-
-    def fake_run(run, data, folder):
-        rows(run).to_csv(folder / "runs" / f"{run.name}.csv", index=False)
-        return 1.0
-
-    folder = tmp_path / "study"
-    folder.mkdir()
-    (folder / "run.json").write_text('{"config": {"settings": {"photographs": "others"}}}')
-    pd.concat([rows(run) for run in study_runs(MIDS)[:3]]).to_csv(folder / "study.csv", index=False)
-    monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(study_module, "execute_run", fake_run)
-    assert len(study(folder, data, MIDS)) == len(pd.read_csv(folder / "study.csv"))
-
-
-def test_execute_run_writes_the_scores_of_its_training(tmp_path, monkeypatch):
-    """A run of one step on the tiny models, from photographs of the dependencies to the CSV."""
-    from omgsr_lib.data.photos import packaged_photos
+@pytest.fixture
+def smoke(monkeypatch):
+    """The tiny models in place of the small ones."""
     from omgsr_lib.presets import recipe
 
-    smoke = {variant: recipe("smoke", variant, batch_size=1, resolution=80) for variant in "sf"}
-    monkeypatch.setattr(study_module, "recipe", lambda preset, variant, **changes: smoke[variant])
-    data = StudyData(
-        train=tuple(packaged_photos("train")[4:]),
-        evaluation=tuple(packaged_photos("eval")[1:2]),
-        steps=1,
-        short_side=128,
-    )
-    run = StudyRun("f", "frozen_encoder", 600, prior="random", refinement=False, seed=1)
-    assert execute_run(run, data, tmp_path) > 0
-    frame = read_study(tmp_path / "runs" / f"{run.name}.csv")
+    recipes = {variant: recipe("smoke", variant) for variant in "sf"}
+    monkeypatch.setattr(study_module, "recipe", lambda preset, variant, **changes: recipes[variant])
+
+
+def small_data(**changes):
+    from omgsr_lib.data.photos import packaged_photos
+
+    photos = dict(train=tuple(packaged_photos("train")[4:]), evaluation=tuple(packaged_photos("eval")[1:2]))
+    return StudyData(**photos, short_side=128, **changes)
+
+
+def test_execute_run_writes_the_scores_of_its_training(tmp_path, smoke, monkeypatch):
+    """A run of two steps on the tiny models, scored after each."""
+    monkeypatch.setattr(study_module, "BATCH", {64: 1, 256: 1})
+    run = StudyRun("f", "full", 600, prior="random", seed=1)
+    assert execute_run(run, small_data(crops=2), tmp_path) > 0
+    names = [f"{run.name}@{crops:06d}.csv" for crops in (1, 2)]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
+    frame = read_study(tmp_path / "runs" / names[1])
     assert list(frame.metric) == list(study_module.METRICS) and frame.value.notna().all()
-    assert {name: frame[name].unique().tolist() for name in asdict(run)} == {n: [v] for n, v in asdict(run).items()}
+    facts = asdict(run) | {"crops": 2, "dataset": "published"}
+    assert {name: frame[name].unique().tolist() for name in facts} == {name: [value] for name, value in facts.items()}
+    assert not (tmp_path / "trainings" / run.name).exists()
+
+
+def test_a_frozen_encoder_trains_on_latents_that_are_computed_once(tmp_path, smoke, monkeypatch):
+    monkeypatch.setattr(study_module, "BATCH", {64: 2, 256: 1})
+    data, run = small_data(crops=4), StudyRun("s", "frozen_encoder", 273)
+    execute_run(run, data, tmp_path)
+    latents = tmp_path / "runs" / "latents_fixed_64.pt"
+    stored = torch.load(latents, weights_only=True)
+    assert stored["lq"].shape == stored["hq"].shape == (4, *stored["lq"].shape[1:])
+    before = latents.stat().st_mtime_ns
+    execute_run(replace(run, timestep=999), data, tmp_path)
+    assert latents.stat().st_mtime_ns == before
+    assert len(list((tmp_path / "runs").glob("s_frozen_encoder_trained_t999_seed0@*.csv"))) == 2
+
+
+def test_the_cost_of_a_kind_is_measured_on_this_machine(smoke, monkeypatch):
+    monkeypatch.setattr(study_module, "BATCH", {64: 1, 256: 1})
+    of_step, of_evaluation = study_module._measured(StudyRun("s", "frozen_encoder", 273), small_data())
+    assert of_step > 0 and of_evaluation > 0
+    assert study_module._measured(StudyRun("s", "untuned", 273), small_data())[0] == 0
+
+
+def test_photographs_under_another_seed_are_those_of_pairs_with_that_seed():
+    photos = small_data().train[:1]
+    first, second = (Pairs(photos, 64, seed=seed) for seed in (0, 1))
+    again = first.with_seed(1)
+    assert again.crops.levels is first.crops.levels
+    for index in range(2):
+        assert torch.equal(again[index]["lq"], second[index]["lq"])
+        assert not torch.equal(again[index]["hq"], first[index]["hq"])
+
+
+def test_training_on_latents_lowers_their_error_and_repeats_exactly():
+    from omgsr_lib.model import OMGSR
+    from omgsr_lib.presets import recipe
+    from omgsr_lib.study.latent_training import train_on_latents
+
+    chosen = recipe("smoke", "s", batch_size=2)
+    hq = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    lq, weights, errors = 0.5 * hq, [], []
+    for _ in range(2):
+        model = OMGSR.from_recipe(chosen).add_adapters(0, 8)
+        with torch.no_grad():
+            errors.append(float((model.predict_clean(lq) - hq).square().mean()))
+        train_on_latents(model, chosen, lq, hq, seed=0, steps=20, precision="no", after_step=lambda step: None)
+        with torch.no_grad():
+            errors.append(float((model.predict_clean(lq) - hq).square().mean()))
+        weights.append(torch.cat([p.detach().flatten() for p in model.trainable_parameters().values()]))
+    assert errors[1] < 0.9 * errors[0] and torch.equal(*weights)

@@ -1,5 +1,6 @@
-"""paper.py and report.py: verdicts follow from intervals, absent runs say so, files of another version are refused."""
+"""claims.py and document.py: verdicts follow from intervals, absent runs say so, other versions are refused."""
 
+import json
 import re
 import shutil
 from dataclasses import asdict
@@ -13,20 +14,31 @@ from omgsr_lib.cli import main
 from omgsr_lib.metrics.comparisons import compare_methods
 from omgsr_lib.metrics.specs import SPECS
 from omgsr_lib.metrics.statistics import summarise
-from omgsr_lib.report import claims as report
+from omgsr_lib.report import document
 from omgsr_lib.report import render as paper
 from omgsr_lib.report.claims import (
+    CONTRADICTED,
     CONTRAST_CLAIMS,
-    NOT_SHOWN,
+    KEYS,
+    MIXED,
     NOT_TESTABLE,
     SHOWN,
-    findings,
-    judge,
-    write_report,
+    UNDECIDED,
+    VERDICTS,
+    claim_table,
+    judged,
+    measured,
+    read_claims,
+    verdict_of,
+    weights_of,
+    write_claims,
 )
-from omgsr_lib.report.contrasts import CONTRASTS, contrast_table, sweep_table
+from omgsr_lib.report.contrasts import CONTRASTS, contrast_table
+from omgsr_lib.report.document import in_sides, write_report
+from omgsr_lib.report.sweep import optimum_of, sweep_table
 from omgsr_lib.report.tables import to_html, to_latex, to_markdown
-from omgsr_lib.study.ablation import study_runs
+from omgsr_lib.study.plan import study_runs
+from omgsr_lib.utils.files import part_hashes
 
 
 MIDS = {"s": 300, "f": 200}
@@ -37,32 +49,44 @@ def rows(**values):
     return pd.DataFrame([dict(metric=name, mean=m, lo=lo, hi=hi) for name, (m, lo, hi) in values.items()])
 
 
-def test_a_claim_is_shown_if_something_is_decided_for_it_and_nothing_against():
-    better, worse, open_ = (0.5, 0.1, 0.9), (-0.5, -0.9, -0.1), (0.5, -0.1, 1.1)
-    assert judge(rows(psnr_y=better, ssim_y=open_))[1] == SHOWN
-    assert judge(rows(psnr_y=better, ssim_y=worse))[1] == NOT_SHOWN
-    assert judge(rows(psnr_y=open_))[1] == NOT_SHOWN
-    assert judge(rows(gmsd=worse))[1] == SHOWN  # lower is better
-    assert judge(rows(gmsd=better))[1] == NOT_SHOWN
-    assert judge(rows(psnr_y=better, checkerboard=better))[1] == SHOWN  # the grid meter is this project's own
-    text, verdict = judge(rows(psnr_y=better, checkerboard=better), own=True)
-    assert verdict == NOT_SHOWN
-    assert text == "PSNR-Y (dB) +0.50 [+0.10, +0.90] better; Checkerboard (dB) +0.50 [+0.10, +0.90] worse"
+def test_a_measure_speaks_for_or_against_a_claim_where_its_interval_excludes_0():
+    better, worse, unclear = (0.5, 0.1, 0.9), (-0.5, -0.9, -0.1), (0.5, -0.1, 1.1)
+
+    def sides(own=False, **values):
+        return [row["side"] for row in judged(rows(**values), own=own)]
+
+    assert sides(psnr_y=better, ssim_y=unclear, niqe=worse) == ["for", "undecided", "for"]
+    assert sides(psnr_y=worse, gmsd=better) == ["against", "against"]  # GMSD: lower is better
+    assert sides(psnr_y=better, checkerboard=better) == ["for", ""]  # the grid is this project's own measure
+    assert sides(own=True, psnr_y=better, checkerboard=better) == ["for", "against"]
+
+
+def test_the_verdict_of_a_claim_is_that_of_all_its_measures():
+    verdicts = {("for", "undecided"): SHOWN, ("against", "undecided"): CONTRADICTED, ("for", "against"): MIXED}
+    verdicts |= {("undecided", ""): UNDECIDED, ("",): NOT_TESTABLE}
+    assert {sides: verdict_of(sides) for sides in verdicts} == verdicts
+
+
+def test_an_undecided_measure_says_what_would_have_been_seen():
+    frame = pd.DataFrame(judged(rows(psnr_y=(0.5, -0.1, 1.1)))).assign(claim="", variant="", notebook="")
+    assert frame["detectable"].iloc[0] == pytest.approx(0.6 * (1 + 0.8416 / 1.9600), rel=1e-4)
+    text = measured(next(frame.itertuples(index=False)))
+    assert text == "PSNR-Y (dB) +0.50 [-0.10, +1.10]: undecided (seen from 0.86)"
 
 
 def study_frame(effect, without=()):
     """A study of 12 images in which what `effect` names changes PSNR-Y by its value, with some noise."""
     generator = np.random.default_rng(0)
     parts = []
-    for run in study_runs(MIDS):
-        if run.without in without or run.protocol == "frozen_encoder":
+    for run in study_runs(MIDS, full=True):
+        if run.without in without or run.protocol == "frozen_encoder" or run.images != "fixed":
             continue
         psnr = 20 + np.arange(12) + generator.normal(0, 0.01, 12)
         psnr += effect.get(run.without, 0) + effect.get("initial", 0) * (run.timestep == 999)
         values = {"psnr_y": psnr, "checkerboard": generator.normal(0, 1, 12)}
         for metric, value in values.items():
             part = pd.DataFrame({"image": [f"p{i}" for i in range(12)], "metric": metric, "value": value})
-            parts.append(part.assign(**asdict(run), precision="no"))
+            parts.append(part.assign(**asdict(run), dataset="published", crops=10_000, precision="no"))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -103,7 +127,8 @@ def files():
     return {
         "01_latent_gap/minima.csv": gap, "02_mid_timestep/midstep.csv": mids, "02_mid_timestep/curve.csv": curve,
         "03_train_omgsr_s/log.csv": log, "04_train_omgsr_f/log.csv": log,
-        "06b_ablation/contrasts.csv": contrast_table(study, MIDS), "06b_ablation/sweep.csv": sweep_table(study),
+        "06b_ablation/contrasts.csv": contrast_table(study, MIDS), "06b_ablation/sweep.csv": sweep_table(study, MIDS),
+        "06b_ablation/optimum.csv": optimum_of(study, MIDS),
         "06_evaluate/scores.csv": scores, "06_evaluate/costs.csv": costs, "benchmarks/RealSR/scores.csv": real,
         "benchmarks/RealSR/published.csv": published, "benchmarks/RealSR/published_cost.csv": cost_rows,
     }  # fmt: skip
@@ -118,63 +143,91 @@ def results(files, tmp_path):
     return folder
 
 
+def verdicts(folder):
+    return claim_table(folder).drop_duplicates(KEYS).set_index(KEYS)["verdict"]
+
+
 def test_verdicts_are_those_of_the_numbers(results):
-    rows = findings(results)
-    found = {row.claim: row for row in rows}
-    assert len(found) == len(rows)
+    found = verdicts(results)
+    claims = list(found.index.get_level_values("claim").unique())
 
     def verdict(start, variant):
-        rows = [row for claim, row in found.items() if claim.startswith(start) and claim.endswith(f"({variant})")]
-        assert len(rows) == 1, rows
-        return rows[0].verdict
+        (claim,) = [c for c in claims if c.startswith(start) and "frozen" not in c]
+        return found[claim, f"OMGSR-{variant}"]
 
-    assert (
-        verdict("LQ latents lie closer", "OMGSR-S") == SHOWN
-        and verdict("LQ latents lie closer", "OMGSR-F") == NOT_SHOWN
-    )
-    assert verdict("The mid-timestep is computed", "OMGSR-S") == SHOWN
-    assert verdict("Injecting at the mid-timestep", "OMGSR-F") == SHOWN
-    assert verdict("The mid-timestep beats t 600", "OMGSR-S") == NOT_SHOWN
-    assert verdict("Losses on overlapping chunks", "OMGSR-S") == NOT_SHOWN  # whole images are 0.5 dB better
-    assert verdict("One recipe serves", "OMGSR-S") == SHOWN and verdict("One recipe serves", "OMGSR-F") == NOT_SHOWN
-    few = next(row for claim, row in found.items() if claim.startswith("One step needs fewer operations"))
-    assert few.verdict == SHOWN and few.measured.startswith("900 GMAC at 512 pixels; published 5000 to 5000")
-    assert (
-        found["OMGSR-S restores real images better than bicubic enlargement (RealSR, small priors)"].verdict == SHOWN
-    )
-    assert (
-        found["OMGSR-F is ahead of OMGSR-S in the measures with reference (RealSR, small priors)"].verdict == NOT_SHOWN
-    )
-    assert (
-        found["The refinement loss brings LQ latents towards the noisy latents of the mid-timestep"].verdict == SHOWN
-    )
+    assert verdict("LQ latents lie closer", "S") == SHOWN and verdict("LQ latents lie closer", "F") == MIXED
+    assert verdict("The mid-timestep is computed", "S") == SHOWN
+    assert verdict("Injecting at the mid-timestep", "F") == SHOWN
+    assert verdict("The mid-timestep beats t 600", "S") == UNDECIDED
+    assert verdict("Losses on overlapping chunks", "S") == CONTRADICTED  # whole images are 0.5 dB better
+    assert verdict("One recipe serves", "S") == SHOWN and verdict("One recipe serves", "F") == CONTRADICTED
+    assert verdict("Real images are restored", "S") == SHOWN and verdict("Real images are", "F") == CONTRADICTED
+    assert verdict("OMGSR-F is ahead", "F") == CONTRADICTED
+    assert verdict("The refinement loss brings", "S") == SHOWN
+    few = claim_table(results).query("measure == 'GMAC'").iloc[0]
+    assert few.verdict == SHOWN and few.note.startswith("900 GMAC at 512 pixels; published 5000 to 5000")
     assert {contrast for contrast, *_ in CONTRAST_CLAIMS} <= {contrast for contrast, *_ in CONTRASTS}
+
+
+def test_claims_are_read_back_as_they_were_written(results):
+    frame = write_claims(results)
+    assert set(frame["verdict"]) <= set(VERDICTS) and not frame[["claim", "notebook", "verdict"]].eq("").any(axis=None)
+    pd.testing.assert_frame_equal(read_claims(results / "claims.csv"), frame)
+    row = frame[frame["claim"].str.startswith("Injecting") & (frame["measure"] == "psnr_y")].iloc[0]
+    assert (row.seeds, row.crops) == (3, 10_000) and row.effect == pytest.approx(2, abs=0.02)
+
+
+def test_numbers_of_other_weights_are_marked(results):
+    weights = part_hashes(document.SUMMARY.parents[1] / "weights")
+    assert weights_of({"weights": weights}) == "shipped" and weights_of({}) == "not recorded"
+    changed = weights | {"mini-s": "0"}
+    assert weights_of({"weights": changed}) == "other" and weights_of({"weights": changed}, ["mini-ddpm"]) == "shipped"
+    (results / "study").mkdir()
+    for recorded, marked in (
+        ({"weights": changed}, False),
+        ({"weights": weights | {"mini-ddpm": "0"}}, True),
+        ({}, True),
+    ):
+        (results / "study" / "run.json").write_text(json.dumps({"name": "study", **recorded}))
+        text = write_report(results)[0].read_text()
+        assert ("(OMGSR-S) † |" in text, "†: measured with other weights" in text) == (marked, marked)
 
 
 def test_what_was_not_run_says_so_and_nothing_fails(results):
     study = contrast_table(study_frame({}, without=("chunks",)), MIDS)
     study.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
-    row = next(row for row in findings(results) if row.claim.startswith("Losses on overlapping chunks"))
-    assert row.verdict == NOT_TESTABLE and row.measured.startswith("not run")
+    row = claim_table(results).query("claim.str.startswith('Losses on overlapping chunks')").iloc[0]
+    assert row.verdict == NOT_TESTABLE and row.note.startswith("not run")
     table = paper.ablation_tables(paper.read_results(results / "06b_ablation" / "contrasts.csv"))["ablation_chunks"]
     assert [cells[-1] for cells in table.rows] == ["not run", "not run"] and not table.bold
-    assert "with - without chunks (OMGSR-S)" in write_report(results)[0].read_text()
+    (results / "study").mkdir()
+    (results / "study" / "skipped.csv").write_text("run,reason\ns_a,failed: ValueError: nan\nf_b,not in the preset\n")
+    text = write_report(results)[0].read_text()
+    assert "artefacts included (OMGSR-S): not run: `make study`, or with FULL=1, trains it." in text
+    assert "- Study, 1 runs, failed: ValueError: nan: s_a." in text
     for path in results.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-    assert {row.verdict for row in findings(results)} == {NOT_TESTABLE}
+    assert set(verdicts(results)) == {NOT_TESTABLE}
 
 
 def test_the_report_has_a_line_and_links_for_every_claim(results, capsys):
     assert main(["report", "--results", str(results.parent)]) == 0
-    found = findings(results)
+    claims = read_claims(results / "claims.csv")
+    found = claims.drop_duplicates(KEYS)
     text, page = ((results / f"report.{suffix}").read_text() for suffix in ("md", "html"))
     first = [(results / f"report.{suffix}").read_bytes() for suffix in ("md", "html")]
     assert len(re.findall(r"^\| .* \| \*\*", text, flags=re.M)) == len(found) == page.count("<tr>") - 1
-    for row in found:
+    for row in found.itertuples():
         assert row.claim in text and f"notebooks/{row.notebook}.ipynb" in page
-    for verdict in (SHOWN, NOT_SHOWN, NOT_TESTABLE):
-        assert f"{sum(row.verdict == verdict for row in found)} {verdict}" in text
+    for verdict in VERDICTS:
+        assert f"{sum(found.verdict == verdict)} {verdict}" in text
+    for heading in ("Scope", "Method", "What was easy", "What was hard", "What differs from the authors"):
+        assert f"## {heading}" in text
+    mixed = (
+        claims[(claims.verdict == MIXED)].groupby(KEYS).get_group(tuple(found[found.verdict == MIXED].iloc[0][KEYS]))
+    )
+    assert f"**mixed**: {in_sides(mixed)}" in text and "against" in in_sides(mixed)
     write_report(results)
     assert first == [(results / f"report.{suffix}").read_bytes() for suffix in ("md", "html")]
     assert main(["report", "--results", str(results / "none")]) == 2
@@ -232,8 +285,8 @@ def test_tables_are_written_in_three_formats_byte_for_byte(results, tmp_path):
     assert contents[0] == contents[1] and len(written) == 3 * len(tables)
     for table in tables.values():
         assert to_markdown(table) and "\\toprule" in to_latex(table) and "<table>" in to_html(table)
-    assert set(paper.ABLATIONS["ablation_losses"]) <= {contrast for contrast, *_ in CONTRASTS}
-    assert sorted(sum(paper.ABLATIONS.values(), ())) == sorted(contrast for contrast, *_ in CONTRASTS)
+    starts = sum(paper.ABLATIONS.values(), ())
+    assert all(sum(contrast.startswith(start) for start in starts) == 1 for contrast, *_ in CONTRASTS)
 
 
 def test_paired_differences_in_words():
@@ -260,5 +313,7 @@ def test_figures_are_called_by_what_they_show():
     names = {"gap_s": "Distance between LQ latents and noisy latents, OMGSR-S", "ranks": "Ranks and how sure they are"}
     names |= {"per_image": "Mid-timestep of each image", "ranks_RealSR": "Ranks and how sure they are, RealSR"}
     for stem, name in names.items():
-        assert report._name(f"figures/{stem}.png") == name
-    assert report._name("tables/ablation_ldr.html") == "ablation ldr" and report._name("tables/costs.html") == "costs"
+        assert document._name(f"figures/{stem}.png") == name
+    assert (
+        document._name("tables/ablation_ldr.html") == "ablation ldr" and document._name("tables/costs.html") == "costs"
+    )

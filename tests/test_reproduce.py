@@ -287,7 +287,7 @@ def test_images_that_files_hold_become_links_and_others_stay(tmp_path):
 
 def test_the_last_line_names_time_folder_and_report(monkeypatch, capsys):
     monkeypatch.setattr(reproduce_module, "run_steps", lambda *arguments, **options: ["02_mid_timestep"])
-    monkeypatch.setattr("omgsr_lib.report.claims.write_report", lambda folder, **_: (folder / "report.md", None))
+    monkeypatch.setattr("omgsr_lib.report.document.write_report", lambda folder, **_: (folder / "report.md", None))
     reproduce_module.reproduce("smoke", only="02")
     line = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"1 steps in \d+\.\d s: runs/reproduce/smoke, report runs/reproduce/smoke/report\.md", line)
@@ -310,7 +310,7 @@ def test_committed_results_stay_and_are_compared_with(monkeypatch, tmp_path, cap
 
     monkeypatch.setattr(reproduce_module, "PROJECT_ROOT", tmp_path)
     monkeypatch.setattr(reproduce_module, "run_steps", run_steps)
-    monkeypatch.setattr("omgsr_lib.report.claims.write_report", lambda folder, **_: (folder / "report.md", None))
+    monkeypatch.setattr("omgsr_lib.report.document.write_report", lambda folder, **_: (folder / "report.md", None))
     before = (committed / "02_mid_timestep" / "midstep.csv").read_bytes()
     reproduce_module.reproduce("smoke")
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 numbers agree"

@@ -57,9 +57,9 @@ def check(preset, results, committed):
     Exit code 1 if any does not.
     """
     from ..study.check import check_results
-    from ..study.reproduce import INPUTS
+    from ..study.reproduce import NOT_CHECKED
 
-    found = check_results(Path(results) / preset, Path(committed) / preset, leave_out=INPUTS)
+    found = check_results(Path(results) / preset, Path(committed) / preset, leave_out=NOT_CHECKED)
     print(found)
     return 0 if found.passed else 1
 
@@ -74,7 +74,7 @@ def add_report(commands):
 
 def report(preset, results, pdf):
     """Write report.md and report.html of a preset from its CSV files."""
-    from ..report.claims import write_report
+    from ..report.document import write_report
 
     folder = Path(results) / preset
     if not folder.is_dir():
@@ -116,15 +116,15 @@ def explore(html, model, **options):
 
 
 def add_study(commands):
-    parser = add_command(commands, study, "omgsr study --variants s --steps 50 --jobs 4")
+    parser = add_command(commands, study, "omgsr study --plan --jobs 4")
     files = parser.add_argument_group("input and output")
     files.add_argument("--results", default="results/mini/study", metavar="DIR", help="output folder")
     files.add_argument(
-        "--photos", metavar="PATH",
-        help="folder, list of paths or manifest (default: those of the dependencies and synthetic images)",
+        "--photos", nargs="+", metavar="PATH",
+        help="folders, lists of paths or manifests (default: those of the dependencies and synthetic images)",
     )  # fmt: skip
     files.add_argument(
-        "--provenance", metavar="CSV",
+        "--provenance", nargs="+", metavar="CSV",
         help="a licence per photograph; those for research only are left out (default: none, all are taken)",
     )  # fmt: skip
     files.add_argument(
@@ -134,20 +134,32 @@ def add_study(commands):
         "--weights", metavar="DIR",
         help="weights of LPIPS-SqueezeNet, for loss and measure (default: the loss uses the autoencoder's features)",
     )  # fmt: skip
+    files.add_argument(
+        "--realsr", metavar="DIR",
+        help="folder of RealSR, for trainings on images of all strengths (default: not measured)",
+    )  # fmt: skip
+    files.add_argument(
+        "--spaces", metavar="DIR",
+        help="folder with taef2_encoder.pth, taesd/ or taef1/: further latent spaces (default: the package's alone)",
+    )  # fmt: skip
     training = parser.add_argument_group("training")
+    training.add_argument("--full", action="store_true", help="all runs, not only those that decide the most")
+    training.add_argument("--only", metavar="NAME", help="runs whose name holds this (default: all of the preset)")
     training.add_argument("--variants", nargs="+", default=["s", "f"], choices=["s", "f"], help="OMGSR-S, OMGSR-F")
     training.add_argument(
-        "--steps", type=positive, default=100, metavar="N", help="optimiser steps of each training, from 1"
+        "--crops", type=positive, default=10_000, metavar="N", help="crops that each training sees, from 1"
     )
+    training.add_argument("--plan", action="store_true", help="print the missing runs and their cost, and stop")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes of one thread each, from 1")
 
 
-def study(results, photos, provenance, evaluation, weights, variants, steps, jobs):
-    """Run the trainings of the ablation, an hour or two."""
+def study(results, photos, provenance, evaluation, weights, realsr, spaces, variants, crops, **options):
+    """Run the trainings of the ablation, some four core-hours; it says how many before it begins."""
     from ..data.photos import find_photos, packaged_photos
     from ..presets import recipe
     from ..study.ablation import StudyData, study
+    from ..study.spaces import write_latent_spaces
 
     data = StudyData(
         train=tuple(training_photos(photos, provenance) if photos else packaged_photos("train")),
@@ -155,9 +167,12 @@ def study(results, photos, provenance, evaluation, weights, variants, steps, job
         crops_per_photo=1 if evaluation else 4,
         synthetic=0 if photos else 40,
         weights=weights,
-        steps=steps,
+        realsr=realsr,
+        crops=crops,
     )
-    study(results, data, {variant: recipe("mini", variant).timestep for variant in variants}, jobs=jobs)
+    study(results, data, {variant: recipe("mini", variant).timestep for variant in variants}, **options)
+    if not options["plan"]:
+        write_latent_spaces(Path(results, "spaces.csv"), data.evaluation, spaces=spaces)
 
 
 def add_adaptive(commands):

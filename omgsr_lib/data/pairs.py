@@ -1,5 +1,6 @@
 """Pairs of low- and high-quality images: endless random crops to train on, fixed crops to evaluate on."""
 
+import copy
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -53,6 +54,13 @@ class Pairs(DegradedCrops):
             self.crops.levels.append(((picture + 1) * 127.5).round().byte())
         if not self.crops.levels:
             raise ValueError("Training pairs need images: got no photograph and synthetic=0. Give some.")
+
+    def with_seed(self, seed):
+        """The same photographs under another seed; they are not opened again."""
+        pairs = copy.copy(self)
+        pairs.crops = copy.copy(self.crops)
+        pairs.seed = pairs.crops.seed = seed
+        return pairs
 
     def describe(self):
         return describe_photos(self.paths, self.synthetic, "")

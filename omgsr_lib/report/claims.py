@@ -1,356 +1,367 @@
-"""The report of a preset: each claim of the paper in one line, what was measured here, and the verdict of the numbers.
+"""`claims.csv`: what the paper says, measure by measure, as found here; report, README, notebook 07 are made of it.
 
-Written from CSV files alone. A verdict is computed: a comparison is "shown" if at least one measure is decided for it,
-its paired 95 % interval excluding 0, and none against it; else it is "not shown". What this preset cannot measure is
-"not testable here".
+Computed from CSV files alone. Each measure has a side: "for" or "against" the claim if its paired 95 % interval
+excludes 0, else "undecided". All measures of a claim together give its verdict (`verdict_of`).
 """
 
-from dataclasses import dataclass
-from html import escape
+import json
+import re
 from pathlib import Path
 
-import mistune
 import pandas as pd
 
 from ..metrics.specs import SPECS
 from ..metrics.statistics import mean_interval, paired_difference
-from ..utils.files import atomic_write
-from .plots import DISTANCE_LABELS, METHOD_LABELS
-from .render import FIGURES, TABLES, VARIANTS, benchmark_results, read_results, write_rest
+from ..metrics.two_level import detectable_from_interval
+from ..utils.files import atomic_write, part_hashes
+from .contrasts import DATASETS
+from .plots import DISTANCE_LABELS
+from .render import FIGURES, VARIANTS, benchmark_results, read_results
 
 
-SHOWN, NOT_SHOWN, NOT_TESTABLE = "shown", "not shown", "not testable here"
-FIGURE_TITLES = {
-    "contrasts": "Paired contrasts of the ablation",
-    "costs": "Costs by stage",
-    "gap": "Distance between LQ latents and noisy latents",
-    "large": "A large image in tiles",
-    "losses": "Training losses",
-    "per_image": "Mid-timestep of each image",
-    "published": "Beside published numbers",
-    "ranks": "Ranks and how sure they are",
-    "snr_match": "SNR match",
-    "sweep": "Timestep of injection",
-    "tradeoff": "Distortion against perception",
-}
-FIGURE_STARTS = [f"{start}_" for start in FIGURE_TITLES]
+SHOWN, CONTRADICTED, MIXED, UNDECIDED = "shown", "contradicted", "mixed", "undecided"
+NOT_TESTABLE = "not testable here"
+VERDICTS = (SHOWN, CONTRADICTED, MIXED, UNDECIDED, NOT_TESTABLE)
+COLUMNS = ["claim", "variant", "paper", "measure", "effect", "lo", "hi", "detectable", "side", "seeds", "crops",
+           "verdict", "note", "weights", "figure", "notebook", "run"]  # fmt: skip
+KEYS = ["claim", "variant"]
+WEIGHTS = Path(__file__).parents[1] / "weights"
+BASES = ("mini-autoencoder", "mini-ddpm", "mini-flow")  # the shipped weights that a training starts from
 DISTRIBUTIONS = ("sliced_wasserstein", "frechet", "power_spectrum")  # distances between sets of latents
 MARGIN = 0.01  # share by which a least distance lies below both ends
 OWN = ("checkerboard",)  # measures of this project, which only claims about such patterns are judged by
+NOT_RUN = "not run: `make study`, or with FULL=1, trains it"
+LOSS_STEPS = 20  # at both ends of a training, whose losses are compared
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One claim: `figure` is a path below the preset's folder ("" for none), `notebook` the name of the notebook."""
+def claim_table(folder):
+    """All claims of the results in `folder`, a row for each measure, columns `COLUMNS`.
 
-    claim: str
-    measured: str
-    verdict: str
-    figure: str
-    notebook: str
-
-
-def findings(folder):
-    """All `Finding`s of the results in `folder`; files that are not there make their claims not testable."""
-    folder = Path(folder)
-    return [
-        *_gap(folder),
-        *_mid_timestep(folder),
-        *_ablation(folder),
-        _refinement(folder),
-        *_families(folder),
-        *_operations(folder),
-        *_test_sets(folder),
-        *_own_timestep(folder),
-        *_beyond(),
-    ]
-
-
-def write_report(folder, *, pdf=False):
-    """Write `report.md` and `report.html` into the preset's `folder`, and the tables and figures beside them.
-
-    `pdf`: every figure as a PDF too (`render.write_rest`). Returns the paths of the two reports.
+    effect, lo, hi: first minus second side with its interval; detectable: the difference that would have been decided
+    with a probability of 80 %; seeds: trainings of each side; crops: that each of them saw; weights: those that were
+    measured, "shipped", "other" or "not recorded"; run: name, date and commit of the run that measured. A claim whose
+    files are not there has one row without a measure, whose note says what is missing.
     """
     folder = Path(folder)
-    write_rest(folder, pdf=pdf)
-    rows, absent = findings(folder), _absent(folder)
-    figures = _figures(folder)
-    tables = sorted(path.relative_to(folder).as_posix() for path in (folder / TABLES).glob("*.html"))
-    markdown, written = _markdown(folder.name, rows, absent, figures, tables), []
-    for name, text in (("report.md", markdown), ("report.html", _html(folder.name, markdown))):
-        with atomic_write(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
-        written.append(folder / name)
-    return written
+    sources = (
+        _gap,
+        _mid_timestep,
+        _optimum,
+        _ablation,
+        _refinement,
+        _families,
+        _operations,
+        _test_sets,
+        _own_timestep,
+        _beyond,
+    )
+    frame = pd.DataFrame([row for source in sources for row in source(folder)]).reindex(columns=COLUMNS)
+    texts = ["variant", "measure", "side", "note", "weights", "figure", "run"]
+    frame[texts] = frame[texts].astype(object).fillna("")
+    sides = frame.groupby(KEYS, sort=False)["side"]
+    return frame.assign(verdict=sides.transform(verdict_of))
 
 
-def _figures(folder):
-    """Paths below `folder` of the figures that `FIGURE_TITLES` names, each once, in the order of the notebooks."""
-    paths = [path for pattern in ("*/*", f"{FIGURES}/*") for path in sorted(folder.glob(pattern))]
-    images = [path for path in paths if path.suffix in (".png", ".jpg")]
-    return [path.relative_to(folder).as_posix() for path in images if f"{path.stem}_".startswith(tuple(FIGURE_STARTS))]
+def verdict_of(sides):
+    """The verdict of a claim whose measures have these `sides`; a measure that does not count has the side ""."""
+    sides = set(sides) - {""}
+    if not sides:
+        return NOT_TESTABLE
+    if {"for", "against"} <= sides:
+        return MIXED
+    return SHOWN if "for" in sides else CONTRADICTED if "against" in sides else UNDECIDED
 
 
-def judge(rows, *, own=False):
-    """`(text, verdict)` of paired differences: data frame with metric, mean, lo, hi and lower_better or a spec.
+def write_claims(folder):
+    """Write `claims.csv` into the preset's `folder`; returns the data frame as it is read back."""
+    file = Path(folder) / "claims.csv"
+    with atomic_write(file) as part:
+        claim_table(folder).to_csv(part, index=False, float_format="%.6g")
+    return read_claims(file)
 
-    `own`: judge by the measures of `OWN` too. They are named either way.
+
+def read_claims(file):
+    """The data frame of a `claims.csv`."""
+    texts = {name: str for name in COLUMNS if name not in ("effect", "lo", "hi", "detectable", "seeds", "crops")}
+    frame = pd.read_csv(file, dtype=texts | {"seeds": "Int64", "crops": "Int64"})
+    return frame.fillna({name: "" for name in texts})
+
+
+def measured(row):
+    """A row of the claims in words: measure, effect with its interval, side, note."""
+    if not row.measure:
+        return row.note
+    spec = SPECS.get(row.measure)
+    name, style = (row.measure, "+.3g") if spec is None else (spec.label, f"+.{max(spec.digits, 2)}f")
+    interval = "" if pd.isna(row.lo) else f" [{row.lo:{style}}, {row.hi:{style}}]"
+    effect = "" if pd.isna(row.effect) else f" {row.effect:{style}}"
+    seen = f" (seen from {row.detectable:{style[1:]}})" if row.side == UNDECIDED and row.detectable > 0 else ""
+    said = "; ".join(filter(None, [f"{row.side}{seen}" if row.side else "", row.note]))
+    return f"{name}{effect}{interval}: {said}"
+
+
+def weights_of(record, parts=None):
+    """Whether a `run.json` is of the shipped weights: "shipped", "other" or "not recorded".
+
+    `parts`: the folders of weights that it depends on, by default all.
     """
-    texts, won, lost = [], 0, 0
-    for row in rows.itertuples(index=False):
-        spec = SPECS[row.metric]
-        side = (
-            "undecided"
-            if not (row.lo > 0 or row.hi < 0)
-            else "better"
-            if (row.hi < 0) == spec.lower_better
-            else "worse"
-        )
-        counts = own or row.metric not in OWN
-        won += counts and side == "better"
-        lost += counts and side == "worse"
-        digits = spec.digits if spec.digits > 2 else 2
-        interval = f"{row.mean:+.{digits}f} [{row.lo:+.{digits}f}, {row.hi:+.{digits}f}]"
-        texts.append(f"{spec.label} {interval} {side}")
-    return "; ".join(texts), SHOWN if won and not lost else NOT_SHOWN
+    recorded, shipped = record.get("weights"), part_hashes(WEIGHTS)
+    parts = shipped if parts is None else parts
+    if recorded is None and parts:
+        return "not recorded"
+    return "shipped" if all(recorded.get(part) == shipped[part] for part in parts) else "other"
+
+
+def judged(rows, *, own=False):
+    """Rows of claims from paired differences: data frame with metric, mean, lo, hi, and detectable if it is known.
+
+    `own`: the measures of `OWN` count for the verdict too. They are listed either way.
+    """
+    for row in rows.to_dict("records"):
+        lower = SPECS[row["metric"]].lower_better
+        decided = row["lo"] > 0 or row["hi"] < 0
+        side = ("for" if (row["hi"] < 0) == lower else "against") if decided else UNDECIDED
+        counts = own or row["metric"] not in OWN
+        seen = row["detectable"] if "detectable" in row else detectable_from_interval(row["lo"], row["hi"])
+        yield dict(measure=row["metric"], effect=row["mean"], lo=row["lo"], hi=row["hi"], detectable=seen,
+                   side=side if counts else "", note="" if counts else "not judged")  # fmt: skip
 
 
 def _gap(folder):
     minima = _read(folder / "01_latent_gap" / "minima.csv")
     for variant, name in VARIANTS.items():
-        claim = f"LQ latents lie closer to noisy latents of a middle timestep than to those of either end ({name})"
+        about = dict(claim="LQ latents lie closer to noisy latents of a middle timestep than to those of either end",
+                     variant=name, paper="section 1, figure 2", notebook="01_latent_gap")  # fmt: skip
         if minima is None or variant not in set(minima["variant"]):
-            yield _missing(claim, "01_latent_gap")
+            yield about | _missing("01_latent_gap")
             continue
+        about |= dict(figure=f"01_latent_gap/gap_{variant}.png") | _origin(folder / "01_latent_gap", BASES[:1])
         part = minima[(minima["variant"] == variant) & minima["distance"].isin(DISTRIBUTIONS)]
         below = 1 - part["value"] / part[["clean_value", "noisy_value"]].min(axis=1)
-        texts = [
-            f"{DISTANCE_LABELS[distance]} least at t {t}, {share:.1%} below both ends"
-            for distance, t, share in zip(part["distance"], part["timestep"], below, strict=True)
-        ]
-        verdict = SHOWN if (below > MARGIN).all() else NOT_SHOWN
-        measured = "; ".join(texts) + f" (asked: {MARGIN:.0%}, no interval)"
-        yield Finding(claim, measured, verdict, f"01_latent_gap/gap_{variant}.png", "01_latent_gap")
+        for distance, timestep, share in zip(part["distance"], part["timestep"], below, strict=True):
+            note = f"least at t {timestep}, {share:.1%} below both ends (asked: {MARGIN:.0%}; no interval)"
+            side = "for" if share > MARGIN else "against"
+            yield about | dict(measure=DISTANCE_LABELS[distance], effect=0.0 - share, side=side, note=note)
 
 
 def _mid_timestep(folder):
     mids, curves = (_read(folder / "02_mid_timestep" / name) for name in ("midstep.csv", "curve.csv"))
     for variant, name in VARIANTS.items():
-        claim = f"The mid-timestep is computed before training, from the autoencoder alone ({name})"
+        about = dict(claim="The mid-timestep is computed before training, from the autoencoder alone", variant=name,
+                     paper="method, equation (9); SNR rule of the revision", notebook="02_mid_timestep")  # fmt: skip
         if mids is None or variant not in set(mids["variant"]):
-            yield _missing(claim, "02_mid_timestep")
+            yield about | _missing("02_mid_timestep")
             continue
         row = mids[(mids["variant"] == variant) & (mids["rule"] == "snr")].iloc[0]
         curve = curves[curves["variant"] == variant]
         scan = int(curve.loc[curve["objective"].idxmin(), "timestep"])
         inside = curve["timestep"].min() < row.low and row.high < curve["timestep"].max()
-        measured = (
-            f"t* {row.timestep:.0f} [{row.low:.0f}, {row.high:.0f}] in closed form; scan of all timesteps {scan}"
+        note = f"t* {row.timestep:.0f} [{row.low:.0f}, {row.high:.0f}], scan of all timesteps {scan}"
+        side = "for" if inside and scan == row.timestep else "against"
+        yield (
+            about
+            | _origin(folder / "02_mid_timestep", BASES[:1])
+            | dict(
+                measure="t* in closed form", side=side, note=note, figure=f"02_mid_timestep/snr_match_{variant}.png"
+            )
         )
-        verdict = SHOWN if inside and scan == row.timestep else NOT_SHOWN
-        yield Finding(claim, measured, verdict, f"02_mid_timestep/snr_match_{variant}.png", "02_mid_timestep")
 
 
-# Claims that the study's contrasts of the full method answer: contrast, claim, whether the grid is what it is about.
+# Claims that the study's contrasts answer: contrast, claim, where it stands, whether the grid is what it is about.
 CONTRAST_CLAIMS = (
-    ("mid - initial (999)", "Injecting at the mid-timestep beats the initial one, t 999", False),
-    ("mid - initial, both without LDR", "... also where neither has the refinement loss", False),
-    ("mid - 600", "The mid-timestep beats t 600", False),
-    ("mid - 200", "The mid-timestep beats t 200", False),
-    ("mid - late (25)", "The mid-timestep beats a late one, t 25", False),
-    ("with - without LDR", "The latent refinement loss (LDR, LRR) helps", False),
-    ("with - without chunks", "Losses on overlapping chunks beat those on whole images, artefacts included", True),
-    ("with - without perceptual loss", "The perceptual loss helps", False),
-    ("with - without adversarial loss", "The adversarial loss helps", False),
-    ("trained - random prior", "The generative prior is what restores (control: random weights)", False),
-)
+    ("mid - initial (999)", "Injecting at the mid-timestep beats the initial one, t 999", "abstract", False),
+    ("mid - initial, both without LDR", "... also where neither has the refinement loss", "abstract", False),
+    ("mid - 800", "The mid-timestep beats t 800", "ablation of the timestep", False),
+    ("mid - 600", "The mid-timestep beats t 600", "ablation of the timestep", False),
+    ("mid - 400", "The mid-timestep beats t 400", "ablation of the timestep", False),
+    ("mid - 200", "The mid-timestep beats t 200", "ablation of the timestep", False),
+    ("mid - 100", "The mid-timestep beats t 100", "ablation of the timestep", False),
+    ("mid - late (25)", "The mid-timestep beats a late one, t 25", "ablation of the timestep", False),
+    ("with - without LDR", "The latent refinement loss (LDR, LRR) helps", "abstract; method, LDR", False),
+    ("with - without chunks", "Losses on overlapping chunks beat those on whole images, artefacts included",
+     "abstract; method, overlap-chunked losses", True),
+    ("with - without perceptual loss", "The perceptual loss helps", "method, losses", False),
+    ("with - without adversarial loss", "The adversarial loss helps", "method, losses", False),
+    ("trained - random prior", "The generative prior is what restores (control: random weights)", "abstract", False),
+    *((f"own t* - t*, {name}", f"Training at a per-image timestep beats training at t*, {name}", "limitation", False)
+      for name in DATASETS),
+)  # fmt: skip
+PROTOCOLS = {"full": "", "frozen-encoder": " (encoder frozen)"}
 
 
 def _ablation(folder):
+    """A claim for each contrast and protocol; one that has not been run is listed for the full method alone."""
     contrasts = _read(folder / "06b_ablation" / "contrasts.csv")
-    for contrast, claim, own in CONTRAST_CLAIMS:
+    origin = _origin(folder / "study", BASES)
+    for contrast, claim, paper, own in CONTRAST_CLAIMS:
+        for protocol, suffix in PROTOCOLS.items():
+            for variant, name in VARIANTS.items():
+                about = dict(claim=claim + suffix, variant=name, paper=paper, notebook="06b_ablation")
+                rows = None
+                if contrasts is not None:
+                    rows = contrasts[(contrasts["contrast"] == contrast) & (contrasts["variant"] == variant)]
+                    rows = rows[(rows["protocol"] == protocol) & (rows["n"] > 0)]
+                if rows is None or rows.empty:
+                    if protocol == "full":
+                        yield about | dict(note=NOT_RUN)
+                    continue
+                about |= origin | dict(figure=f"{FIGURES}/contrasts.png", seeds=rows["trainings"].iloc[0])
+                about |= dict(crops=rows["crops"].iloc[0])
+                if (rows["covers"] == "images").any():
+                    about |= dict(note="interval over images alone")
+                yield from (about | row | dict(note=row["note"] or about.get("note")) for row in judged(rows, own=own))
+
+
+def _optimum(folder):
+    """Whether the best timestep of the sweep is t*: its interval holds t* and leaves both ends out."""
+    table = _read(folder / "06b_ablation" / "optimum.csv")
+    origin = _origin(folder / "study", BASES)
+    for protocol, suffix in PROTOCOLS.items():
         for variant, name in VARIANTS.items():
-            text = f"{claim} ({name})"
-            rows = None
-            if contrasts is not None:
-                rows = contrasts[(contrasts["contrast"] == contrast) & (contrasts["variant"] == variant)]
-                rows = rows[(rows["protocol"] == "full") & (rows["n"] > 0)]
-            if rows is None or rows.empty:
-                measured = "not run: `make study` trains it"
-                yield Finding(text, measured, NOT_TESTABLE, "", "06b_ablation")
-                continue
-            measured, verdict = judge(rows, own=own)
-            trainings, count = int(rows["trainings"].iloc[0]), int(rows["n"].iloc[0])
-            measured += f" ({trainings} training{'s' if trainings > 1 else ''} a side, {count} images)"
-            yield Finding(text, measured, verdict, f"{FIGURES}/contrasts.png", "06b_ablation")
+            about = dict(claim="The best timestep of injection is the computed t*" + suffix, variant=name,
+                         paper="ablation of the timestep", notebook="06b_ablation")  # fmt: skip
+            rows = pd.DataFrame() if table is None else table
+            rows = rows if rows.empty else rows[(rows["variant"] == variant) & (rows["protocol"] == protocol)]
+            if rows.empty and protocol == "full":
+                yield about | dict(note=NOT_RUN)
+            for row in rows.itertuples():
+                if row.metric in OWN:
+                    continue
+                side = "against" if not row.lo <= row.mid <= row.hi else UNDECIDED
+                side = "for" if side == UNDECIDED and row.least < row.lo and row.hi < row.most else side
+                note = f"best t {row.optimum:.0f} [{row.lo:.0f}, {row.hi:.0f}], t* {row.mid}"
+                moved = dict(effect=row.optimum - row.mid, lo=row.lo - row.mid, hi=row.hi - row.mid)
+                about |= origin | dict(seeds=1, crops=row.crops, figure="06b_ablation/sweep.png")
+                yield about | moved | dict(measure=f"best t - t* by {SPECS[row.metric].label}", side=side, note=note)
 
 
-def _refinement(folder, steps=20):
+def _refinement(folder):
     """The loss at the end of the short training against its beginning, steps as the draws of the interval."""
-    claim = "The refinement loss brings LQ latents towards the noisy latents of the mid-timestep"
-    texts, verdicts = [], []
-    for variant, number in (("s", "03"), ("f", "04")):
-        log = _read(folder / f"{number}_train_omgsr_{variant}" / "log.csv")
-        if log is None or len(log) < 2 * steps:
-            return _missing(claim, f"{number}_train_omgsr_{variant}", "a training of 40 steps or more")
+    for variant, step in (("s", "03_train_omgsr_s"), ("f", "04_train_omgsr_f")):
+        about = dict(claim="The refinement loss brings LQ latents towards the noisy latents of the mid-timestep",
+                     variant=VARIANTS[variant], paper="method, LDR", notebook=step)  # fmt: skip
+        log = _read(folder / step / "log.csv")
+        if log is None or len(log) < 2 * LOSS_STEPS:
+            yield about | _missing(step, f"a training of {2 * LOSS_STEPS} steps or more")
+            continue
         loss = log["refinement"].to_numpy()
-        mean, lo, hi = mean_interval(loss[-steps:] - loss[:steps])
-        texts.append(f"{VARIANTS[variant]} {mean:+.3f} [{lo:+.3f}, {hi:+.3f}]")
-        verdicts.append(hi < 0)
-    measured = f"refinement loss, last {steps} minus first {steps} steps: " + "; ".join(texts)
-    figure = "03_train_omgsr_s/losses_s.png"
-    return Finding(claim, measured, SHOWN if all(verdicts) else NOT_SHOWN, figure, "03_train_omgsr_s")
+        mean, lo, hi = mean_interval(loss[-LOSS_STEPS:] - loss[:LOSS_STEPS])
+        side = "for" if hi < 0 else "against" if lo > 0 else UNDECIDED
+        about |= _origin(folder / step, BASES) | dict(figure=f"{step}/losses_{variant}.png", seeds=1, side=side)
+        note = f"last {LOSS_STEPS} minus first {LOSS_STEPS} steps"
+        yield about | dict(measure="refinement loss", effect=mean, lo=lo, hi=hi, note=note,
+                           detectable=detectable_from_interval(lo, hi))  # fmt: skip
 
 
 def _families(folder):
     scores = _read(folder / "06_evaluate" / "scores.csv")
     methods = [] if scores is None else list(scores["method"].unique())
     for variant, name in VARIANTS.items():
-        claim = f"One recipe serves diffusion and flow matching: tuning improves the prior ({name})"
+        about = dict(claim="One recipe serves diffusion and flow matching: tuning improves the prior", variant=name,
+                     paper="abstract", notebook="06_evaluate")  # fmt: skip
         tuned = [method for method in (f"omgsr-{variant}", f"short-{variant}") if method in methods]
         if not tuned or f"prior-{variant}" not in methods:
-            yield _missing(claim, "06_evaluate")
+            yield about | _missing("06_evaluate")
             continue
-        measured, verdict = judge(paired_difference(scores, tuned[0], f"prior-{variant}"))
-        yield Finding(
-            claim,
-            f"{METHOD_LABELS[tuned[0]]} minus prior: {measured}",
-            verdict,
-            "06_evaluate/tradeoff.png",
-            "06_evaluate",
-        )
+        about |= _model(folder / "06_evaluate", f"mini-{variant}") | dict(figure="06_evaluate/tradeoff.png")
+        yield from (about | row for row in judged(paired_difference(scores, tuned[0], f"prior-{variant}")))
 
 
 def _operations(folder):
-    claim = "One step needs fewer operations than the published methods of several steps"
+    about = dict(claim="One step needs fewer operations than the published methods of several steps",
+                 paper="abstract", notebook="06_evaluate")  # fmt: skip
     costs = _read(folder / "06_evaluate" / "costs.csv")
     published = _read(folder / "benchmarks" / "RealSR" / "published_cost.csv")
     counted = None if costs is None else costs[costs["seconds"].isna()].groupby("method", sort=False)["GMAC"].sum()
     if published is None or counted is None or counted.empty:
-        yield _missing(claim, "06_evaluate", "published costs (`omgsr benchmark RealSR --published`)")
+        yield about | _missing("06_evaluate", "published costs (`omgsr benchmark RealSR --published`)")
         return
     several = published[pd.to_numeric(published["steps"], errors="coerce") > 1].dropna(subset="MACs_G")
     macs = several["MACs_G"].astype(str).str.split("-").str[0].astype(float)  # of a range its lower end
+    about |= _origin(folder / "06_evaluate", ()) | dict(figure=f"{FIGURES}/costs.png")
     for method, ours in counted.items():
-        measured = (
-            f"{ours:.0f} GMAC at 512 pixels; published {macs.min():.0f} to {macs.max():.0f} (no interval: counts)"
-        )
-        verdict = SHOWN if ours < macs.min() else NOT_SHOWN
-        yield Finding(f"{claim} ({method})", measured, verdict, f"{FIGURES}/costs.png", "06_evaluate")
+        note = f"{ours:.0f} GMAC at 512 pixels; published {macs.min():.0f} to {macs.max():.0f} (no interval: counts)"
+        side = "for" if ours < macs.min() else "against"
+        yield about | dict(variant=method, measure="GMAC", effect=ours - macs.min(), side=side, note=note)
 
 
 def _test_sets(folder):
     found = benchmark_results(folder / "benchmarks")
     pairs = (
-        ("mini-s", "bicubic", "OMGSR-S restores real images better than bicubic enlargement"),
-        ("mini-f", "bicubic", "OMGSR-F restores real images better than bicubic enlargement"),
-        ("mini-f", "mini-s", "OMGSR-F is ahead of OMGSR-S in the measures with reference"),
+        ("mini-s", "bicubic", "Real images are restored better than by bicubic enlargement", "OMGSR-S"),
+        ("mini-f", "bicubic", "Real images are restored better than by bicubic enlargement", "OMGSR-F"),
+        ("mini-f", "mini-s", "OMGSR-F is ahead of OMGSR-S in the measures with reference", "OMGSR-F"),
     )
-    for one, other, text in pairs:
-        claim = f"{text} (RealSR, small priors)"
+    for one, other, text, variant in pairs:
+        about = dict(claim=f"{text} (RealSR, small priors)", variant=variant, paper="abstract; main table")
+        about |= dict(notebook="07_tables_and_figures")
         if "RealSR" not in found:
-            yield _missing(claim, "07_tables_and_figures", "`omgsr benchmark RealSR`")
+            yield about | _missing("07_tables_and_figures", "`omgsr benchmark RealSR`")
             continue
         rows = paired_difference(found["RealSR"][0].drop(columns="dataset"), one, other)
         if other == "mini-s":
             rows = rows[[SPECS[metric].full_reference for metric in rows["metric"]]]
-        measured, verdict = judge(rows)
-        yield Finding(claim, measured, verdict, f"{FIGURES}/published_RealSR.png", "07_tables_and_figures")
+        about |= _model(folder / "benchmarks" / "RealSR", one) | dict(figure=f"{FIGURES}/published_RealSR.png")
+        yield from (about | row for row in judged(rows))
 
 
 def _own_timestep(folder):
     """The limit that the authors name: one timestep for all images."""
     gains = _read(folder / "08_adaptive_timestep" / "gains.csv")
-    for name in ("mild", "extreme"):
+    for name in ("mild", "medium", "extreme", "RealSR"):
         for variant, model in VARIANTS.items():
-            claim = f"A per-image timestep helps where degradation is {name} ({model})"
-            if gains is None or "own timestep" not in set(gains["contrast"]):
-                yield _missing(claim, "08_adaptive_timestep", "`omgsr adaptive`")
+            where = "on RealSR" if name == "RealSR" else f"where degradation is {name}"
+            about = dict(claim=f"A per-image timestep helps {where}", variant=model, paper="limitation",
+                         notebook="08_adaptive_timestep")  # fmt: skip
+            own = pd.DataFrame() if gains is None else gains[gains["contrast"] == "own timestep"]
+            own = own if own.empty else own[(own["dataset"] == name) & (own["variant"] == variant)]
+            if own.empty:
+                yield about | _missing("08_adaptive_timestep", "`omgsr adaptive`")
                 continue
-            own = gains[gains["contrast"] == "own timestep"]
-            measured, verdict = judge(own[(own["dataset"] == name) & (own["variant"] == variant)])
-            yield Finding(claim, measured, verdict, "08_adaptive_timestep/gains.png", "08_adaptive_timestep")
+            about |= _model(folder / "adaptive", f"mini-{variant}-adaptive")
+            about |= dict(figure="08_adaptive_timestep/gains.png")
+            yield from (about | row for row in judged(own))
 
 
-def _beyond():
+def _beyond(_):
     """Claims that need what a clone of this repository does not have."""
-    needs = {
-        "Quality at 512 pixels is level with or ahead of other one-step methods": "SD-Turbo, FLUX.1-dev, adapters "
-        "and a GPU; the small priors stand beside the published rows in the table of RealSR",
-        "OMGSR-F restores at 1k, and at 2k with two-stage tiles": "FLUX.1-dev, its adapter and a GPU",
-        "A DISTS on DINOv3-ConvNeXt features replaces LPIPS (second version)": "the gated DINOv3 weights",
-    }
-    for claim, need in needs.items():
-        yield Finding(claim, f"needs {need}", NOT_TESTABLE, "", "07_tables_and_figures")
+    needs = (
+        ("Quality at 512 pixels is level with or ahead of other one-step methods", "main table",
+         "SD-Turbo, FLUX.1-dev, adapters and a GPU; the small priors stand beside the published rows in the table of "
+         "RealSR"),
+        ("OMGSR-F restores at 1k, and at 2k with two-stage tiles", "abstract", "FLUX.1-dev, its adapter and a GPU"),
+        ("A DISTS on DINOv3-ConvNeXt features replaces LPIPS", "revision", "the gated DINOv3 weights"),
+    )  # fmt: skip
+    for claim, paper, need in needs:
+        yield dict(claim=claim, paper=paper, notebook="07_tables_and_figures", note=f"needs {need}")
 
 
-def _absent(folder):
-    """Contrasts of the full method without trainings."""
-    contrasts = _read(folder / "06b_ablation" / "contrasts.csv")
-    if contrasts is None:
-        return ["all: `make study` has not been run for this preset"]
-    rows = contrasts[contrasts["n"] == 0][["contrast", "variant"]].drop_duplicates()
-    return [f"{row.contrast} ({VARIANTS[row.variant]})" for row in rows.itertuples(index=False)]
+def _origin(folder, parts=None):
+    """`run` and `weights` of the run whose record lies in `folder`; `parts`: shipped weights that it depends on.
+
+    Notebooks are run again when the weights change, so one that does not say which it measured is not in doubt.
+    """
+    record = folder / "run.json"
+    if not record.is_file():
+        return {}
+    content = json.loads(record.read_text(encoding="utf-8"))
+    words = (content.get("name"), (content.get("date") or "")[:10], (content.get("commit") or "")[:7])
+    weights = weights_of(content, parts)
+    doubt = weights != "not recorded" or not folder.name[0].isdigit()
+    return dict(run=" ".join(filter(None, words)), weights=weights if doubt else "")
+
+
+def _model(folder, name):
+    """`_origin` of numbers of the shipped model `name`, with its one training and, from its card, the crops it saw."""
+    origin = _origin(folder)
+    crops = re.search(r"\| crops \| (\d+) \|", (WEIGHTS / name / "README.md").read_text(encoding="utf-8"))
+    known = origin.get("weights") == "shipped" and crops is not None
+    return origin | dict(seeds=1, crops=int(crops[1]) if known else None)
 
 
 def _read(path):
     return read_results(path) if path.is_file() else None
 
 
-def _missing(claim, notebook, need=None):
-    return Finding(claim, f"needs {need or f'notebook {notebook}'}", NOT_TESTABLE, "", notebook)
-
-
-def _intro(preset, rows, absent):
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in (SHOWN, NOT_SHOWN, NOT_TESTABLE)}
-    lines = [
-        f"Preset {preset}: of {len(rows)} claims "
-        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        + ".",
-        f'"{SHOWN}": at least one measure is decided for the claim (its paired 95 % interval excludes 0) and none '
-        f'against; "{NOT_SHOWN}": else. All is computed from CSV. Claims in our words, from the abstracts and the '
-        "method of arXiv 2508.08227; its own tables were not available to us.",
-    ]
-    if absent:
-        lines.append(
-            "Not trained yet (`make study` runs what is missing, minutes for each): " + "; ".join(absent) + "."
-        )
-    return lines
-
-
-def _markdown(preset, rows, absent, figures, tables):
-    lines = ["# What of the paper is shown here", "", *(f"{line}\n" for line in _intro(preset, rows, absent))]
-    lines += ["| Claim | Measured here, 95 % interval | Verdict | See |", "| :-- | :-- | :-- | :-- |"]
-    for row in rows:
-        links = [f"[figure]({row.figure})"] if row.figure else []
-        links += [f"[notebook](notebooks/{row.notebook}.ipynb)"]
-        measured = row.measured.replace("; ", "<br>")
-        lines.append(f"| {row.claim} | {measured} | **{row.verdict}** | {' '.join(links)} |")
-    links = ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)
-    lines += ["", "## Tables", "", links, "", "## Figures"]
-    for path in figures:
-        lines += ["", f"**{_name(path)}**", "", f"![{_name(path)}]({path})"]
-    return "\n".join(lines) + "\n"
-
-
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
-border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:32%}td:nth-child(3){white-space:nowrap}"""
-
-
-def _html(preset, markdown):
-    """The page of the report: its Markdown, whose links to tables go to those in HTML."""
-    body = mistune.create_markdown(plugins=["table"])(markdown.replace(".md)", ".html)"))
-    body = body.replace("&lt;br&gt;", "<br>")  # all else is escaped
-    head = f'<meta charset="utf-8"><title>OMGSR, preset {escape(preset)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
-
-
-def _name(path):
-    """What a figure or a table is called, then the variant or the test set that its file names."""
-    stem = Path(path).stem
-    start = next((start for start in FIGURE_TITLES if f"{stem}_".startswith(f"{start}_")), None)
-    if start is None or Path(path).suffix not in (".png", ".jpg"):
-        return stem.replace("_", " ")
-    rest = stem[len(start) + 1 :]
-    return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")
+def _missing(notebook, need=None):
+    return dict(note=f"needs {need or f'notebook {notebook}'}")

@@ -30,28 +30,44 @@ CONTRACT = {
     "costs.csv": {"method", "stage"},
     "large_tiles.csv": {"left", "top", "right", "bottom"},
     "sweep.csv": {"variant", "protocol", "timestep", "metric", "mean", "lo", "hi", "n", "lower_better", "mid"},
-    "contrasts.csv": {"contrast", "variant", "protocol", "trainings", "metric", "mean", "lo", "hi", "n", "better"},
+    "contrasts.csv": {
+        "contrast",
+        "variant",
+        "protocol",
+        "trainings",
+        "crops",
+        "metric",
+        "mean",
+        "lo",
+        "hi",
+        "n",
+        "covers",
+        "better",
+    },
+    "optimum.csv": {"variant", "protocol", "metric", "optimum", "lo", "hi", "mid", "least", "most", "crops"},
+    "spaces.csv": {"space", "schedule", "timestep", "low", "high", "power", "difference", "source"},
     "gains.csv": {"contrast", "variant", "dataset", "metric", "mean", "lo", "hi", "better"},
     "published.csv": {"dataset", "method", "metric", "mean", "source"},
     "published_cost.csv": {"method", "seconds", "GPU", "source"},
     "conventions.csv": {"measure", "colours", "border", "rounding", "mean", "difference", "n"},
 }
 
-# Tables of the ablation and the contrasts in each (`contrasts.CONTRASTS`).
+# Tables of the ablation and the contrasts in each (`contrasts.CONTRASTS`), by how their names begin.
 ABLATIONS = {
-    "ablation_timestep": ("mid - initial (999)", "mid - initial, both without LDR", "mid - 600", "mid - 200",
-                          "mid - late (25)"),
-    "ablation_prior": ("trained - random prior",),
+    "ablation_timestep": ("mid - ",),
+    "ablation_prior": ("trained - ",),
     "ablation_ldr": ("with - without LDR",),
     "ablation_chunks": ("with - without chunks",),
     "ablation_losses": ("with - without perceptual loss", "with - without adversarial loss",
                         "with - without grid penalty"),
+    "ablation_own_timestep": ("own t* - ",),
 }  # fmt: skip
 VARIANTS = {"s": "OMGSR-S", "f": "OMGSR-F"}
 FIGURES = "07_tables_and_figures/figures"
 TABLES = "07_tables_and_figures/tables"
 BY_NOTEBOOKS = ("gap", "snr_match", "per_image", "losses", "tradeoff", "sweep", "contrasts", "published", "costs")
-NOT_RUN = "Not run: `make study` trains what is missing."
+NOT_RUN = "Not run: `make study`, or `omgsr study --full`, trains what is missing."
+IMAGES_ALONE = "Where no contrast has several trainings, the interval covers images alone."
 
 
 def read_results(path):
@@ -91,6 +107,8 @@ def all_tables(folder):
         "repeated_runs": (spread_table, "06_evaluate/spread.csv"),
         "costs": (cost_table, "06_evaluate/costs.csv"),
         "sweep": (sweep_table, "06b_ablation/sweep.csv"),
+        "optimum": (optimum_table, "06b_ablation/optimum.csv"),
+        "latent_spaces": (spaces_table, "study/spaces.csv"),
         "published_cost": (published_cost_table, "benchmarks/RealSR/published_cost.csv"),
         "conventions": (convention_table, "benchmarks/RealSR/conventions.csv"),
     }
@@ -288,15 +306,44 @@ def sweep_table(sweep):
     )
 
 
+def optimum_table(optimum):
+    """The best timestep of each metric beside t*; from `optimum.csv`."""
+    frame = pd.DataFrame({
+        "Variant": optimum["variant"].map(VARIANTS),
+        "Protocol": optimum["protocol"].replace(plots.METHOD_LABELS),
+        "Metric": [SPECS[metric].label for metric in optimum["metric"]],
+        "Best t": optimum["optimum"].round().astype(int),
+        "95 % interval": [f"[{low:.0f}, {high:.0f}]" for low, high in zip(optimum.lo, optimum.hi, strict=True)],
+        "t*": optimum["mid"],
+    })  # fmt: skip
+    return frame_table(frame, left=3, notes=["Vertex of the parabola through the best timestep and its neighbours."])
+
+
+def spaces_table(spaces):
+    """t*, D and where distances are least, for every latent space known; from `spaces.csv`."""
+    frame = spaces.assign(
+        timestep=[
+            f"{row.timestep:.0f}" + ("" if pd.isna(row.low) else f" [{row.low:.0f}, {row.high:.0f}]")
+            for row in spaces.itertuples()
+        ]
+    ).drop(columns=["low", "high"])
+    names = {"space": "Latent space", "schedule": "Schedule", "timestep": "t*", "power": "E[z_H^2]"}
+    names |= {"difference": "D", "source": "Source"} | {name: plots.DISTANCE_LABELS.get(name, name) for name in frame}
+    names = {name: names[name] for name in frame}
+    note = "Distances: the timestep at which each is least. Published values are of other photographs and bases."
+    return frame_table(frame.rename(columns=names), left=2, notes=[note])
+
+
 def ablation_tables(contrasts):
     """`{name: Table}` of `ABLATIONS`; what was not trained says so; from `contrasts.csv`."""
     tables = {}
     rows = contrasts.assign(variant=contrasts["variant"].map(VARIANTS))
     for name, wanted in ABLATIONS.items():
-        part = rows[rows["contrast"].isin(wanted)]
+        part = rows[rows["contrast"].str.startswith(wanted)]
         part = part.sort_values(["variant", "protocol"], ascending=[False, True], kind="stable")
         notes = ["First minus second of the contrast, paired over the same images, averaged over the trainings."]
         notes += [NOT_RUN] if (part["n"] == 0).any() else []
+        notes += [IMAGES_ALONE] if (part["covers"] == "images").any() else []
         tables[name] = difference_table(part, ["contrast", "variant", "protocol", "trainings"], notes=notes)
     return tables
 

@@ -1,9 +1,8 @@
-"""`make study`: the ablation of notebook 06, equal trainings that differ in one thing, an hour or two on two cores.
+"""`make study`: the trainings of notebook 06b, shared out to processes; it says what they cost before it begins.
 
-Varied: timestep (late, mid, initial), protocol (the full method, the encoder frozen, no training), prior (trained, or
-random as a control), refinement loss (with, without), one other loss left out or taken on whole images, training
-seed. Each run writes its own CSV once, so that a stopped study resumes, and runs that `study.csv` holds are not
-repeated as long as settings and photographs are the same.
+Each training writes a CSV after every mark of its curve, so that a stopped study resumes, and trainings that
+`study.csv` holds are not repeated as long as settings and photographs are the same. One that fails is listed with its
+reason in `skipped.csv` and tried again the next time.
 """
 
 import hashlib
@@ -11,51 +10,28 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ..data.pairs import assert_disjoint
+from ..data.pairs import Pairs, assert_disjoint
 from ..presets import recipe
 from ..priors.loading import WEIGHTS
-from ..report.contrasts import read_study
+from ..report.claims import BASES, NOT_RUN
+from ..report.contrasts import LARGE, read_study
 from ..training.checkpoint import keep_settings
-from ..utils.files import HASHES, atomic_write, sha256
+from ..utils.files import atomic_write, part_hashes, sha256
 from ..utils.precision import native_precision
+from .plan import BATCH, CHUNK, IMPOSSIBLE, RUN_COLUMNS, WITHOUT, StudyRun, core_hours, kind, study_runs
 from .run_record import start_run
 
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
-PARTS = ("mini-autoencoder", "mini-ddpm", "mini-f", "mini-flow", "mini-s")  # shipped weights that a study depends on
-
-# Changes of the recipe by what a run is without; without chunks both losses see whole images.
-WITHOUT = {
-    "": {},
-    "chunks": {"chunk": None, "critic_chunk": None},
-    "perceptual": {"perceptual": 0.0},
-    "adversarial": {"adversarial": 0.0},
-    "grid": {"grid": 0.0},
-}
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """One training of the study."""
-
-    variant: str  # "s" or "f"
-    protocol: str = "full"  # "full", "frozen_encoder" or "untuned" (the prior as it is, no training)
-    timestep: int = 0
-    prior: str = "trained"  # "trained" or "random"
-    refinement: bool = True
-    without: str = ""  # a key of `WITHOUT`
-    seed: int = 0
-
-    @property
-    def name(self):
-        loss = ("" if self.refinement else "_no-ldr") + (f"_no-{self.without}" if self.without else "")
-        return f"{self.variant}_{self.protocol}_{self.prior}_t{self.timestep}{loss}_seed{self.seed}"
-
-
-RUN_COLUMNS = [field.name for field in fields(StudyRun)]
+STRENGTHS = {"mild": 0.125, "medium": 0.5, "extreme": 0.875}  # of `Degradation.dial`
+SIDE = 128  # in pixels, of an evaluation crop
+REAL_PAIRS = 100  # of RealSR
+TIMED_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,144 +42,268 @@ class StudyData:
     evaluation: tuple  # paths of evaluation photographs
     synthetic: int = 0  # number of synthetic training images
     weights: str | None = None  # folder of LPIPS-SqueezeNet: then the perceptual loss, and one of the measures
-    steps: int = 150
+    realsr: str | None = None  # folder of RealSR, on which runs on images of all strengths are scored too
+    crops: int = 10_000  # that a training sees; a quarter of it where they are large
     crops_per_photo: int = 1
     short_side: int = 256
 
 
-def study_runs(mid_timesteps):
-    """All runs; `mid_timesteps`: t* of each variant, `{"s": ..., "f": ...}`."""
-    runs = []
-    for variant, mid in mid_timesteps.items():
-        for timestep in (25, 200, mid, 600, 999):
-            runs += [StudyRun(variant, protocol, timestep) for protocol in ("full", "frozen_encoder", "untuned")]
-        runs += [StudyRun(variant, protocol, mid, prior="random") for protocol in ("full", "frozen_encoder")]
-        runs += [StudyRun(variant, "full", timestep, refinement=False) for timestep in (mid, 999)]
-        runs += [StudyRun(variant, "full", mid, without=loss) for loss in WITHOUT]
-        runs += [StudyRun(variant, "full", timestep, seed=seed) for seed in (1, 2) for timestep in (mid, 999)]
-    return sorted(set(runs), key=lambda run: (run.seed, run.protocol, run.name))
-
-
-def needed_runs(runs, kept, precision):
-    """Those of `runs` that the data frame `kept` has no scores of, with the run at t* that each is compared with.
-
-    A training in another precision is no run to compare with: a t* that is kept in another one is needed again.
-    """
-    have = kept_runs(kept)
-    missing = [run for run in runs if run not in have]
-    mids = {run.variant: run.timestep for run in runs if run.prior == "random"}
-    compared = [StudyRun(run.variant, run.protocol, mids[run.variant], seed=run.seed) for run in missing]
-    again = [run for run in compared if precision not in have.get(run, {precision}) and run.protocol != "untuned"]
-    return sorted({*missing, *again}, key=lambda run: (run.seed, run.protocol, run.name))
-
-
-def kept_runs(frame):
-    """`{StudyRun: precisions}` of the rows of a study."""
-    have = {}
-    for *run, precision in frame[[*RUN_COLUMNS, "precision"]].drop_duplicates().itertuples(index=False, name=None):
-        have.setdefault(StudyRun(*run), set()).add(precision)
-    return have
-
-
-def study(folder, data, mid_timesteps, *, jobs=2):
+def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=False):
     """Run what is missing of the study in `folder`, `jobs` processes of one thread each; returns all scores.
 
-    Writes `<folder>/runs/<name>.csv` per run and then `<folder>/study.csv`: one row per run, image and metric. Scores
-    that a `study.csv` holds stay if its `run.json` names the same settings and images (only the precision may
-    differ, which the column precision tells); otherwise it is replaced when all runs are there.
+    Prints how many core-hours that takes, measured from a few steps of each kind on this machine. Writes
+    `<folder>/runs/<name>@<crops>.csv`, then `<folder>/study.csv`, one row per run, crops seen, image and metric, and
+    `<folder>/skipped.csv`. Scores that a `study.csv` holds stay if its `run.json` names the same settings and images;
+    others are replaced.
+
+    Args:
+        mid_timesteps: t* of each variant.
+        full: all runs instead of the default preset (`plan.study_runs`).
+        only: part of the names of the runs to take, such as "s_full" or "no-ldr".
+        plan: print the runs and their cost and do nothing; returns None.
+
+    Raises `ValueError` if no run's name holds `only`, a photograph is trained and evaluated on, the folder's runs have
+    other settings, or every run failed.
     """
     import pandas as pd
 
     folder = Path(folder)
     assert_disjoint(data.train, data.evaluation)
-    settings, precision = _settings(data), native_precision()
-    keep_settings(folder / "runs", settings | {"precision": precision})
+    everything, runs = study_runs(mid_timesteps, full=True), study_runs(mid_timesteps, full=full)
+    runs = [run for run in runs if only is None or only in run.name]
+    if not runs:
+        known = ", ".join(run.name for run in everything)
+        raise ValueError(f"--only takes a part of a run's name: got {only!r}, the names are {known}.")
+    settings = _settings(data)
+    if not plan:
+        keep_settings(folder / "runs", settings)
     kept = _kept_scores(folder, settings)
-    runs = needed_runs(study_runs(mid_timesteps), kept, precision)
-    missing = [run for run in runs if not _file(folder, run).exists()]
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(execute_run, run, data, folder): run for run in missing}
-        for done, future in enumerate(as_completed(futures), start=1):
-            print(f"[{done}/{len(missing)}] {futures[future].name}: {future.result():.0f} s", flush=True)
-    frame = pd.concat([kept, *(read_study(_file(folder, run)) for run in runs)], ignore_index=True)
+    have = _runs_in(kept)
+    missing = [run for run in runs if run not in have and not _file(folder, run, _crops(run, data)).exists()]
+    if missing:
+        print(_cost(missing, len(runs), data, jobs), flush=True)
+    if plan:
+        return print("\n".join(run.name for run in missing))
+    failed = _execute(missing, data, folder, jobs)
+    files = [file for run in everything if run not in have for file in _files(folder, run, data)]
+    if not files and kept.empty:
+        raise ValueError(
+            f"A study needs one run that succeeds: all {len(failed)} failed. {next(iter(failed.values()))}"
+        )
+    frame = pd.concat([kept, *map(read_study, files)], ignore_index=True)
+    done = _runs_in(frame)
+    reasons = IMPOSSIBLE | {run.name: failed.get(run.name, NOT_RUN) for run in everything if run not in done}
     facts = {
-        "runs": len(frame[[*RUN_COLUMNS, "precision"]].drop_duplicates()),
+        "runs": len(done),
         "mid_timesteps": mid_timesteps,
         "training_photographs": len(data.train),
         "evaluation_photographs": len(data.evaluation),
-        "precision": sorted(frame["precision"].unique()),
         "settings": settings,
     }
     record = start_run("study", facts, seed=0, folder=folder)
     with atomic_write(record.path("study.csv")) as part:
         frame.to_csv(part, index=False, float_format="%.6g")
+    with atomic_write(record.path("skipped.csv")) as part:
+        pd.DataFrame(reasons.items(), columns=["run", "reason"]).to_csv(part, index=False)
     record.finish()
     return frame
 
 
-def execute_run(run, data, folder):
-    """Train and measure one run on one thread; returns its seconds."""
-    import torch
+def _execute(runs, data, folder, jobs):
+    """Execute `runs` in processes; returns `{name: reason}` of those that failed."""
+    failed = {}
+    for dial in {run.images != "fixed" for run in runs if run.protocol == "frozen_encoder"}:
+        run = next(run for run in runs if run.protocol == "frozen_encoder" and dial == (run.images != "fixed"))
+        _latents(_model(run, data), run, data, folder)  # once, before the processes need them
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(execute_run, run, data, folder): run for run in runs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            name, error = futures[future].name, future.exception()
+            if error is not None:
+                failed[name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            print(f"[{done}/{len(runs)}] {name}: {failed.get(name) or f'{future.result():.0f} s'}", flush=True)
+    return failed
 
-    from ..data.pairs import evaluation_pairs
-    from ..metrics.evaluate import score_pairs
-    from ..model import OMGSR
-    from ..priors.loading import randomise
-    from ..restore.pairs import restored_pairs
+
+def execute_run(run, data, folder):
+    """Train and score one run on one thread (or the GPU); returns its seconds."""
+    import torch
 
     torch.set_num_threads(1)
     started = time.perf_counter()
-    chosen = recipe("mini", run.variant, perceptual_loss="lpips-squeeze" if data.weights else None)
-    chosen = replace(chosen, **({} if run.refinement else {"refinement": 0.0}), **WITHOUT[run.without])
-    model = OMGSR.from_base(chosen.base, chosen.family, run.timestep)
-    if run.prior == "random":
-        randomise(model.prior, run.seed)
-    if run.protocol != "untuned":
-        _train(model, run, chosen, data, Path(folder) / "trainings" / run.name)
-    held_out = evaluation_pairs(
-        data.evaluation, chosen.resolution, seed=0, scale=chosen.scale, crops_per_photo=data.crops_per_photo,
-        short_side=data.short_side,
-    )  # fmt: skip
-    metrics = (*METRICS, "lpips_squeeze") if data.weights else METRICS
-    frame = score_pairs(
-        restored_pairs(model, held_out), held_out, method=run.name, metrics=metrics, weights=data.weights
-    )
-    seconds = round(time.perf_counter() - started)
-    frame = frame[["image", "metric", "value"]].assign(**asdict(run), precision=native_precision(), seconds=seconds)
-    with atomic_write(_file(folder, run)) as part:
-        frame.to_csv(part, index=False, float_format="%.6g")
+    model, steps, batch = _model(run, data), _steps(run, data), BATCH[run.resolution]
+
+    def score(step):
+        if not _file(folder, run, step * batch).exists():
+            _score(model, run, data, folder, step * batch)
+
+    if run.protocol == "untuned":
+        score(0)
+    else:
+        _train(model, run, data, Path(folder), sorted({max(1, round(share * steps)) for share in run.marks}), score)
     return time.perf_counter() - started
 
 
-def _train(model, run, chosen, data, folder):
-    from ..data.pairs import Pairs
-    from ..training.loop import train
+def _recipe(run, data):
+    chosen = recipe("mini", run.variant, perceptual_loss="lpips-squeeze" if data.weights else None)
+    chunk = CHUNK if run.resolution == LARGE else None  # a small crop is one chunk
+    changes = dict(resolution=run.resolution, batch_size=BATCH[run.resolution], chunk=chunk, critic_chunk=chunk)
+    changes |= {} if run.refinement else {"refinement": 0.0}
+    changes |= dict(dial=run.images != "fixed", adaptive=run.images == "own t*")
+    return replace(chosen, **(changes | WITHOUT[run.without]))
 
-    model.add_adapters(0 if run.protocol == "frozen_encoder" else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
-    pairs = Pairs(data.train, chosen.resolution, seed=run.seed, scale=chosen.scale, synthetic=data.synthetic)
-    result = train(
-        model, pairs, chosen, folder, seed=run.seed, steps=data.steps, weights=data.weights,
-        precision=native_precision(), progress=False,
-    )  # fmt: skip
+
+def _model(run, data):
+    import torch
+
+    from ..model import OMGSR
+    from ..priors.loading import randomise
+
+    chosen = replace(_recipe(run, data), timestep=run.timestep)
+    model = OMGSR.from_recipe(chosen)
+    if run.prior == "random":
+        randomise(model.prior, run.seed)
+    if chosen.adaptive:
+        model.load_estimator(WEIGHTS / "mini-estimator")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _train(model, run, data, folder, marks, after):
+    """Train `model`; `after(step)` is called after each of the steps `marks`, of which a stopped training goes on."""
+    from ..data.degradation import random_dial
+    from ..training.distributed import held
+    from ..training.loop import TrainOptions, set_up
+    from ..training.loop import run as run_training
+    from .latent_training import train_on_latents
+
+    chosen, frozen = _recipe(run, data), run.protocol == "frozen_encoder"
+    options = dict(seed=run.seed, steps=_steps(run, data), precision=native_precision())
+    model.add_adapters(0 if frozen else chosen.vae_rank, chosen.denoiser_rank, seed=run.seed)
+    if frozen:
+        latents = _latents(model, run, data, folder)
+        train_on_latents(model, chosen, *latents, **options, after_step=lambda step: step in marks and after(step))
+        return
+    pairs = _pairs(data, run.resolution, chosen.scale).with_seed(run.seed)
+    if chosen.dial:
+        pairs.settings = partial(random_dial, seed=run.seed)
+    work = folder / "trainings" / run.name
+    training = set_up(model, pairs, chosen, work, TrainOptions(**options, weights=data.weights, progress=False))
+    with held(work):
+        for mark in marks:
+            result = run_training(training, until=mark)
+            after(mark)
     result.discard()
 
 
+@lru_cache(maxsize=1)
+def _pairs(data, resolution, scale):
+    """Training pairs, whose photographs a process opens once for all its runs."""
+    return Pairs(data.train, resolution, seed=0, scale=scale, synthetic=data.synthetic)
+
+
+def _latents(model, run, data, folder):
+    from .latent_training import crop_latents
+
+    chosen = _recipe(run, data)
+    return crop_latents(folder / "runs", model.vae, data, run.resolution, dial=chosen.dial, scale=chosen.scale)
+
+
+def _score(model, run, data, folder, crops):
+    """Write the scores of `model` on every set of the run after `crops` crops."""
+    import pandas as pd
+    import torch
+
+    from ..adaptive.timesteps import difference_map, shifted_timesteps
+    from ..metrics.evaluate import score_pairs
+    from ..priors.latents import encode_latents
+    from ..restore.pairs import restored_pairs
+    from ..utils.device import to_device
+
+    metrics, frames = (*METRICS, "lpips_squeeze") if data.weights else METRICS, []
+    for dataset, pairs in _evaluation(data, run.images != "fixed").items():
+        timesteps = None
+        if run.images == "own t*":
+            device = next(model.parameters()).device
+            latents = (encode_latents(model.vae, to_device(pair.lq[None], device)) for pair in pairs)
+            differences = [float(difference_map(model.estimator, z.cpu()).mean()) for z in latents]
+            timesteps = shifted_timesteps(torch.tensor(differences), model.prior.schedule)
+        images = restored_pairs(model, pairs, timestep=timesteps)
+        scores = score_pairs(images, pairs, method=run.name, metrics=metrics, weights=data.weights)
+        frames.append(scores[["image", "metric", "value"]].assign(dataset=dataset))
+    frame = pd.concat(frames, ignore_index=True).assign(**asdict(run), crops=crops, precision=native_precision())
+    with atomic_write(_file(folder, run, crops)) as part:
+        frame.to_csv(part, index=False, float_format="%.6g")
+
+
+@lru_cache(maxsize=2)
+def _evaluation(data, dial):
+    """`{dataset: pairs}` to score on: photographs degraded as published, or from mild to extreme and RealSR."""
+    from ..data.degradation import Degradation
+    from ..data.pairs import evaluation_pairs
+    from .adaptive import real_pairs
+
+    cut = partial(evaluation_pairs, data.evaluation, SIDE, seed=0, crops_per_photo=data.crops_per_photo,
+                  short_side=data.short_side)  # fmt: skip
+    if not dial:
+        return {"published": cut()}
+    sets = {name: cut(scale=None, settings=Degradation.dial(strength)) for name, strength in STRENGTHS.items()}
+    return sets | ({"RealSR": real_pairs(data.realsr)} if data.realsr else {})
+
+
+def _cost(missing, total, data, jobs):
+    """The line that says what the missing runs cost, measured."""
+    kinds = {kind(run): run for run in missing}
+    seconds = {name: _measured(run, data) for name, run in kinds.items()}
+    hours = core_hours({run: (_steps(run, data), _evaluations(run, data)) for run in missing}, seconds)
+    return (
+        f"{total} runs, {len(missing)} to do: {hours:.1f} core-hours, {hours / jobs:.1f} hours with {jobs} jobs "
+        "(measured from a few steps of each kind on this machine)"
+    )
+
+
+def _evaluations(run, data):
+    """How often a run is scored, in sets of the evaluation photographs; a crop of RealSR counts four times."""
+    real = 4 * REAL_PAIRS / (len(data.evaluation) * data.crops_per_photo) if data.realsr else 0
+    return len(run.marks) * (1 if run.images == "fixed" else len(STRENGTHS) + real)
+
+
+def _measured(run, data):
+    """Seconds of one step and of scoring all photographs once, of a run like this one, from a few of both.
+
+    Of processor time, which other processes of the machine do not lengthen; with a GPU of wall time.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    few = dict(train=data.train[:2], evaluation=data.evaluation[:2], synthetic=data.synthetic and 2)
+    few, times = replace(data, **few, crops=(1 + TIMED_STEPS) * BATCH[min(BATCH)]), []
+    plain = replace(run, images="fixed")
+    model = _model(plain, few)
+    with TemporaryDirectory() as folder:
+        folder = Path(folder)
+        if run.protocol != "untuned":
+            _train(model, plain, few, folder, (1, 1 + TIMED_STEPS), lambda step: times.append(clock()))
+        for crops in range(2):  # the first loads what scoring needs
+            started = clock()
+            _score(model, plain, few, folder, crops)
+            of_few = clock() - started
+    of_step = (times[1] - times[0]) / TIMED_STEPS if times else 0.0
+    return of_step, of_few * len(data.evaluation) / len(few.evaluation)
+
+
 def _settings(data):
-    """What all runs of a study share: data, weights and length."""
+    """What all runs of a study share: data, weights, length and precision."""
     photographs = [sha256(path) for path in (*data.train, *data.evaluation)]
+    hashes = part_hashes(WEIGHTS)
     return {
-        "steps": data.steps,
+        "crops": data.crops,
         "perceptual_loss": "LPIPS-SqueezeNet" if data.weights else "autoencoder features",
         "synthetic_pictures": data.synthetic,
         "photographs": hashlib.sha256("".join(photographs).encode()).hexdigest(),
-        "weights": hashlib.sha256(_hashes_of(PARTS).encode()).hexdigest(),
+        "weights": {part: hashes[part] for part in BASES},
+        "precision": native_precision(),
     }
-
-
-def _hashes_of(parts):
-    """The lines of `parts` in the list of the shipped weights."""
-    lines = (WEIGHTS / HASHES).read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if line.split("  ")[1].split("/")[0] in parts)
 
 
 def _kept_scores(folder, settings):
@@ -213,8 +313,29 @@ def _kept_scores(folder, settings):
     record = folder / "run.json"
     if record.is_file() and json.loads(record.read_text())["config"].get("settings") == settings:
         return read_study(folder / "study.csv")
-    return pd.DataFrame(columns=["image", "metric", "value", *RUN_COLUMNS, "precision"])
+    return pd.DataFrame(columns=["image", "metric", "value", "dataset", *RUN_COLUMNS, "crops", "precision"])
 
 
-def _file(folder, run):
-    return Path(folder) / "runs" / f"{run.name}.csv"
+def _runs_in(frame):
+    return {StudyRun(*row) for row in frame[RUN_COLUMNS].drop_duplicates().itertuples(index=False, name=None)}
+
+
+def _steps(run, data):
+    """Optimiser steps: large crops are as many steps of fewer crops."""
+    return 0 if run.protocol == "untuned" else max(1, data.crops // BATCH[min(BATCH)])
+
+
+def _crops(run, data):
+    """How many crops a finished run has seen."""
+    return _steps(run, data) * BATCH[run.resolution]
+
+
+def _files(folder, run, data):
+    """The scores of a finished run, in the order of the crops seen; none of one that has not finished."""
+    if not _file(folder, run, _crops(run, data)).exists():
+        return []
+    return sorted((Path(folder) / "runs").glob(f"{run.name}@*.csv"))
+
+
+def _file(folder, run, crops):
+    return Path(folder) / "runs" / f"{run.name}@{crops:06d}.csv"

@@ -31,6 +31,7 @@ STEPS = {
 
 COMMITTED = "results"  # of this repository; a reproduction leaves them as they are
 INPUTS = ("study", "adaptive", "benchmarks")  # what long runs left there and notebooks read
+NOT_CHECKED = (*INPUTS, "claims.csv")  # the claims are made from the other tables
 
 LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone, no prior
 TRAINING_STEPS = ("03_train_omgsr_s", "04_train_omgsr_f")
@@ -103,7 +104,7 @@ def reproduce(
         progress=progress,
         cell_timeout=cell_timeout,
     )
-    from ..report.claims import write_report
+    from ..report.document import write_report
 
     report, _ = write_report(own)
     if progress:
@@ -112,19 +113,19 @@ def reproduce(
         if own != committed and committed.is_dir() and only is None and photos is None:
             from .check import check_results
 
-            print(check_results(own, committed, leave_out=INPUTS))
+            print(check_results(own, committed, leave_out=NOT_CHECKED))
     return ran
 
 
 def _copy_inputs(committed, own):
-    """Replace those of `INPUTS` whose record differs from the committed one."""
+    """Replace those of `INPUTS` whose record differs from the committed one, without what a study needs to resume."""
     for name in INPUTS:
         for record in committed.glob(f"{name}/**/run.json"):
             source = record.parent
             target = own / source.relative_to(committed)
             if not (target / record.name).is_file() or sha256(target / record.name) != sha256(record):
                 shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(source, target)
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("runs", "trainings"))
 
 
 def run_steps(

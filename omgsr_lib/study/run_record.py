@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 
-from ..utils.files import atomic_write, sha256, write_json
+from ..utils.files import atomic_write, part_hashes, sha256, write_json
 
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = PROJECT_ROOT / "omgsr_lib" / "weights"  # the shipped ones, whose hashes every record holds
 ELSEWHERE = "<elsewhere>"
 JPEG = {"quality": 92, "subsampling": 0}  # of images; a PNG ignores it
 PACKAGES = (
@@ -222,6 +223,7 @@ class Run:
             "config": self.config,
             "seed": self.seed,
             "versions": versions(),
+            "weights": part_hashes(WEIGHTS),
             "device": device_name(),
             "seconds": round(time.monotonic() - self._started, 2),
             "peak_memory_mib": peak_memory_mib(),

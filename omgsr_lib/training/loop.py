@@ -143,16 +143,17 @@ def set_up(model, pairs, recipe, folder, options):
     return Training(model, pairs, recipe, options, accelerator, networks, optimizers, schedules, checkpoint)
 
 
-def run(training):
-    """Run the steps of a `Training` that its checkpoint does not hold; the caller holds its folder."""
+def run(training, *, until=None):
+    """Run the steps of a `Training` that its checkpoint does not hold, all or those up to step `until`, which leaves a
+    checkpoint; the caller holds its folder."""
     started, options, folder = time.perf_counter(), training.options, training.checkpoint.folder
     accelerator, main = training.accelerator, training.accelerator.is_main_process
-    step = training.checkpoint.resume(accelerator.device, trim=main)
+    step, last = training.checkpoint.resume(accelerator.device, trim=main), until or options.steps
     accelerator.wait_for_everyone()
     accelerator.init_trackers("omgsr")
 
     loader = StepBatches(
-        training.pairs, training.recipe, accelerator, first_step=step, steps=options.steps, workers=options.workers
+        training.pairs, training.recipe, accelerator, first_step=step, steps=last, workers=options.workers
     )
     bar = _bar(options.steps, step, loader.images_per_step, shown=options.progress and main)
     for micro_batches in loader:
@@ -163,10 +164,11 @@ def run(training):
             append_log(folder / "log.jsonl", line)
         accelerator.log({name: value for name, value in line.items() if name != "step"}, step=step)
         bar.update(loader.images_per_step)
-        if step % options.every == 0 or step == options.steps:
+        if step % options.every == 0 or step == last:
             if main:
                 training.checkpoint.save(step)
-                bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
+                if options.progress:
+                    bar.write(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
             _preview(folder / "previews" / f"step-{step:06d}.png", training.model, options.previews, write=main)
             accelerator.wait_for_everyone()
         if main and options.export_every and step % options.export_every == 0:

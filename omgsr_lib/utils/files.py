@@ -107,6 +107,14 @@ def atomic_folder(folder):
         shutil.rmtree(part, ignore_errors=True)
 
 
+def part_hashes(folder):
+    """`{subfolder: SHA-256}` of the weights below `folder`, from the lines of its `SHA256SUMS`."""
+    parts = {}
+    for line in (Path(folder) / HASHES).read_text().splitlines():
+        parts.setdefault(line.split("  ", 1)[1].split("/")[0], []).append(line)
+    return {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in parts.items()}
+
+
 def verify_hashes(folder):
     """Compare the weight files below `folder` with its `SHA256SUMS`, which sha256sum wrote there.
 

@@ -1,0 +1,142 @@
+"""`report.md` and `report.html` of a preset: the claims with their verdicts, how they were tested, tables, figures."""
+
+from html import escape
+from pathlib import Path
+
+import mistune
+import pandas as pd
+
+from ..metrics.specs import SPECS
+from ..utils.files import atomic_write
+from .claims import KEYS, MIXED, VERDICTS, measured, write_claims
+from .render import FIGURES, TABLES, VARIANTS, write_rest
+
+
+FIGURE_TITLES = {
+    "contrasts": "Paired contrasts of the ablation",
+    "costs": "Costs by stage",
+    "gap": "Distance between LQ latents and noisy latents",
+    "growth": "Mid against initial as the budget grows",
+    "large": "A large image in tiles",
+    "losses": "Training losses",
+    "per_image": "Mid-timestep of each image",
+    "published": "Beside published numbers",
+    "ranks": "Ranks and how sure they are",
+    "snr_match": "SNR match",
+    "sweep": "Timestep of injection",
+    "tradeoff": "Distortion against perception",
+}
+FIGURE_STARTS = tuple(f"{start}_" for start in FIGURE_TITLES)
+SUMMARY = Path(__file__).with_name("summary.md")
+MARK = "†"  # of numbers that are not those of the shipped weights
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
+border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:28%}"""
+
+
+def write_report(folder, *, pdf=False):
+    """Write `claims.csv`, `report.md` and `report.html` into the preset's `folder`, beside them tables and figures.
+
+    `pdf`: every figure as a PDF too (`render.write_rest`). Returns the paths of the two reports.
+    """
+    folder = Path(folder)
+    write_rest(folder, pdf=pdf)
+    markdown, written = report_text(folder, write_claims(folder)), []
+    for name, text in (("report.md", markdown), ("report.html", _html(folder.name, markdown))):
+        with atomic_write(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    return written
+
+
+def report_text(folder, claims):
+    """The report in Markdown, from the data frame of `claims.csv`; links are relative to the preset's `folder`."""
+    folder = Path(folder)
+    verdicts = claims.drop_duplicates(KEYS)["verdict"].value_counts()
+    counts = ", ".join(f"{verdicts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+    lines = ["# What of the paper is shown here", "", f"Preset {folder.name}: of {verdicts.sum()} claims {counts}."]
+    lines += ["", "Each measure is a row of [claims.csv](claims.csv): for the claim, against it, or undecided."]
+    if claims["weights"].isin(["other", "not recorded"]).any():
+        lines += ["", f"{MARK}: measured with other weights than those that ship, or by a run that did not record "
+                  "which."]  # fmt: skip
+    lines += ["", "| Claim | Measured: first minus second, 95 % interval | Trainings a side x crops | Verdict | See |"]
+    lines += ["| :-- | :-- | :-- | :-- | :-- |"]
+    lines += [_claim_row(*key, part) for key, part in claims.groupby(KEYS, sort=False)]
+    lines += ["", SUMMARY.read_text(encoding="utf-8").rstrip(), "", *_not_run(folder, claims)]
+    tables = sorted(path.relative_to(folder).as_posix() for path in (folder / TABLES).glob("*.html"))
+    links = ", ".join(f"[{_name(path)}]({Path(path).with_suffix('.md')})" for path in tables)
+    lines += ["", "## Tables", "", links, "", "## Figures"]
+    for path in _figures(folder):
+        lines += ["", f"**{_name(path)}**", "", f"![{_name(path)}]({path})"]
+    return "\n".join(lines) + "\n"
+
+
+def _claim_row(claim, variant, part):
+    first = part.iloc[0]
+    mark = f" {MARK}" if first.weights in ("other", "not recorded") else ""
+    texts = "<br>".join(measured(row) for row in part.itertuples(index=False))
+    budget = "" if pd.isna(first.seeds) else f"{first.seeds}"
+    budget += "" if pd.isna(first.crops) else f" x {first.crops}"
+    verdict = f"**{first.verdict}**" + (f": {in_sides(part)}" if first.verdict == MIXED else "")
+    links = [f"[figure]({first.figure})"] if first.figure else []
+    links += [f"[notebook](notebooks/{first.notebook}.ipynb)"]
+    name = f"{claim} ({variant})" if variant else claim
+    return f"| {name}{mark} | {texts} | {budget} | {verdict} | {' '.join(links)} |"
+
+
+def verdict_lines(claims):
+    """Markdown list of claims with their verdicts and which measures go which way."""
+    lines = []
+    for (claim, variant), part in claims.groupby(KEYS, sort=False):
+        name = f"{claim} ({variant})" if variant else claim
+        lines.append(f"- {name}: **{part['verdict'].iloc[0]}**; {in_sides(part)}.")
+    return "\n".join(lines)
+
+
+def in_sides(part):
+    """Which measures of a claim go which way: "for: LPIPS-Squeeze; against: PSNR-Y, GMSD"."""
+    names = {
+        side: ", ".join(
+            SPECS[name].label.removesuffix(" (dB)") if name in SPECS else name
+            for name in part.loc[part["side"] == side, "measure"]
+        )
+        for side in ("for", "against", "undecided")
+    }
+    return "; ".join(f"{side}: {text}" for side, text in names.items() if text)
+
+
+def _not_run(folder, claims):
+    """What was not measured and what failed, each with its reason."""
+    lines = ["## Not run, or failed", ""]
+    absent = claims[claims["measure"] == ""]
+    lines += [f"- {row.claim}{f' ({row.variant})' if row.variant else ''}: {row.note}." for row in absent.itertuples()]
+    file = folder / "study" / "skipped.csv"
+    if file.is_file():
+        reasons = pd.read_csv(file).groupby("reason", sort=False)["run"].apply(list)
+        lines += [f"- Study, {len(runs)} runs, {reason}: {', '.join(runs)}." for reason, runs in reasons.items()]
+    return lines if len(lines) > 2 else []
+
+
+def _figures(folder):
+    """Paths below `folder` of the figures that `FIGURE_TITLES` names, each once, in the order of the notebooks."""
+    paths = [path for pattern in ("*/*", f"{FIGURES}/*") for path in sorted(folder.glob(pattern))]
+    images = [path for path in paths if path.suffix in (".png", ".jpg")]
+    return [path.relative_to(folder).as_posix() for path in images if f"{path.stem}_".startswith(FIGURE_STARTS)]
+
+
+def _html(preset, markdown):
+    """The page of the report: its Markdown, whose links to tables go to those in HTML."""
+    body = mistune.create_markdown(plugins=["table"])(markdown.replace(".md)", ".html)"))
+    body = body.replace("&lt;br&gt;", "<br>")  # all else is escaped
+    head = f'<meta charset="utf-8"><title>OMGSR, preset {escape(preset)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+
+
+def _name(path):
+    """What a figure or a table is called, then the variant or the test set that its file names."""
+    stem = Path(path).stem
+    start = next((start for start in FIGURE_TITLES if f"{stem}_".startswith(f"{start}_")), None)
+    if start is None or Path(path).suffix not in (".png", ".jpg"):
+        return stem.replace("_", " ")
+    rest = stem[len(start) + 1 :]
+    return FIGURE_TITLES[start] + (f", {VARIANTS.get(rest, rest)}" if rest else "")
