@@ -53,7 +53,7 @@ function report({ photos, done, planned, message, error, added, part }) {
 
 async function upload(file) {
   if (file.size > data.live.limit) {
-    $("limit").textContent = `'${file.name}' has ${(file.size / 1e6).toFixed(0)} MB, more than the ${data.live.limit / 1e6} MB that are sent: put it in a folder and set photos = "folder" in the parameters.`;
+    $("limit").textContent = `'${file.name}' has ${(file.size / 1e6).toFixed(0)} MB, more than the ${data.live.limit / 1e6} MB that are sent: put it in a folder and set photos = "folder" in the parameters above.`;
     return;
   }
   sent = Date.now();
@@ -81,7 +81,7 @@ function connect() {
   document.body.className = "live";
   $("lossy").hidden = true;
   $("own").hidden = false;
-  $("limit").textContent = `Up to ${data.live.limit / 1e6} MB. Larger or many: photos = "folder" in the parameters.`;
+  $("limit").textContent = `Up to ${data.live.limit / 1e6} MB. Larger ones, or many: photos = "folder" above.`;
   $("file").addEventListener("change", event => { if (event.target.files.length) upload(event.target.files[0]); event.target.value = ""; });
   const drop = document.querySelector(".drop");
   for (const kind of ["dragover", "dragleave", "drop"]) drop.addEventListener(kind, event => {
