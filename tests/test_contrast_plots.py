@@ -57,7 +57,7 @@ def summary():
     return pd.DataFrame(rows, columns=["method", "metric", "mean", "lo", "hi"])
 
 
-def pictures():
+def images():
     photo = np.zeros((60, 90, 3), np.uint8)
     photo[20:40, 50:70] = np.random.default_rng(0).integers(0, 255, (20, 20, 3))
     return [photo // 2, photo]
@@ -82,7 +82,7 @@ def tiles():
 
 
 def large():
-    return dict(zip(("omgsr-f", "bicubic"), pictures(), strict=True))
+    return dict(zip(("omgsr-f", "bicubic"), images(), strict=True))
 
 
 def drawings(contrasts, stability, costs, summary, published):
@@ -93,7 +93,7 @@ def drawings(contrasts, stability, costs, summary, published):
         "tradeoff": contrast_plots.plot_tradeoff(*scored()),
         "costs": contrast_plots.plot_costs(costs),
         "boxed": plots_images.plot_boxed_crops(
-            [pictures()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
+            [images()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
         ),
         "tiles": plots_images.plot_tiles(large(), tiles(), [(40, 20, 60, 40), (20, 0, 40, 20)]),
     }
@@ -208,8 +208,8 @@ def test_cost_bars_are_stacked_by_stage(costs):
     assert seconds.get_title(loc="left") == "Seconds"
 
 
-def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
-    half, photo = pictures()
+def test_the_box_is_cut_from_every_image_and_framed_in_the_first():
+    half, photo = images()
     box = plots_images.detail_box(photo, 20)
     assert box == (50, 20, 70, 40)
     whole, first, second = plots_images.plot_boxed_crops([[half, photo]], ["a", "b"], [box]).axes
@@ -222,7 +222,7 @@ def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
         plots_images.plot_boxed_crops([[photo]], ["a", "b"], [box])
 
 
-def test_tiles_are_outlined_and_boxes_are_cut_from_each_picture():
+def test_tiles_are_outlined_and_boxes_are_cut_from_each_image():
     box = (40, 20, 60, 40)
     fig = plots_images.plot_tiles(large(), tiles(), [box])
     first, detail, second, same_detail = fig.axes
@@ -232,13 +232,13 @@ def test_tiles_are_outlined_and_boxes_are_cut_from_each_picture():
     ]
     assert (frame.get_x(), frame.get_y()) == (39.5, 19.5) and not second.patches
     assert [ax.get_ylabel() for ax in (first, second)] == ["OMGSR-F", "Bicubic"]
-    half, photo = pictures()
+    half, photo = images()
     assert np.array_equal(detail.images[0].get_array(), half[20:40, 40:60])
     assert np.array_equal(same_detail.images[0].get_array(), photo[20:40, 40:60])
 
 
 def test_boxes_lie_at_the_joints_with_the_most_detail_and_apart():
-    _, photo = pictures()  # detail at rows 20 to 40, columns 50 to 70; joints at row 30, columns 35 and 60
+    _, photo = images()  # detail at rows 20 to 40, columns 50 to 70; joints at row 30, columns 35 and 60
     assert plots_images.joint_boxes(photo, tiles(), 20) == [(50, 20, 70, 40), (25, 20, 45, 40)]
     assert plots_images.joint_boxes(photo, tiles(), 40) == [(40, 10, 80, 50)]  # the other one would overlap it
     assert plots_images.joint_boxes(photo, tiles().head(1), 20) == []
