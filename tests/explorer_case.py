@@ -9,7 +9,7 @@ from omgsr_lib.explorer.cache import PANELS, FrameCache
 
 SIZE = 32
 TIMESTEPS = [0, 223, 325, 500, 999]
-STRENGTHS = ["mild", "medium", "extreme"]
+STRENGTHS = ["as it is", "mild", "medium", "extreme"]
 
 
 def colour(variant, panel, timestep):
@@ -24,10 +24,16 @@ def photograph():
 
 
 def empty_cache(folder, photo="square", strength="medium", variants=("s", "f")):
+    """A cache without a frame; taken as it is the photograph has no reference."""
+    known = strength != "as it is"
     mids = {"s": 325, "f": 223}
     points = sorted({*range(0, 1000, 100), *TIMESTEPS})
     curves = pd.DataFrame(
-        [(v, t, np.inf if t == 0 else 40 - t / 20, 0.2 + abs(t - mids[v]) / 1000) for v in variants for t in points],
+        [
+            (v, t, np.inf if t == 0 else 40 - t / 20, 0.2 + abs(t - mids[v]) / 1000 if known else np.nan)
+            for v in variants
+            for t in points
+        ],
         columns=["variant", "timestep", "snr", "gap"],
     )
     about = {
@@ -35,11 +41,13 @@ def empty_cache(folder, photo="square", strength="medium", variants=("s", "f")):
         "strength": strength,
         "timesteps": TIMESTEPS,
         "last": 999,
-        "psnr": 20.5,
-        "variants": {v: {"timestep": mids[v], "snr": 3.0} for v in variants},
+        "box": [0.25, 0.5, 0.75, 1],
+        "warning": None,
+        "psnr": 20.5 if known else None,
+        "variants": {v: {"timestep": mids[v], "snr": 3.0 if known else None} for v in variants},
     }
     lq = Image.new("RGB", (SIZE, SIZE), (90, 90, 90))
-    return FrameCache.create(folder, about=about, lq=lq, photo=photograph(), curves=curves)
+    return FrameCache.create(folder, about=about, lq=lq, photo=photograph() if known else lq, curves=curves)
 
 
 def fill(cache, timesteps=TIMESTEPS):
@@ -47,7 +55,8 @@ def fill(cache, timesteps=TIMESTEPS):
         frames = {}
         for variant in cache.variants:
             panels = {p: Image.new("RGB", (SIZE, SIZE), colour(variant, p, timestep)) for p in PANELS}
-            frames[variant] = panels, {"psnr_prior": 20 + timestep / 1000, "psnr_tuned": 22 + timestep / 1000}
+            scores = {"psnr_prior": 20 + timestep / 1000, "psnr_tuned": 22 + timestep / 1000}
+            frames[variant] = panels, scores if cache.reference == "photo" else dict.fromkeys(scores, np.nan)
         cache.add(timestep, frames)
     return cache
 
@@ -58,21 +67,26 @@ class FakeExplorer:
     def __init__(self, folder, variants=("s", "f")):
         self.folder, self.variants = folder, variants
         self.photos, self.strengths, self.timesteps = ["square", "other"], STRENGTHS, TIMESTEPS
-        self.caches, self.order, self.gate = {}, [], None
+        self.caches, self.order, self.gate, self.centres = {}, [], None, []
 
-    def open(self, photo, strength):
+    def open(self, photo, strength, centre=None):
+        self.centres.append(centre)
         if photo == "broken":
             raise ValueError("this photograph is broken")
-        key = photo, strength
+        key = (photo, strength) if centre is None else (photo, strength, *centre)
         if key not in self.caches:
-            self.caches[key] = empty_cache(self.folder / f"{photo}-{strength}", photo, strength, self.variants)
+            self.caches[key] = empty_cache(self.folder / "-".join(map(str, key)), photo, strength, self.variants)
         return self.caches[key]
+
+    def overview(self, photo):
+        return photograph()
 
     def compute(self, cache, timestep):
         if self.gate is not None:
             self.gate.acquire(timeout=30)
-        self.order.append((cache.about["photo"], timestep))
-        fill(cache, [timestep])
+        if not cache.has(timestep):
+            self.order.append((cache.about["photo"], timestep))
+            fill(cache, [timestep])
 
     def fill(self, cache, timesteps=None):
         return fill(cache, [t for t in cache.missing if timesteps is None or t in timesteps])

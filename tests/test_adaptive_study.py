@@ -204,3 +204,19 @@ def test_figures_show_every_line(scores, errors, tmp_path):
         assert len(figure.axes) == axes and len(figure.axes[0].lines) >= lines
         save_figure(figure, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_calibration_has_equal_axes_and_medians_of_the_true_value(errors):
+    coverage = adaptive_tables.coverage_table(errors)
+    ax = adaptive_plots.plot_calibration(errors, coverage).axes[0]
+    assert ax.get_xlim() == ax.get_ylim() and ax.get_aspect() == 1
+    part = np.exp(errors.loc[errors.kind == errors.kind.iloc[0], ["estimated", "true"]]).sort_values("estimated")
+    (medians,) = ax.containers
+    first = part.iloc[: -(-len(part) // 8)]
+    assert medians.lines[0].get_xydata()[0] == pytest.approx(first.median().to_numpy())
+
+
+def test_the_ends_of_the_strength_are_named(scores):
+    dial, means = adaptive_tables.dial_table(scores), adaptive_tables.mean_table(scores)
+    ax = adaptive_plots.plot_dial(dial, means, y="gmsd").axes[0]
+    assert {"OMGSR-S", "t*", "s = −1", "s = +1"} <= {text.get_text() for text in ax.texts}

@@ -9,8 +9,9 @@ from skimage.color import rgb2lab
 
 from omgsr_lib.metrics.comparisons import compare_methods, rank_stability
 from omgsr_lib.metrics.statistics import summarise
-from omgsr_lib.report import plots
+from omgsr_lib.report import plots, plots_images
 from omgsr_lib.report import plots_compare as contrast_plots
+from omgsr_lib.report.labels import name_points
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def summary():
     return pd.DataFrame(rows, columns=["method", "metric", "mean", "lo", "hi"])
 
 
-def pictures():
+def images():
     photo = np.zeros((60, 90, 3), np.uint8)
     photo[20:40, 50:70] = np.random.default_rng(0).integers(0, 255, (20, 20, 3))
     return [photo // 2, photo]
@@ -81,7 +82,7 @@ def tiles():
 
 
 def large():
-    return dict(zip(("omgsr-f", "bicubic"), pictures(), strict=True))
+    return dict(zip(("omgsr-f", "bicubic"), images(), strict=True))
 
 
 def drawings(contrasts, stability, costs, summary, published):
@@ -91,10 +92,10 @@ def drawings(contrasts, stability, costs, summary, published):
         "published": contrast_plots.plot_beside_published(summary, published),
         "tradeoff": contrast_plots.plot_tradeoff(*scored()),
         "costs": contrast_plots.plot_costs(costs),
-        "boxed": contrast_plots.plot_boxed_crops(
-            [pictures()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
+        "boxed": plots_images.plot_boxed_crops(
+            [images()], ["omgsr-s", "photograph"], [(50, 20, 70, 40)], [["24 dB", ""]]
         ),
-        "tiles": contrast_plots.plot_tiles(large(), tiles(), [(40, 20, 60, 40), (20, 0, 40, 20)]),
+        "tiles": plots_images.plot_tiles(large(), tiles(), [(40, 20, 60, 40), (20, 0, 40, 20)]),
     }
 
 
@@ -147,6 +148,35 @@ def test_published_points_are_grey_and_ours_have_intervals(summary, published):
     assert ours.lines[2][0].get_segments()[0][:, 0] == pytest.approx([23.5, 24.6])
 
 
+def test_a_method_of_two_papers_has_one_name_and_a_line_between_its_points(summary, published):
+    again = published[published.method == "SinSR"].assign(source="other", method="SinSR (re-run)")
+    again = again.assign(mean=again["mean"] + 0.1)
+    ax = contrast_plots.plot_beside_published(summary, pd.concat([published, again])).axes[0]
+    joined = [
+        line.get_xydata() for line in ax.get_lines() if len(line.get_xdata()) == 2 and line.get_marker() == "None"
+    ]
+    (joined,) = [points for points in joined if np.ptp(points[:, 0])]
+    assert joined == pytest.approx(np.array([[26.28, 6.29], [26.38, 6.39]]))
+    assert [text.get_text() for text in ax.texts if text.get_text()].count("SinSR") == 1
+
+
+def test_a_name_stands_nearer_to_its_own_point_than_to_another():
+    fig, ax = plt.subplots(figsize=(4, 4))
+    ax.set(xlim=(0, 10), ylim=(0, 10))
+    points = {"a rather long name": (5.0, 5.0), "another": (4.4, 5.05), "third": (5.6, 5.1)}
+    ax.plot(*zip(*points.values(), strict=True), "o", ms=3)
+    name_points(ax, [(name, point, "black", 7) for name, point in points.items()])
+    places = {name: ax.transData.transform(point) for name, point in points.items()}
+    leaders = sum(text.get_text() == "" for text in ax.texts)
+    crowded = 0
+    for text in filter(lambda text: text.get_text(), ax.texts):
+        box = text.get_window_extent()
+        away = {n: np.linalg.norm(np.maximum(0, np.maximum(box.min - p, p - box.max))) for n, p in places.items()}
+        crowded += min(away, key=away.get) != text.get_text()
+    assert crowded <= leaders
+    plt.close(fig)
+
+
 def test_the_tradeoff_has_paired_bars_around_each_mean():
     summary, comparisons = scored()
     bicubic, ours = contrast_plots.plot_tradeoff(summary, comparisons).axes[0].containers
@@ -178,23 +208,23 @@ def test_cost_bars_are_stacked_by_stage(costs):
     assert seconds.get_title(loc="left") == "Seconds"
 
 
-def test_the_box_is_cut_from_every_picture_and_framed_in_the_first():
-    half, photo = pictures()
-    box = contrast_plots.detail_box(photo, 20)
+def test_the_box_is_cut_from_every_image_and_framed_in_the_first():
+    half, photo = images()
+    box = plots_images.detail_box(photo, 20)
     assert box == (50, 20, 70, 40)
-    whole, first, second = contrast_plots.plot_boxed_crops([[half, photo]], ["a", "b"], [box]).axes
+    whole, first, second = plots_images.plot_boxed_crops([[half, photo]], ["a", "b"], [box]).axes
     assert np.array_equal(whole.images[0].get_array(), photo)
     assert np.array_equal(first.images[0].get_array(), half[20:40, 50:70])
     assert np.array_equal(second.images[0].get_array(), photo[20:40, 50:70])
     frame = whole.patches[0]
     assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (49.5, 19.5, 20, 20)
     with pytest.raises(ValueError, match="1 photographs needs 2 images.*\\[1\\]"):
-        contrast_plots.plot_boxed_crops([[photo]], ["a", "b"], [box])
+        plots_images.plot_boxed_crops([[photo]], ["a", "b"], [box])
 
 
-def test_tiles_are_outlined_and_boxes_are_cut_from_each_picture():
+def test_tiles_are_outlined_and_boxes_are_cut_from_each_image():
     box = (40, 20, 60, 40)
-    fig = contrast_plots.plot_tiles(large(), tiles(), [box])
+    fig = plots_images.plot_tiles(large(), tiles(), [box])
     first, detail, second, same_detail = fig.axes
     *outlines, frame = first.patches
     assert [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in outlines] == [
@@ -202,16 +232,16 @@ def test_tiles_are_outlined_and_boxes_are_cut_from_each_picture():
     ]
     assert (frame.get_x(), frame.get_y()) == (39.5, 19.5) and not second.patches
     assert [ax.get_ylabel() for ax in (first, second)] == ["OMGSR-F", "Bicubic"]
-    half, photo = pictures()
+    half, photo = images()
     assert np.array_equal(detail.images[0].get_array(), half[20:40, 40:60])
     assert np.array_equal(same_detail.images[0].get_array(), photo[20:40, 40:60])
 
 
 def test_boxes_lie_at_the_joints_with_the_most_detail_and_apart():
-    _, photo = pictures()  # detail at rows 20 to 40, columns 50 to 70; joints at row 30, columns 35 and 60
-    assert contrast_plots.joint_boxes(photo, tiles(), 20) == [(50, 20, 70, 40), (25, 20, 45, 40)]
-    assert contrast_plots.joint_boxes(photo, tiles(), 40) == [(40, 10, 80, 50)]  # the other one would overlap it
-    assert contrast_plots.joint_boxes(photo, tiles().head(1), 20) == []
+    _, photo = images()  # detail at rows 20 to 40, columns 50 to 70; joints at row 30, columns 35 and 60
+    assert plots_images.joint_boxes(photo, tiles(), 20) == [(50, 20, 70, 40), (25, 20, 45, 40)]
+    assert plots_images.joint_boxes(photo, tiles(), 40) == [(40, 10, 80, 50)]  # the other one would overlap it
+    assert plots_images.joint_boxes(photo, tiles().head(1), 20) == []
 
 
 # Dichromats by projection in cone space (Vienot et al., 1999, protanopia and deuteranopia; the same for tritanopia).

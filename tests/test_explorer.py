@@ -9,7 +9,7 @@ from PIL import Image
 from omgsr_lib.adaptive.model import AdaptiveOMGSR
 from omgsr_lib.data.degradation import Degradation
 from omgsr_lib.data.pairs import EvaluationPair, evaluation_pairs
-from omgsr_lib.data.photos import to_image
+from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.explorer import compute as module
 from omgsr_lib.explorer.cache import FrameCache
 from omgsr_lib.explorer.compute import Explorer, explorer_models, preset_models, write_explorer_page
@@ -46,9 +46,9 @@ def pair_of(photos, name, strength):
     return evaluation_pairs([photos / f"{name}.png"], 32, seed=0, short_side=64, settings=settings)[0]
 
 
-def png(picture):
+def png(image):
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -58,7 +58,7 @@ def ramp():
 
 def test_timesteps_are_spread_evenly_and_hold_the_mid_timesteps(explorer):
     assert explorer.timesteps == [0, 244, 273, 500, 999]
-    assert explorer.photos == ["photo0", "photo1"] and explorer.strengths == ["mild", "medium", "extreme"]
+    assert explorer.photos == ["photo0", "photo1"] and explorer.strengths == ["as it is", "mild", "medium", "extreme"]
 
 
 def test_a_frame_is_the_models_own_result(explorer, models, photos):
@@ -117,7 +117,7 @@ def test_filling_twice_computes_nothing_and_the_folder_reads_back(explorer, monk
         explorer.compute(cache, timestep)
 
 
-def test_own_pictures_of_any_mode_are_taken(explorer):
+def test_own_images_of_any_mode_are_taken(explorer):
     for mode in ("L", "RGB", "RGBA", "CMYK", "P"):
         buffer = io.BytesIO()
         ramp().convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
@@ -126,7 +126,7 @@ def test_own_pictures_of_any_mode_are_taken(explorer):
     assert explorer.photos[2:] == ["L", "RGB", "RGBA", "CMYK", "P"]
 
 
-def test_own_pictures_with_a_name_that_is_taken(explorer):
+def test_own_images_with_a_name_that_is_taken(explorer):
     taken = explorer.photos[0]
     assert explorer.add_photo(f"{taken}.png", png(ramp())) == f"{taken} (2)"
     first = explorer.open(f"{taken} (2)", "mild")
@@ -134,6 +134,49 @@ def test_own_pictures_with_a_name_that_is_taken(explorer):
     second = explorer.open(f"{taken} (2)", "mild")
     assert first.folder != second.folder and first.photo.tobytes() != second.photo.tobytes()
     assert [path.name for path in (explorer.folder / "own").iterdir()] == [f"{taken}.png"]
+
+
+def test_as_it_is_the_photograph_is_enlarged_and_not_degraded(explorer, models, photos):
+    """A square of 32 / 4 pixels, restored as `restore` does it; no reference, no scores."""
+    cache = explorer.fill(explorer.open("photo0", "as it is", (0.5, 0.25)), [273])
+    with Image.open(photos / "photo0.png") as photo:
+        crop = photo.crop((146, 46, 154, 54))
+    enlarged = crop.resize((32, 32), Image.BICUBIC)
+    assert cache.lq.tobytes() == cache.photo.tobytes() == enlarged.tobytes()
+    assert cache.about["box"] == [0.4867, 0.23, 0.5133, 0.27] and cache.reference == "lq"
+    assert math.isnan(cache.score("s", 273, "tuned")) and cache.about["variants"]["s"]["snr"] is None
+    tuned = models["s"][1]
+    pixels = to_pixels(enlarged)
+    expected = restored_pairs(tuned, [EvaluationPair("", pixels, pixels, pixels)], timestep=273)[0]
+    assert cache.panels("s", 273)["tuned"].tobytes() == to_image(expected).tobytes()
+
+
+def test_as_it_is_the_part_with_most_detail_comes_first(explorer, models, tmp_path):
+    flat = np.full((200, 300, 3), 120, np.uint8)
+    flat[160:168, 80:88] = np.random.default_rng(0).integers(0, 2, (2, 2, 3)).repeat(4, 0).repeat(4, 1) * 255
+    left, top, right, bottom = explorer.open(
+        explorer.add_photo("flat.png", png(Image.fromarray(flat))), "as it is"
+    ).about["box"]
+    assert left * 300 < 88 and right * 300 > 80 and top * 200 < 168 and bottom * 200 > 160
+
+
+def test_another_part_of_the_photograph(explorer, photos):
+    """Degraded: of the photograph reduced to a short side of 64; beyond an edge the square stays inside."""
+    middle, corner = (explorer.open("photo0", "mild", centre) for centre in (None, (0, 1)))
+    assert middle.folder != corner.folder
+    with Image.open(photos / "photo0.png") as photo:
+        reduced = photo.resize((96, 64), Image.LANCZOS)
+    assert middle.photo.tobytes() == reduced.crop((32, 16, 64, 48)).tobytes()
+    assert corner.photo.tobytes() == reduced.crop((0, 32, 32, 64)).tobytes()
+    assert corner.about["box"] == [0, 0.5, 0.3333, 1]
+
+
+def test_photographs_that_are_too_small_are_said_to_be_enlarged(explorer):
+    name = explorer.add_photo("small.png", png(ramp().resize((20, 24))))
+    assert "small.png measures 20x24 pixels, fewer than the 32" in explorer.open(name, "mild").about["warning"]
+    assert explorer.open(name, "as it is").about["warning"] is None  # 8 pixels are shown
+    assert explorer.open(explorer.photos[0], "mild").about["warning"] is None
+    assert explorer.overview(name).size == (20, 24) and max(explorer.overview("photo0").size) == 200
 
 
 @pytest.mark.parametrize(
@@ -144,7 +187,7 @@ def test_own_pictures_with_a_name_that_is_taken(explorer):
         (png(Image.new("L", (1, 1))), "'notes.txt' is 1x1"),
     ],
 )
-def test_what_is_no_picture_is_refused_and_not_kept(explorer, content, message):
+def test_what_is_no_image_is_refused_and_not_kept(explorer, content, message):
     before = explorer.photos
     with pytest.raises(ValueError, match=message):
         explorer.add_photo("notes.txt", content)
@@ -152,9 +195,7 @@ def test_what_is_no_picture_is_refused_and_not_kept(explorer, content, message):
 
 
 def test_a_photograph_that_loses_nothing_is_named(explorer, monkeypatch):
-    grey = torch.zeros(3, 32, 32)
-    pair = EvaluationPair("grey", grey, grey[:, ::4, ::4], grey)
-    monkeypatch.setattr(module, "evaluation_pairs", lambda *_, **__: [pair])
+    monkeypatch.setattr(module, "degrade", lambda pixels, **_: pixels)
     with pytest.raises(ValueError, match="is flat. Take another"):
         explorer.open(explorer.photos[0], "mild")
 

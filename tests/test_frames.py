@@ -16,8 +16,8 @@ def test_a_cache_read_again_holds_what_was_added(tmp_path):
     assert again.photo.tobytes() == photograph().tobytes()
     for variant in ("s", "f"):
         for timestep in (0, 325):
-            for name, picture in again.panels(variant, timestep).items():
-                assert picture.getcolors() == [(SIZE**2, colour(variant, name, timestep))]
+            for name, image in again.panels(variant, timestep).items():
+                assert image.getcolors() == [(SIZE**2, colour(variant, name, timestep))]
     assert list(again.panels("s", 0)) == list(PANELS)
     assert again.score("s", 325, "prior") == 20.325 and again.score("f", 0, "tuned") == 22
     assert (tmp_path / "case" / "index.csv").read_text().splitlines() == [
@@ -35,6 +35,17 @@ def test_curves_keep_infinity_and_their_order(tmp_path):
     assert (np.diff(timesteps) > 0).all() and set(TIMESTEPS) <= set(timesteps.tolist())
     assert snr[0] == np.inf and snr[timesteps == 500] == 15
     assert cache.at("f", "gap", 223) == pytest.approx(0.2) and cache.at("s", "gap", 223) == pytest.approx(0.302)
+
+
+def test_without_a_reference_there_are_no_scores(tmp_path):
+    cache = fill(empty_cache(tmp_path / "case", strength="as it is"), [0])
+    assert empty_cache(tmp_path / "other").reference == "photo" and cache.reference == "lq"
+    again = FrameCache(tmp_path / "case")
+    assert (
+        np.isnan(again.score("s", 0, "tuned"))
+        and np.isnan(again.at("s", "gap", 0))
+        and again.at("s", "snr", 500) == 15
+    )
 
 
 def test_a_new_cache_replaces_the_old_one(tmp_path):
@@ -71,8 +82,8 @@ def edit(path, change):
     [
         (lambda f: (f / "case.json").unlink(), FileNotFoundError, "case.json' is missing"),
         (lambda f: (f / "case.json").write_text("{"), ValueError, "case.json' is damaged"),
-        (lambda f: (f / "case.json").write_text('{"format": 9}'), ValueError, "of format 1: got 9"),
-        (lambda f: (f / "case.json").write_text("[]"), ValueError, "of format 1"),
+        (lambda f: (f / "case.json").write_text('{"format": 9}'), ValueError, "of format 2: got 9"),
+        (lambda f: (f / "case.json").write_text("[]"), ValueError, "of format 2"),
         (lambda f: (f / "curves.csv").unlink(), FileNotFoundError, "curves.csv' is missing"),
         (lambda f: edit(f / "index.csv", lambda t: t.replace("psnr_prior", "lpips")), ValueError, "needs the columns"),
         (lambda f: edit(f / "index.csv", lambda t: t.replace("s,0,", "s,zero,")), ValueError, "no number"),

@@ -2,26 +2,13 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 
-import matplotlib
 import numpy as np
 import pytest
-from explorer_case import SIZE, colour, empty_cache, fill
+from explorer_case import colour, empty_cache, fill
 from PIL import Image
 
-from omgsr_lib.explorer import drawing as panels
-from omgsr_lib.explorer.curves import curves_svg, plot_svg
-from omgsr_lib.explorer.drawing import (
-    caption,
-    cell_of,
-    columns_of,
-    contact_sheet,
-    crop_box,
-    difference_map,
-    explorer_picture,
-)
-
-
-LEFT, TOP = 20, 36  # of the first image
+from omgsr_lib.explorer.curves import plot_svg, plots_of
+from omgsr_lib.explorer.drawing import caption, contact_sheet, views_of
 
 
 @pytest.fixture(scope="module")
@@ -33,65 +20,11 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def cell(sheet, view, column, row):
-    """The image of a column and row."""
-    side = cell_of(view)
-    left, top = LEFT + column * (side + 6), TOP + row * (side + 6)
-    return sheet[top : top + side, left : left + side]
-
-
-@pytest.mark.parametrize("view", ["s", "f", "both"])
-def test_each_picture_stands_in_its_column(cache, view):
-    sheet = pixels(explorer_picture(cache, view, 325))
-    assert sheet.shape == (TOP + 3 * cell_of(view) + 12, panels.WIDTH, 3)
-    for column, (variant, panel) in enumerate(columns_of(view)):
-        if variant:
-            expected = colour(variant, panel, 325)
-            assert (cell(sheet, view, column, 0) == expected).all()
-            assert (cell(sheet, view, column, 1) == expected).all()
-
-
-def test_crop_is_the_box_enlarged_without_smoothing(cache):
-    box = crop_box(cache, "s")
-    assert box[2] - box[0] == box[3] - box[1] == SIZE // 2  # an image of 32 pixels has no room for 36
-    crop = cell(pixels(explorer_picture(cache, "s", 0)), "s", 4, 1)
-    expected = cache.photo.crop(box).resize((cell_of("s"),) * 2, Image.NEAREST)
-    assert (crop == np.asarray(expected)).all()
-    assert cell_of("s") % panels.ZOOM == cell_of("both") % panels.ZOOM == 0
-
-
-def test_difference_is_the_mean_over_channels_in_the_colours_of_inferno(cache):
-    flat = Image.new("RGB", (SIZE, SIZE), (104, 97, 110))  # 4, 3 and 10 levels from grey 100: mean 5.67
-    shown = np.asarray(difference_map(flat, cache.photo))
-    inferno = matplotlib.colormaps["inferno"]
-    assert (shown[0, 0] == np.round(255 * np.array(inferno(5 / 64)[:3]))).all()
-    assert (shown[12, 20] == np.round(255 * np.array(inferno(1.0)[:3]))).all()  # 96, 103, 90 levels
-    drawn = cell(pixels(explorer_picture(cache, "s", 325)), "s", 0, 2)
-    assert (drawn[0, 0] == np.asarray(difference_map(cache.lq, cache.photo))[0, 0]).all()
-
-
-def test_what_is_not_computed_is_grey(cache):
-    sheet = pixels(explorer_picture(cache, "s", 999))
-    assert (cell(sheet, "s", 1, 0) == 0xED).all() and (cell(sheet, "s", 3, 2) == 0xED).all()
-    assert (cell(sheet, "s", 4, 1) == cell(pixels(explorer_picture(cache, "s", 0)), "s", 4, 1)).all()
-
-
 def test_captions_are_the_caches_numbers(cache):
     assert caption(cache, None, "lq", 0) == "PSNR-Y 20.50 dB"
     assert caption(cache, "s", "noisy", 325) == "SNR 23.8 dB" and caption(cache, "s", "noisy", 0) == "no noise"
     assert caption(cache, "f", "tuned", 223) == "PSNR-Y 22.22 dB"
     assert caption(cache, None, "photo", 0) == "square"
-
-
-@pytest.mark.parametrize("border", [0, 30, 100])
-def test_wiper_shows_low_quality_left_of_the_border(cache, border):
-    sheet = pixels(panels.wiper_picture(cache, 223, border))
-    side = (panels.WIDTH - 6) // 2
-    split = round(side * border / 100)
-    for place, variant in enumerate("sf"):
-        picture = sheet[TOP:, place * (side + 6) : place * (side + 6) + side]
-        assert (picture[:, : max(0, split - 3)] == 90).all()
-        assert (picture[:, split + 3 :] == colour(variant, "tuned", 223)).all()
 
 
 def test_contact_sheet_has_a_column_per_timestep_after_the_input(cache):
@@ -106,8 +39,15 @@ def test_contact_sheet_has_a_column_per_timestep_after_the_input(cache):
 
 
 def test_views_follow_the_variants(tmp_path):
-    assert list(panels.views_of(fill(empty_cache(tmp_path / "one", variants=("f",))))) == ["f", "wiper"]
-    assert list(panels.views_of(empty_cache(tmp_path / "two"))) == ["s", "f", "both", "wiper"]
+    assert list(views_of(fill(empty_cache(tmp_path / "one", variants=("f",))))) == ["f", "compare"]
+    assert list(views_of(empty_cache(tmp_path / "two"))) == ["s", "f", "both", "compare"]
+
+
+def test_a_photograph_as_it_is_has_no_scores_and_no_gap(tmp_path):
+    own = fill(empty_cache(tmp_path / "own", strength="as it is"), [325])
+    assert caption(own, None, "lq", 0) == "as it is" and caption(own, "s", "tuned", 325) == "no reference"
+    assert plots_of(own) == ["snr"] and plots_of(empty_cache(tmp_path / "other")) == ["snr", "gap"]
+    assert "LQ latent" not in plot_svg(own, "snr", ["s"], 325)
 
 
 # ---- curves ----
@@ -147,7 +87,7 @@ def test_points_are_the_curve_on_the_drawn_scale(cache):
         assert heights[timestep] == pytest.approx(ticks[value], abs=0.1)
 
 
-def test_both_plots_make_one_picture(cache):
-    root = ElementTree.fromstring(curves_svg(cache, ["s", "f"], 325))
-    assert int(root.get("width")) == panels.WIDTH
-    assert [child.get("x") for child in root] == ["0", str(panels.WIDTH // 2)]
+@pytest.mark.parametrize("name, axis", [("snr", "SNR (dB)"), ("gap", "sliced Wasserstein")])
+def test_both_axes_have_titles(cache, name, axis):
+    texts = [element.text for element in ElementTree.fromstring(plot_svg(cache, name, ["s"], 325)).iter()]
+    assert {axis, "timestep t"} <= set(texts)

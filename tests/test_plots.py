@@ -8,6 +8,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from omgsr_lib.report import plots
+from omgsr_lib.report.plots_images import compare_crops, contact_sheet
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def sweep():
 
 def drawings(gap, sweep):
     steps = np.arange(40)
-    pictures = [np.full((20, 30, 3), shade, dtype=np.uint8) for shade in (0, 100, 200)]
+    images = [np.full((20, 30, 3), shade, dtype=np.uint8) for shade in (0, 100, 200)]
     log = pd.DataFrame({"step": steps, "pixel": 1 / (steps + 1), "note": "", "seconds": 0.1})
     target = np.array([0.1, 0.2, 0.27, 0.4, 3.0])
     curve = pd.DataFrame({"timestep": range(1000), "objective": np.abs(np.arange(1000) - 365) + 0.5})
@@ -46,8 +47,8 @@ def drawings(gap, sweep):
         "losses": plots.plot_losses(log),
         "sweep": plots.plot_timestep_sweep(sweep, {"omgsr-s": 365, "omgsr-f": 509}),
         "median": plots.plot_weighted_median(target, np.ones(5), 1 / np.linspace(0.01, 9, 99), [40, 41], 41),
-        "crops": plots.compare_crops([pictures], ["a", "b", "c"], [["1", "2", "3"]], [(5, 0, 25, 20)]),
-        "sheet": plots.contact_sheet(pictures, ["t = 0", "", "t = 2"], columns=2),
+        "crops": compare_crops([images], ["a", "b", "c"], [["1", "2", "3"]], [(5, 0, 25, 20)]),
+        "sheet": contact_sheet(images, ["t = 0", "", "t = 2"], columns=2),
     }
 
 
@@ -111,15 +112,15 @@ def test_sweep_draws_means_and_intervals_in_fixed_colours(sweep):
     assert (low[1], high[1]) == pytest.approx((22.9, 23.2))
 
 
-def test_crops_show_the_box_of_the_picture():
-    picture = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
-    fig = plots.compare_crops([[picture, Image.fromarray(picture)]], ["a", "b"], boxes=[(5, 2, 25, 12)])
+def test_crops_show_the_box_of_the_image():
+    image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    fig = compare_crops([[image, Image.fromarray(image)]], ["a", "b"], boxes=[(5, 2, 25, 12)])
     for ax in fig.axes:
-        assert np.array_equal(ax.images[0].get_array(), picture[2:12, 5:25])
+        assert np.array_equal(ax.images[0].get_array(), image[2:12, 5:25])
     with pytest.raises(ValueError, match="image of 30x20"):
-        plots.compare_crops([[picture]], ["a"], boxes=[(5, 2, 31, 12)])
+        compare_crops([[image]], ["a"], boxes=[(5, 2, 31, 12)])
     with pytest.raises(ValueError, match="2 images.*\\[1\\]"):
-        plots.compare_crops([[picture]], ["a", "b"])
+        compare_crops([[image]], ["a", "b"])
 
 
 def test_figures_are_written_whole_or_not_at_all(gap, tmp_path, monkeypatch):
@@ -140,7 +141,7 @@ def test_figures_are_written_whole_or_not_at_all(gap, tmp_path, monkeypatch):
 def test_figures_of_photographs_are_light(tmp_path):
     photo = astronaut()
     for suffix in (".jpg", ".png"):
-        plots.save_figure(plots.compare_crops([[photo, photo]], ["a", "b"]), tmp_path / f"a{suffix}", dpi=140)
+        plots.save_figure(compare_crops([[photo, photo]], ["a", "b"]), tmp_path / f"a{suffix}", dpi=140)
     light, exact = (Image.open(tmp_path / f"a{suffix}").convert("RGB") for suffix in (".jpg", ".png"))
     assert light.size == exact.size and light.width == round(140 * plots.PAGE)
     assert np.sqrt(np.mean((np.asarray(light, dtype=float) - np.asarray(exact)) ** 2)) < 3  # of 255 levels

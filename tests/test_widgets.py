@@ -1,10 +1,11 @@
+import base64
 import io
+import json
 import re
 import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from explorer_case import TIMESTEPS, FakeExplorer, colour
 from PIL import Image
 
 from omgsr_lib.explorer import widgets
-from omgsr_lib.explorer.drawing import contact_sheet, explorer_picture, wiper_picture
+from omgsr_lib.explorer.drawing import caption, contact_sheet
 from omgsr_lib.explorer.widgets import ExplorerView, before_after, nearest, timestep_explorer
 
 
@@ -32,10 +33,6 @@ def shown(monkeypatch):
     widgets._OPEN.clear()
 
 
-def colours(png):
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
 def wait_for(condition):
     deadline = time.monotonic() + 20
     while not condition():
@@ -43,26 +40,42 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def seen(view):
-    """What the browser shows, at the slider's index: line of text, image, plot."""
-    return view.book.at(view.timestep.index)
+def message(widget):
+    """What the page reads from a widget."""
+    return json.loads(re.fullmatch(r'<script type="application/json">(.*)</script>', widget.value, re.S)[1])
 
 
-def says(view):
-    """The line of text, and what is said beside it."""
-    return " ".join(filter(None, (re.sub("<.*?>", "", text) for text in (seen(view)[0], view.status.value))))
+def status(view):
+    return message(view._status)
 
 
-def picture(view):
-    return bytes(seen(view)[1])
+def case(view):
+    return message(view._case)
 
 
-def plot(view):
-    return bytes(seen(view)[2])
+def wish(view, photo="square", strength="medium", centre=None, timestep=325):
+    """What the page writes when something is chosen."""
+    view._wish.value = json.dumps(dict(photo=photo, strength=strength, centre=centre, timestep=timestep))
+
+
+def upload(view, name, content, part=None, number=1):
+    """What the page writes: `content` in parts of `part` bytes; the last answer."""
+    parts = [content[i : i + part] for i in range(0, len(content), part)] if part else [content]
+    for place, piece in enumerate(parts):
+        said = dict(name=name, upload=number, number=place, parts=len(parts), content=base64.b64encode(piece).decode())
+        view._upload.value = json.dumps(said)
+        assert status(view)["part"] == [number, place]
+    return status(view)
 
 
 def finished(view):
-    return not view._cache.missing and view.book.drawn == set(range(len(TIMESTEPS)))
+    return status(view)["done"] == len(TIMESTEPS) and view._sent == set(TIMESTEPS)
+
+
+def png(side=40):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # ---- explorer ----
@@ -78,138 +91,95 @@ def test_the_sheet_comes_first_and_needs_no_widget_and_no_further_frame(explorer
     assert "static" in repr(view)
 
 
-def test_slider_flips_through_the_frames(explorer, shown):
+def test_the_page_gets_the_case_and_every_frame_without_loss(explorer, shown):
     view = timestep_explorer(explorer)
     assert [type(item).__name__ for item in shown] == ["Image", "VBox"]
-    assert [value for _, value in view.timestep.options] == TIMESTEPS and view.timestep.value == 325
     wait_for(lambda: finished(view))
-    cache = explorer.open("square", "medium")
-    for timestep in TIMESTEPS:
-        view.timestep.value = timestep
-        assert picture(view) == explorer_picture(cache, "s", timestep)
-        assert view.number.value == timestep and f"t = {timestep}" in says(view)
-    view.timestep.value = 325
-    assert says(view) == "square, medium degradation: t = 325 = t* of OMGSR-S"
-    curves = plot(view)
-    view.timestep.value = 500
-    assert curves.startswith(b"<svg") and plot(view) != curves
+    cache, told = explorer.open("square", "medium"), case(view)
+    assert (told["photo"], told["strength"], told["key"]) == ("square", "medium", cache.folder.name)
+    assert told["overview"].startswith("data:image/webp") and told["box"] == [0.25, 0.5, 0.75, 1]
+    for timestep, widget in view._frames.items():
+        frames = message(widget)
+        assert (frames["kind"], frames["key"], frames["timestep"]) == ("frames", told["key"], timestep)
+        for variant in "sf":
+            for panel, address in frames["frames"][variant]["images"].items():
+                image = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
+                assert image.getcolors() == [(32 * 32, colour(variant, panel, timestep))]
+            assert frames["frames"][variant]["captions"]["tuned"] == caption(cache, variant, "tuned", timestep)
 
 
-def test_the_browser_turns_the_pages_and_the_kernel_only_fills_them(explorer, shown, monkeypatch):
+def test_the_page_is_in_a_frame_of_its_own_and_starts_as_the_page_does(explorer, shown):
     view = timestep_explorer(explorer)
-    wait_for(lambda: finished(view))
-    for tab in (view.book.lines, view.book.pages):
-        links = [link for link in view.book._widgets if getattr(link, "target", None) == (tab, "selected_index")]
-        assert [link.source for link in links] == [(view.timestep, "index")]
-        assert tab.selected_index == view.timestep.index and len(set(tab.children)) == len(TIMESTEPS)
-    monkeypatch.setattr(widgets, "explorer_picture", lambda *_: pytest.fail("drawn twice"))
-    for timestep in TIMESTEPS:
-        view.timestep.value = timestep
-
-
-def test_a_picture_that_is_not_there_says_so(explorer, shown):
-    explorer.gate = threading.Semaphore(0)
-    view = timestep_explorer(explorer, static=())
-    blank = explorer_picture(explorer.open("square", "medium"), "s", None)
-    view.timestep.value = 999
-    assert picture(view) == blank and "t = 999 (2 of 5 timesteps computed)" in says(view)
-    explorer.gate.release(3)
-    wait_for(lambda: finished(view))
-    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 999)
-
-
-def test_a_picture_of_what_was_shown_before_is_left_out(explorer, shown):
-    view = timestep_explorer(explorer)
-    wait_for(lambda: finished(view))
-    before = view._edition()
-    view.view.value = "f"
-    wait_for(lambda: finished(view))
-    view._draw(before, 325)
-    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "f", 325)
-
-
-def test_a_typed_timestep_goes_to_the_nearest(explorer, shown):
-    view = timestep_explorer(explorer)
-    for typed in (430, 501):
-        view.number.value = typed
-        assert view.timestep.value == view.number.value == 500
-    assert nearest(TIMESTEPS, 274) == 223 and nearest([0, 10], 5) == 0
-
-
-def test_views_and_the_wiper(explorer, shown):
-    view = timestep_explorer(explorer)
-    cache = explorer.open("square", "medium")
-    assert view.border.layout.display == "none"
-    view.view.value = "both"
-    assert picture(view) == explorer_picture(cache, "both", 325)
-    assert b"OMGSR-F" in plot(view)
-    view.view.value = "wiper"
-    assert view.border.layout.display is None
-    for border in (0, 70):
-        view.border.value = border
-        assert picture(view) == wiper_picture(cache, 325, border)
-    view.view.value = "f"
-    assert b"OMGSR-S" not in plot(view) and view.border.layout.display == "none"
-    wait_for(lambda: finished(view))
-    view.timestep.value = 0
-    assert picture(view) == explorer_picture(cache, "f", 0)
+    page, mail = view.box.children
+    assert page.value.startswith("<iframe") and "&lt;!DOCTYPE html&gt;" in page.value
+    data = re.search("type=&quot;application/json&quot; id=&quot;data&quot;&gt;(.*?)&lt;/script", page.value, re.S)[1]
+    data = json.loads(data.replace("&quot;", '"'))
+    assert data["start"] == "medium" and data["live"]["strengths"][0] == "as it is"
+    assert data["live"]["part"] * 4 / 3 < 10 * 2**20  # as base64, in one message of JupyterLab's websocket
+    assert mail.layout.display == "none"
 
 
 def test_the_thread_starts_at_the_slider_and_follows_it(explorer, shown):
     explorer.gate = threading.Semaphore(0)
     view = ExplorerView(explorer, explorer.open("square", "medium"), b"")
     widgets._OPEN["view"] = view
-    assert "0 of 5 timesteps computed" in says(view)
+    assert status(view)["done"] == 0 and status(view)["planned"] == 5
     explorer.gate.release()
-    wait_for(lambda: "1 of 5" in says(view))
+    wait_for(lambda: status(view)["done"] == 1)
     assert explorer.order == [("square", 325)]
-    wait_for(lambda: view.book.drawn)
-    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 325)
     time.sleep(0.1)  # the thread waits for leave to compute 223, the second nearest
-    view.timestep.value = 999
+    wish(view, timestep=999)
     explorer.gate.release(4)
     wait_for(lambda: finished(view))
     assert [timestep for _, timestep in explorer.order] == [325, 223, 999, 500, 0]
-    assert view.progress.value == 5 and view.progress.layout.display == "none"
-    assert picture(view) == explorer_picture(explorer.open("square", "medium"), "s", 999)
 
 
-def test_another_photograph_and_strength_are_opened_by_the_thread(explorer, shown):
+def test_another_photograph_strength_and_part_are_opened_by_the_thread(explorer, shown):
     view = timestep_explorer(explorer)
-    view.photo.value = "other"
-    view.strength.value = "extreme"
-    wait_for(lambda: "other, extreme" in says(view) and finished(view))
-    assert explorer.open("other", "extreme").missing == []
-    assert picture(view) == explorer_picture(explorer.open("other", "extreme"), "s", 325)
+    wish(view, "other", "as it is", [0.2, 0.7])
+    wait_for(lambda: case(view)["photo"] == "other" and finished(view))
+    told = case(view)
+    assert told["reference"] == "lq" and explorer.centres[-1] == [0.2, 0.7]
+    assert {message(widget)["key"] for widget in view._frames.values()} == {told["key"]}
+    wish(view, "other", "as it is", [0.2, 0.7], timestep=0)  # the slider alone opens nothing
+    time.sleep(0.05)
+    assert explorer.centres.count([0.2, 0.7]) == 1
 
 
-def test_own_pictures_are_added_and_others_refused(explorer, shown):
+def test_frames_of_what_was_shown_before_are_left_out(explorer, shown):
     view = timestep_explorer(explorer)
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    wait_for(lambda: finished(view))
+    before = view._cache
+    wish(view, "other")
+    wait_for(lambda: case(view)["photo"] == "other" and finished(view))
+    view._send(before, 325)
+    assert message(view._frames[325])["key"] == case(view)["key"]
 
-    def upload(name, content):
-        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-        view.upload.value = (file | {"last_modified": datetime.now()},)
 
-    upload("notes.txt", b"text")
-    assert "&#x27;notes.txt&#x27; is not" in view.error.value and 'role="alert"' in view.error.value
-    assert view.photo.value == "square" and view.upload.value == ()
-    upload("mine.png", buffer.getvalue())
-    assert view.photo.value == "mine.png" and view.error.value == ""
-    wait_for(lambda: says(view).startswith("mine.png, medium"))
-    assert set(explorer.caches) == {("square", "medium"), ("mine.png", "medium")}
+def test_an_upload_comes_in_parts(explorer, shown):
+    view = timestep_explorer(explorer)
+    content = png()
+    said = upload(view, "mine.png", content, part=len(content) // 3)
+    assert said["added"] == "mine.png" and said["error"] == "" and said["photos"][-1] == "mine.png"
+    wish(view, "mine.png", "as it is")
+    wait_for(lambda: case(view)["photo"] == "mine.png")
+
+
+def test_what_is_no_image_is_refused(explorer, shown):
+    view = timestep_explorer(explorer)
+    said = upload(view, "notes.txt", b"text")
+    assert "'notes.txt' is not" in said["error"] and said["added"] is None and said["photos"] == ["square", "other"]
+    assert upload(view, "mine.png", png(), number=2)["error"] == ""
 
 
 def test_a_photograph_that_fails_is_named_and_the_next_one_works(explorer, shown):
     explorer.photos.append("broken")
     view = timestep_explorer(explorer)
-    view.photo.value = "broken"
-    wait_for(lambda: "this photograph is broken" in view.error.value)
-    view.timestep.value = 500  # nothing to show, and no error
-    view.photo.value = "other"
-    wait_for(lambda: says(view).startswith("other") and finished(view))
-    assert view.error.value == ""
+    wish(view, "broken")
+    wait_for(lambda: "this photograph is broken" in status(view)["error"])
+    wish(view, "other")
+    wait_for(lambda: case(view)["photo"] == "other" and finished(view))
+    assert status(view)["error"] == ""
 
 
 def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path_factory):
@@ -217,7 +187,7 @@ def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path
     first = timestep_explorer(explorer)
     elsewhere = timestep_explorer(FakeExplorer(tmp_path_factory.mktemp("other")))
     second = timestep_explorer(explorer)
-    assert first.box is None and first.book.pages.comm is None and first.timestep.comm is None
+    assert first.box is None and first._case.comm is None and first._frames[0].comm is None
     assert second.box is not None and elsewhere.box is not None
     for view in (second, elsewhere):
         view.close()
@@ -226,43 +196,33 @@ def test_closing_ends_the_thread_and_frees_the_widgets(explorer, shown, tmp_path
     wait_for(lambda: threading.active_count() == before)
 
 
-def test_one_variant_has_no_view_of_both(tmp_path, shown):
-    view = timestep_explorer(FakeExplorer(tmp_path, variants=("f",)))
-    assert [value for _, value in view.view.options] == ["f", "wiper"] and view.timestep.value == 223
-    assert (colours(picture(view))[36 + 70, 20 + 150 + 70] == colour("f", "noisy", 223)).all()
-
-
-def test_messages_are_escaped(explorer, shown):
+def test_messages_end_no_script(explorer, shown):
     view = timestep_explorer(explorer)
-    view._complain("<script>")
-    assert "<script>" not in view.error.value and "&lt;script&gt;" in view.error.value
+    view._say(error="</script><b>")
+    assert view._status.value.count("</script>") == 1 and status(view)["error"] == "</script><b>"
+
+
+def test_the_nearest_timestep():
+    assert nearest(TIMESTEPS, 274) == 223 and nearest([0, 10], 5) == 0
 
 
 # ---- before and after ----
 
 
-def test_before_after_moves_the_border(shown):
+def test_before_after_is_dragged_without_a_kernel(shown):
     black, white = Image.new("RGB", (50, 20)), Image.new("RGB", (50, 20), "white")
-    view = before_after(black, white, ("bicubic", "OMGSR-S"))
-    for position in (0, 30, 100):
-        view.slider.value = position
-        row = colours(view.image.value)[7, :, 0]
-        assert row.tolist() == [0] * (position // 2) + [255] * (50 - position // 2)
-    view.slider.value = 30
-    assert "left of 30 %: bicubic; right: OMGSR-S" in view.status.value
-    assert view.image.tooltip is None  # JupyterLab cannot draw an Image with one
-    assert [type(item).__name__ for item in shown] == ["Image", "VBox"]
-    sheet = colours(view.sheet)
+    sheet = np.asarray(Image.open(io.BytesIO(before_after(black, white, ("<bicubic>", "OMGSR-S")))))
+    assert [type(item).__name__ for item in shown] == ["Image", "HTML"]
     assert sheet[120, 250, 0] == 0 and sheet[120, 756, 0] == 255
-    assert before_after(black, white).box is not None and view.box is None
+    page = shown[1].data
+    assert 'type="range"' in page and "oninput" in page and "max-width: 50px" in page
+    assert "&lt;bicubic&gt;" in page and "<bicubic>" not in page
+    images = [Image.open(io.BytesIO(base64.b64decode(code))) for code in re.findall('base64,([^"]*)"', page)]
+    assert [image.convert("L").getextrema() for image in images] == [(255, 255), (0, 0)]
+    before_after(black, white, interactive=False)
+    assert len(shown) == 3
     with pytest.raises(ValueError, match="got \\(50, 20\\) and \\(49, 20\\)"):
         before_after(black, white.crop((0, 0, 49, 20)))
-    assert repr(view) == "<PictureView closed>"
-
-
-def test_labels_are_escaped(shown):
-    picture = Image.new("RGB", (50, 20))
-    assert "<script>" not in before_after(picture, picture, ("<script>", "b")).status.value
 
 
 def test_import_needs_no_ipywidgets():

@@ -93,7 +93,11 @@ def add_explore(commands):
     files.add_argument("--first", type=positive, default=3, metavar="N", help="take so many photographs, from 1")
     files.add_argument("--size", type=positive, default=128, metavar="N", help="side of the images in pixels, from 32")
     files.add_argument(
-        "--strengths", nargs="+", default=["mild", "medium", "extreme"], metavar="NAME", help="of the degradation"
+        "--strengths",
+        nargs="+",
+        default=["mild", "medium", "extreme"],
+        metavar="NAME",
+        help="of the degradation; 'as it is': none",
     )
     model = parser.add_argument_group("model")
     model.add_argument(

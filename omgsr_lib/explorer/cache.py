@@ -1,7 +1,8 @@
-"""The frame cache of the explorer: one photograph, degraded once, injected at many timesteps; files in a folder.
+"""The frame cache of the explorer: a part of one photograph, injected at many timesteps; files in a folder.
 
-    case.json              what is computed: photograph, strength, side, timesteps; t* and SNR of each variant
-    lq.png, photo.png      the low-quality image, enlarged, and the photograph
+    case.json              what is computed: photograph, strength, part, side, timesteps; t* and SNR of each variant
+    lq.png, photo.png      the low-quality image, enlarged, and the photograph; the same image where it is taken as it
+                           is, which leaves no reference and no scores
     curves.csv             variant, timestep, snr (dB, of the noisy latent), gap (sliced Wasserstein to the LQ latent)
     index.csv              variant, timestep, file, psnr_prior, psnr_tuned (dB, Y): a row per computed frame
     s_t0325.png            a frame: the images of `PANELS` side by side, pixel by pixel
@@ -22,8 +23,8 @@ from ..utils.files import atomic_folder, atomic_write
 
 
 PANELS = ("noisy", "prior", "tuned")  # decoded z_t of the photograph; one step of the prior; of the tuned model
-FORMAT = 1
-ABOUT = {"format", "photo", "strength", "size", "timesteps", "last", "psnr", "centre", "variants"}
+FORMAT = 2
+ABOUT = {"format", "photo", "strength", "box", "warning", "size", "timesteps", "last", "psnr", "centre", "variants"}
 CURVES = ["variant", "timestep", "snr", "gap"]
 INDEX = ["variant", "timestep", "file", "psnr_prior", "psnr_tuned"]
 
@@ -42,7 +43,7 @@ class FrameCache:
         self.folder = Path(folder)
         self.about = self._read_about()
         size = self.about["size"]
-        self.lq, self.photo = (self._picture(name, (size, size)) for name in ("lq.png", "photo.png"))
+        self.lq, self.photo = (self._image(name, (size, size)) for name in ("lq.png", "photo.png"))
         self._curves = self._read_curves()
         self._rows = {(row["variant"], row["timestep"]): row for row in self._table("index.csv", INDEX)}
         for variant, timestep in self._rows:
@@ -52,21 +53,28 @@ class FrameCache:
     def create(cls, folder, *, about, lq, photo, curves):
         """Write an empty cache to `folder`, in place of the one there.
 
-        `about` holds the facts of `ABOUT` besides format, size and centre; `lq` and `photo` are PIL images of one
-        square size; `curves` is a data frame with the columns of `CURVES`, for all timesteps of the cache and others.
+        `about` holds the facts of `ABOUT` besides format, size and centre: `psnr` and the variants' `snr` are None
+        where there is no reference, `box` is the part of the photograph, its edges as shares of the sides; `lq` and
+        `photo` are PIL images of one square size; `curves` is a data frame with the columns of `CURVES`, for all
+        timesteps of the cache and others.
         """
         about = {"format": FORMAT, "size": photo.width, "centre": detail_centre(photo)} | about
         with atomic_folder(folder) as part:
             (part / "case.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             lq.save(part / "lq.png")
             photo.save(part / "photo.png")
-            curves[CURVES].to_csv(part / "curves.csv", index=False, float_format="%.6g")
+            curves[CURVES].to_csv(part / "curves.csv", index=False, float_format="%.6g", na_rep="nan")
             pd.DataFrame(columns=INDEX).to_csv(part / "index.csv", index=False)
         return cls(folder)
 
     @property
     def variants(self):
         return list(self.about["variants"])
+
+    @property
+    def reference(self):
+        """The image that the others are compared with: "photo", or "lq" where the photograph is taken as it is."""
+        return "lq" if self.about["psnr"] is None else "photo"
 
     @property
     def timesteps(self):
@@ -88,17 +96,17 @@ class FrameCache:
         for variant, (panels, scores) in frames.items():
             file = f"{variant}_t{timestep:04d}.png"
             with atomic_write(self.folder / file) as part:
-                strip_of(panels).save(part, format="PNG")
+                side_by_side(panels).save(part, format="PNG")
             rows[variant, timestep] = {"variant": variant, "timestep": timestep, "file": file, **scores}
         with atomic_write(self.folder / "index.csv") as part:
-            pd.DataFrame(rows.values(), columns=INDEX).to_csv(part, index=False, float_format="%.6g")
+            pd.DataFrame(rows.values(), columns=INDEX).to_csv(part, index=False, float_format="%.6g", na_rep="nan")
         self._rows = rows
 
     def panels(self, variant, timestep):
         """The images of a computed frame, `{panel: PIL image}`."""
         size = self.about["size"]
-        strip = self._picture(self._rows[variant, timestep]["file"], (len(PANELS) * size, size))
-        return {name: strip.crop((i * size, 0, (i + 1) * size, size)) for i, name in enumerate(PANELS)}
+        row = self._image(self._rows[variant, timestep]["file"], (len(PANELS) * size, size))
+        return {name: row.crop((i * size, 0, (i + 1) * size, size)) for i, name in enumerate(PANELS)}
 
     def score(self, variant, timestep, panel):
         """PSNR-Y in dB of panel "prior" or "tuned" of a computed frame."""
@@ -152,27 +160,27 @@ class FrameCache:
             except (TypeError, ValueError) as err:
                 raise ValueError(f"'{path}' holds a row that is no number ({err}). Compute the cache again.") from err
 
-    def _picture(self, name, size):
+    def _image(self, name, size):
         path = self.folder / name
         if not path.is_file():
             raise FileNotFoundError(f"A frame cache names a missing image: '{path}'. Compute the cache again.")
         try:
-            with Image.open(path, formats=["PNG"]) as image:
-                picture = image.convert("RGB")
+            with Image.open(path, formats=["PNG"]) as file:
+                image = file.convert("RGB")
         except (OSError, SyntaxError) as err:
             raise ValueError(f"A cached image must be a readable PNG: '{path}' is not. Compute it again.") from err
-        if picture.size != size:
-            raise ValueError(f"'{path}' must measure {size} pixels, got {picture.size}. Compute the cache again.")
-        return picture
+        if image.size != size:
+            raise ValueError(f"'{path}' must measure {size} pixels, got {image.size}. Compute the cache again.")
+        return image
 
 
-def strip_of(panels):
+def side_by_side(panels):
     """The images of a frame, `{panel: PIL image}`, side by side in the order of `PANELS`."""
     size = panels[PANELS[0]].width
-    strip = Image.new("RGB", (len(PANELS) * size, size))
+    row = Image.new("RGB", (len(PANELS) * size, size))
     for place, name in enumerate(PANELS):
-        strip.paste(panels[name], (place * size, 0))
-    return strip
+        row.paste(panels[name], (place * size, 0))
+    return row
 
 
 def detail_centre(photo):

@@ -6,15 +6,18 @@ import tempfile
 import threading
 from pathlib import Path, PurePath
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from ..adaptive.model import AdaptiveOMGSR
 from ..adaptive.timesteps import shifted_timesteps
-from ..data.degradation import STRENGTHS, Degradation
-from ..data.pairs import evaluation_pairs
-from ..data.photos import find_photos, open_photo, packaged_photos, to_image
+from ..data.degradation import STRENGTHS, Degradation, degrade
+from ..data.pairs import EvaluationPair
+from ..data.photos import find_photos, open_photo, packaged_photos, to_image, to_pixels
 from ..gap import latent_gap
+from ..images.detail import most_detailed
 from ..lora import remove_lora
 from ..metrics.evaluate import score_pairs
 from ..model import OMGSR
@@ -28,6 +31,8 @@ from .page import explore_page
 
 
 CURVE_STEP = 20  # timesteps between two points of a curve
+AS_IT_IS = "as it is"  # in the place of a strength: the photograph is the input, there is no reference
+CHOICES = (AS_IT_IS, *STRENGTHS)
 
 
 def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
@@ -72,7 +77,7 @@ class Explorer:
         photos: photographs to choose from, as for `find_photos`; None for those of the evaluation inside the
             dependencies.
         folder: where frames and the user's own images are written.
-        size: side in pixels of what is shown, the centre of a photograph reduced to a short side of `2 * size`.
+        size: side in pixels of what is shown, a square of a photograph reduced to a short side of `2 * size`.
         steps: number of timesteps, evenly spread; the mid-timesteps of the models are added.
 
     Attributes: `photos` (names to choose from), `strengths`, `timesteps`.
@@ -88,7 +93,7 @@ class Explorer:
             raise ValueError(f"steps must be a number of timesteps from 2 to {self.last + 1}: got {steps}.")
         grid = {round(self.last * index / (steps - 1)) for index in range(steps)}
         self.timesteps = sorted(grid | {tuned.timestep for _, tuned in models.values()})
-        self.strengths = list(STRENGTHS)
+        self.strengths = list(CHOICES)
         self.models, self.folder = models, Path(folder)
         self.size, self.scale, self.seed = size, scale, seed
         self._paths, self._cases, self._lock = {}, {}, threading.Lock()
@@ -113,22 +118,33 @@ class Explorer:
                 raise ValueError(str(err).replace(str(part), path.name)) from err
         return self._add(path)
 
-    def open(self, photo, strength):
-        """The `FrameCache` of a photograph at a strength of `data.degradation.STRENGTHS`; at first without a frame.
+    def open(self, photo, strength, centre=None):
+        """The `FrameCache` of a square of a photograph, at first without a frame.
 
-        Raises `ValueError` for an unknown photograph or strength, or a photograph of one colour.
+        `strength` is one of `CHOICES`: degraded, or `AS_IT_IS`, where `size / scale` pixels of the photograph are
+        enlarged as by `restore` and nothing is known of what they should be. `centre` of the square, as shares of
+        width and height; at an edge it moves inside. None takes the middle, `AS_IT_IS` the square with most detail.
+
+        Raises `ValueError` for an unknown photograph or strength, or a degraded photograph of one colour.
         """
         if photo not in self._paths:
             raise ValueError(f"A photograph must be one of {', '.join(self._paths)}: got {photo!r}.")
-        path, settings = self._paths[photo], Degradation.of_strength(strength)
-        folder = self.folder / f"{path.stem}-{sha256(path)[:8]}-{strength}"
+        check_strength(strength)
+        path, place = self._paths[photo], "".join(f"-{1000 * share:.0f}" for share in centre or ())
+        folder = self.folder / f"{path.stem}-{sha256(path)[:8]}-{strength.replace(' ', '-')}{place}"
         if folder not in self._cases:
-            chain = dict(seed=self.seed, scale=self.scale, short_side=2 * self.size, settings=settings)
-            pair = evaluation_pairs([path], self.size, **chain)[0]
+            pair, about = self._pair(path, strength, centre)
             latents = {variant: encode_pairs(prior.vae, [pair]) for variant, (prior, _) in self.models.items()}
-            cache = FrameCache.create(folder, **self._case(photo, strength, pair, latents))
+            facts = about | {"photo": photo, "strength": strength}
+            cache = FrameCache.create(folder, **self._case(facts, pair, latents))
             self._cases[folder] = cache, pair, latents
         return self._cases[folder][0]
+
+    def overview(self, photo, side=200):
+        """The whole photograph as a PIL image whose longer side measures at most `side` pixels."""
+        image = open_photo(self._paths[photo])
+        image.thumbnail((side, side))
+        return image
 
     def compute(self, cache, timestep):
         """Add the frames of all variants at `timestep` to a cache of `open`, unless there; one thread at a time."""
@@ -156,8 +172,11 @@ class Explorer:
                 "prior": restored_pairs(prior, [pair], timestep=timestep)[0],
                 "tuned": restored_pairs(tuned, [pair], timestep=timestep)[0],
             }
-            scores = {f"psnr_{panel}": psnr(pixels[panel], pair) for panel in ("prior", "tuned")}
-            frames[variant] = {panel: to_image(picture) for panel, picture in pixels.items()}, scores
+            known = cache.reference == "photo"
+            scores = {
+                f"psnr_{panel}": psnr(pixels[panel], pair) if known else math.nan for panel in ("prior", "tuned")
+            }
+            frames[variant] = {panel: to_image(image) for panel, image in pixels.items()}, scores
         return frames
 
     def _add(self, path):
@@ -176,32 +195,73 @@ class Explorer:
         estimated = shifted_timesteps(model.difference(pair.lq[None]).mean(), model.prior.schedule)
         return min(self.timesteps, key=lambda timestep: abs(timestep - int(estimated)))
 
-    def _case(self, photo, strength, pair, latents):
+    def _pair(self, path, strength, centre):
+        """An `EvaluationPair` of a square of a photograph; which part of it that is, and what to say of its size."""
+        photo, as_it_is = open_photo(path), strength == AS_IT_IS
+        side, shortest = self.size // self.scale if as_it_is else self.size, min(photo.size)
+        wanted = max(side, shortest if as_it_is else min(shortest, 2 * self.size))
+        warning = None
+        if shortest < side:
+            measured = f"{path.name} measures {photo.width}x{photo.height} pixels"
+            warning = f"{measured}, fewer than the {side} of a side that are shown: it is enlarged first."
+        if wanted != shortest:
+            photo = photo.resize(
+                [max(side, round(length * wanted / shortest)) for length in photo.size], Image.LANCZOS
+            )
+        if centre is None and as_it_is:
+            corner = most_detailed(np.asarray(photo.convert("L").reduce(4), dtype=float), side // 4, power=2)
+            centre = [(4 * edge + side / 2) / length for edge, length in zip(corner, photo.size, strict=True)]
+        shares = zip(centre or (0.5, 0.5), photo.size, strict=True)
+        corner = [min(max(int(share * length - side / 2), 0), length - side) for share, length in shares]
+        edges = [*corner, corner[0] + side, corner[1] + side]
+        crop = photo.crop(edges)
+        if as_it_is:
+            lq = to_pixels(crop.resize((self.size, self.size), Image.BICUBIC))
+            pair = EvaluationPair(path.stem, lq, to_pixels(crop), lq)
+        else:
+            hq, settings = to_pixels(crop), Degradation.of_strength(strength)
+            chain = dict(seed=self.seed, index=int(sha256(path)[:12], 16), scale=self.scale, settings=settings)
+            pair = EvaluationPair(path.stem, degrade(hq, **chain), degrade(hq, **chain, upscale=False), hq)
+        box = [round(edge / photo.size[i % 2], 4) for i, edge in enumerate(edges)]
+        return pair, {"box": box, "warning": warning}
+
+    def _case(self, facts, pair, latents):
         """What `FrameCache.create` takes: facts, images and curves of a pair."""
-        if torch.equal(pair.lq, pair.hq):
-            raise ValueError(f"A photograph must lose something when it is degraded: '{photo}' is flat. Take another.")
+        known = facts["strength"] != AS_IT_IS
+        if known and torch.equal(pair.lq, pair.hq):
+            raise ValueError(
+                f"A photograph must lose something when it is degraded: '{facts['photo']}' is flat. Take another."
+            )
         variants, curves = {}, []
         points = sorted({*range(0, self.last + 1, CURVE_STEP), *self.timesteps})
         for variant, (prior, tuned) in self.models.items():
             schedule = prior.prior.schedule
             power, difference = (float(value) for value in pair_power(*latents[variant]))
-            variants[variant] = {"timestep": self._own(tuned, pair), "snr": 10 * math.log10(power / difference)}
-            frame = latent_gap(*latents[variant], schedule, points, distances=("sliced_wasserstein",))
-            snr = 10 * torch.log10(power * schedule.snr()[points])
-            curves.append(frame.assign(variant=variant, snr=snr.numpy(), gap=frame["value"]))
+            snr = 10 * math.log10(power / difference) if known else None
+            variants[variant] = {"timestep": self._own(tuned, pair), "snr": snr}
+            gap = np.nan
+            if known:
+                gap = latent_gap(*latents[variant], schedule, points, distances=("sliced_wasserstein",))["value"]
+            decibel = 10 * torch.log10(power * schedule.snr()[points])
+            curves.append(pd.DataFrame({"variant": variant, "timestep": points, "snr": decibel.numpy(), "gap": gap}))
         return {
             "about": {
-                "photo": photo,
-                "strength": strength,
+                **facts,
                 "timesteps": self.timesteps,
                 "last": self.last,
-                "psnr": psnr(pair.lq, pair),
+                "psnr": psnr(pair.lq, pair) if known else None,
                 "variants": variants,
             },
             "lq": to_image(pair.lq),
             "photo": to_image(pair.hq),
             "curves": pd.concat(curves),
         }
+
+
+def check_strength(strength):
+    """Raise `ValueError` unless `strength` is one of `CHOICES`."""
+    if strength not in CHOICES:
+        raise ValueError(f"A strength must be one of {', '.join(CHOICES)}: got {strength!r}.")
 
 
 def write_explorer_page(
@@ -224,7 +284,7 @@ def write_explorer_page(
         names, base, adapter: as for `explorer_models`.
         photos, size, steps, seed: as for `Explorer`; of the photographs the `first` are taken. At 128 pixels one at a
             strength adds about half a megabyte.
-        strengths: out of `data.degradation.STRENGTHS`.
+        strengths: out of `CHOICES`.
         progress: show a bar for each photograph and strength, in a terminal.
 
     Raises `OSError` if the page cannot be written and `ValueError` for bad input, before any frame is computed.
@@ -235,7 +295,7 @@ def write_explorer_page(
     if first < 1 or not strengths or not names:
         raise ValueError("A page needs at least one photograph, one strength and one model.")
     for strength in strengths:
-        Degradation.of_strength(strength)
+        check_strength(strength)
     if photos:
         for photo in find_photos(photos)[:first]:
             open_photo(photo)

@@ -2,32 +2,30 @@
 
 import numpy as np
 
-from .drawing import INK, WIDTH
+from .drawing import INK
 
 
 COLOURS = {"s": "#0072B2", "f": "#D55E00"}  # those of OMGSR-S and OMGSR-F in the figures
 HEADINGS = {
-    "snr": "SNR of zₜ (dB); dashed: of the LQ latent",
-    "gap": "Gap: zₜ to the LQ latent (sliced Wasserstein)",
+    "snr": "How noisy zₜ is",
+    "gap": "How far zₜ is from the LQ latent",
 }
+AXES = {"snr": "SNR (dB)", "gap": "sliced Wasserstein"}
 SNR_RANGE = (-30, 40)  # dB, beyond which the curve is cut
-_WIDTH, _HEIGHT = WIDTH // 2, 150
-_LEFT, _WIDE, _TOP, _BOTTOM = 34, 332, 24, _HEIGHT - 36
+_WIDTH, _HEIGHT = 382, 150
+_LEFT, _WIDE, _TOP, _BOTTOM = 50, 316, 24, _HEIGHT - 36
 
 
-def curves_svg(cache, variants, timestep):
-    """SVG text of both plots side by side."""
-    plots = [plot_svg(cache, name, variants, timestep) for name in HEADINGS]
-    placed = [plot.replace("<svg ", f'<svg x="{place * _WIDTH}" ', 1) for place, plot in enumerate(plots)]
-    frame = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {_HEIGHT}" width="{WIDTH}" height="{_HEIGHT}"'
-    return "\n".join([f"<svg {frame}>", *placed, "</svg>"])
+def plots_of(cache):
+    """The names of the curves that a cache has: without a reference nothing is known of the gap."""
+    return list(HEADINGS)[: 1 if cache.reference == "lq" else None]
 
 
 def plot_svg(cache, name, variants, timestep):
     """SVG text of the curve "snr" or "gap" of `variants` over the timestep, with a marker at `timestep`.
 
-    For a script that moves the marker: each curve is a `polyline.curve`, its dot the `circle.marker` with the same
-    `data-curve`; `line.marker` stands at x = `data-left` + t / `data-last` * `data-wide`.
+    For a script that moves the marker and reads values: each curve is a `polyline.curve`, its dot the `circle.marker`
+    with the same `data-curve`; `line.marker` stands at x = `data-left` + t / `data-last` * `data-wide`.
     """
     frame = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
     text = f'font-family="DejaVu Sans, Verdana, sans-serif" font-size="11" fill="{INK}"'
@@ -57,6 +55,8 @@ def _plot(cache, name, variants, timestep):
         return _BOTTOM - (np.clip(value, low, high) - low) / (high - low) * (_BOTTOM - _TOP)
 
     yield f'<text x="{_LEFT}" y="13" font-weight="bold">{HEADINGS[name]}</text>'
+    middle = f"translate(11 {(_TOP + _BOTTOM) / 2}) rotate(-90)"
+    yield f'<text transform="{middle}" text-anchor="middle">{AXES[name]}</text>'
     for value in ticks:
         yield f'<path d="M{_LEFT} {y(value):.1f}h{_WIDE}" stroke="#E6E6E6"/>'
         yield f'<text x="{_LEFT - 5}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
@@ -69,7 +69,11 @@ def _plot(cache, name, variants, timestep):
     for place, variant in enumerate(variants):
         colour, about = COLOURS[variant], cache.about["variants"][variant]
         if name == "snr":
-            yield f'<path d="M{_LEFT} {y(about["snr"]):.1f}h{_WIDE}" stroke="{colour}" stroke-dasharray="4 3"/>'
+            if about["snr"] is not None:
+                level = y(about["snr"])
+                yield f'<path d="M{_LEFT} {level:.1f}h{_WIDE}" stroke="{colour}" stroke-dasharray="4 3"/>'
+                if place == 0:
+                    yield f'<text x="{_LEFT + 4}" y="{level + 12:.1f}">LQ latent</text>'
             yield (
                 f'<text x="{_LEFT + _WIDE}" y="{_TOP + 8 + 14 * place}" text-anchor="end" fill="{colour}">'
                 f"OMGSR-{variant.upper()}, ▲ t* = {about['timestep']}</text>"

@@ -1,4 +1,4 @@
-"""Figures from data frames and images: functions return a matplotlib `Figure` and leave nothing open.
+"""Figures from data frames: functions return a matplotlib `Figure` and leave nothing open.
 
 Widths are those of a paper's column and page; one method has one colour in all figures.
 """
@@ -319,74 +319,9 @@ def plot_timestep_sweep(frame, mids=None):
     return fig
 
 
-@figure
-def compare_crops(rows, labels, scores=None, boxes=None):
-    """Restored images side by side: a row per photograph, a column per method, native pixels, scores below.
-
-    `rows` holds lists of images (PIL or `(H, W, 3)` arrays) in the order of `labels`; `scores` strings of the same
-    shape; `boxes` one (left, top, right, bottom) per row, the same crop for all its images.
-    """
-    if any(len(row) != len(labels) for row in rows):
-        raise ValueError(f"Each row needs {len(labels)} images, one per label, got {[len(row) for row in rows]}.")
-    frames = boxes or [None] * len(rows)
-    cropped = [[cut(image, box) for image in row] for row, box in zip(rows, frames, strict=True)]
-    width = PAGE / len(labels)
-    heights = [row[0].shape[0] / row[0].shape[1] * width + (0.14 if scores else 0.02) for row in cropped]
-    fig, axes = panels(len(rows), len(labels), (PAGE, sum(heights) + 0.2), height_ratios=heights)
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for i, row in enumerate(cropped):
-        for j, image in enumerate(row):
-            show_image(axes[i, j], image)
-            if scores:
-                axes[i, j].set_xlabel(scores[i][j], labelpad=2, fontsize=6.5)
-    for ax, label in zip(axes[0], labels, strict=True):
-        ax.set_title(METHOD_LABELS.get(label, label), fontsize=7, loc="center", pad=3)
-    return fig
-
-
-@figure
-def contact_sheet(images, labels, columns=None):
-    """Images (PIL or `(H, W, 3)` arrays) of one size in rows, each with its label above ("" for none)."""
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(f"A contact sheet needs images with one label each, got {len(images)} and {len(labels)}.")
-    columns = columns or min(5, len(images))
-    count = -(-len(images) // columns)
-    images = [np.asarray(image) for image in images]
-    width = PAGE / columns
-    height = images[0].shape[0] / images[0].shape[1] * width + (0.14 if any(labels) else 0.02)
-    fig, axes = panels(count, columns, (PAGE, count * height + 0.05))
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for ax in axes.flat[len(images) :]:
-        ax.set_visible(False)
-    for ax, image, label in zip(axes.flat, images, labels, strict=False):
-        show_image(ax, image)
-        if label:
-            ax.set_title(label, fontsize=6.5, fontweight="normal", loc="center", pad=2)
-    return fig
-
-
 def panels(rows, columns, size, **options):
     """Figure and its axes as an array `(rows, columns)`; `size` in inches."""
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
-
-
-def show_image(ax, image):
-    """An array `(H, W)` or `(H, W, 3)` without ticks or frame."""
-    ax.imshow(image, cmap="gray" if image.ndim == 2 else None)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    ax.grid(False)
-
-
-def cut(image, box):
-    """The part (left, top, right, bottom) of an image as an array, all of it for None; `ValueError` outside it."""
-    image = np.asarray(image)
-    if box is None:
-        return image
-    left, top, right, bottom = box
-    if not (0 <= left < right <= image.shape[1] and 0 <= top < bottom <= image.shape[0]):
-        raise ValueError(f"A crop box must lie in its image of {image.shape[1]}x{image.shape[0]}, got {box}.")
-    return image[top:bottom, left:right]
 
 
 def _log_scale(axis, set_scale):

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from .labels import name_points
 from .plots import DASHED, METHOD_COLOURS, PAGE, figure, metric_label, palette, panels
 from .plots_compare import MARKERS
 from .tables_adaptive import variant_label
@@ -20,8 +21,9 @@ SPACE_COLOURS = {"mini": "#0072B2", "FLUX.2 tiny": "#009E73"}
 
 @figure
 def plot_calibration(errors, coverage):
-    """Is the estimator right, and does it know when not? True against estimated D, a panel per kind of degradation;
-    in the last panel the share of true values inside its intervals.
+    """Is the estimator right, and does it know when not? True against estimated D on equal axes, a panel per kind of
+    degradation, with the median and the quartiles of the true D in eighths of the estimates; in the last panel the
+    share of true values inside its intervals.
 
     `errors` is `timesteps.csv`, `coverage` is `tables_adaptive.coverage_table`.
     """
@@ -29,64 +31,84 @@ def plot_calibration(errors, coverage):
     colours = palette(kinds)
     columns = min(3, len(kinds) + 1)
     rows = -(-(len(kinds) + 1) // columns)
-    fig, axes = panels(rows, columns, (PAGE, 1.75 * rows + 0.1))
+    fig, axes = panels(rows, columns, (PAGE, 2.3 * rows))
     *scatters, curve = axes.flat[: len(kinds) + 1]
-    limits = [np.exp([errors[name].min() - 0.2, errors[name].max() + 0.2]) for name in ("estimated", "true")]
+    both = np.exp(errors[["estimated", "true"]])
+    limits = both.min().min() / 1.2, both.max().max() * 1.2
+    ends = []
     for place, (ax, kind) in enumerate(zip(scatters, kinds, strict=True)):
-        part = errors[errors["kind"] == kind]
-        ax.plot(np.exp(part["estimated"]), np.exp(part["true"]), ".", ms=2.2, alpha=0.5, color=colours[kind])
+        part, colour = both[errors["kind"] == kind].sort_values("estimated"), colours[kind]
+        ax.plot(part["estimated"], part["true"], ".", ms=2, alpha=0.35, color=colour)
         ax.axline((1, 1), (2, 2), color=METHOD_COLOURS["mid"], lw=0.7)
-        ax.set(xscale="log", yscale="log", xlim=limits[0], ylim=limits[1])
-        ax.set_xticks([tick for tick in (0.2, 0.5, 1) if limits[0][0] < tick < limits[0][1]])
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(
-            KIND_LABELS[kind].split(" (")[0] + (", as in training" if kind == "mix" else " alone"), fontsize=7
-        )
-        ax.set(xlabel="Estimated D", ylabel="True D" if place % columns == 0 else "")
+        eighths = part.groupby(np.arange(len(part)) * 8 // len(part))
+        low, middle, high = (eighths["true"].quantile(share) for share in (0.25, 0.5, 0.75))
+        ax.errorbar(eighths["estimated"].median(), middle, yerr=[middle - low, high - middle], fmt="o", ms=3.5,
+                    color=METHOD_COLOURS["mid"], mec="white", mew=0.5, elinewidth=0.8, capsize=0)  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal", xlabel="Estimated D")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks([tick for tick in (0.001, 0.01, 0.1, 1, 10) if limits[0] < tick < limits[1]])
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        ax.set_ylabel("True D" if place % columns == 0 else "")
+        name = KIND_LABELS[kind].split(" (")[0]
+        ax.set_title(name + (", as in training" if kind == "mix" else " alone"), fontsize=7)
         part = coverage[coverage["kind"] == kind]
-        curve.plot(part["level"], part["covered"], "-" + MARKERS[place], ms=3.5, lw=1, color=colours[kind])
-        curve.annotate(KIND_LABELS[kind].split(" (")[0], (part["level"].iloc[-1], part["covered"].iloc[-1]), (4, 0),
-                       textcoords="offset points", va="center", color=colours[kind])  # fmt: skip
+        curve.plot(part["level"], part["covered"], "-" + MARKERS[place], ms=3.5, lw=1, color=colour)
+        ends.append((name, tuple(part[["level", "covered"]].iloc[-1]), colour, 7))
     curve.plot([0.4, 1], [0.4, 1], color=METHOD_COLOURS["mid"], lw=0.7)
-    curve.annotate("promised", (0.62, 0.66), color=METHOD_COLOURS["mid"], ha="right")
-    curve.set(xlabel="Interval of the estimator, promised", ylabel="Share of true D inside", xlim=(0.4, 1.12))
-    curve.set(ylim=(0, 1.02), xticks=[0.5, 0.8, 0.95])
+    curve.set(xlabel="Share promised", ylabel="Share of true D inside", xlim=(0.4, 1.25), ylim=(0, 1.02))
+    curve.set(xticks=[0.5, 0.8, 0.95], box_aspect=1)
     curve.set_title("Its intervals", fontsize=7)
+    curve.annotate("as promised", (0.66, 0.72), color=METHOD_COLOURS["mid"], ha="right")
+    name_points(curve, ends)
     for ax in axes.flat[len(kinds) + 1 :]:
         ax.set_visible(False)
+    note = "Line: equal. Black: median and quartiles of the true D, of an eighth of the estimates each"
+    fig.supxlabel(note, fontsize=6.5)
     return fig
 
 
 @figure
 def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
-    """Perception against distortion along the dial: a panel per set, a line per variant, its middle large.
+    """Perception against distortion over the strength from -1 to 1: a panel per set, a line per variant, the estimate
+    itself large, both ends named. The published recipe at t* is a cross, the same with the training mix of the
+    adaptive model (control) a plus.
 
-    The published recipe at t* is a cross, the same with the training mix of the adaptive model (control) a plus.
     `dial` is `tables_adaptive.dial_table`, `means` `mean_table`.
     """
     sets, variants = list(dial["dataset"].unique()), list(dial["variant"].unique())
     colours = palette([f"omgsr-{variant}" for variant in variants])
-    fig, axes = panels(1, len(sets), (PAGE, 2.3))
-    for ax, name in zip(axes[0], sets, strict=True):
+    columns = min(2, len(sets))
+    rows = -(-len(sets) // columns)
+    fig, axes = panels(rows, columns, (PAGE, 2.4 * rows))
+    for ax, name in zip(axes.flat, sets, strict=False):
+        names = []
         for place, variant in enumerate(variants):
             colour = colours[f"omgsr-{variant}"]
-            part = dial[(dial["dataset"] == name) & (dial["variant"] == variant)]
-            line = part.pivot(index="shift", columns="metric", values="value")
-            ax.plot(line[x], line[y], "-" + MARKERS[place], ms=2.5, lw=1, color=colour, label=variant_label(variant))
-            ax.plot(line.loc[0, x], line.loc[0, y], MARKERS[place], ms=6, color=colour, mec="white", mew=0.6)
+            part = dial[(dial["dataset"] == name) & (dial["variant"] == variant) & (dial["shift"].abs() <= 1)]
+            line = part.pivot(index="shift", columns="metric", values="value")[[x, y]]
+            ax.plot(line[x], line[y], "-" + MARKERS[place], ms=2.5, lw=1, color=colour)
+            ax.plot(*line.loc[0], MARKERS[place], ms=6, color=colour, mec="white", mew=0.6)
+            names.append((variant_label(variant), tuple(line.loc[0]), colour, 7))
+            for shift in line.index[[0, -1]]:
+                names.append((f"s = {shift:+g}".replace("-", "−"), tuple(line.loc[shift]), colour, 6))
             fixed = means[(means["dataset"] == name) & (means["variant"] == variant)]
             points = fixed.pivot(index="method", columns="metric", values="mean")
             for method, marker, label in (("published, fixed", "x", "t*"), ("control, fixed", "+", "t*, control")):
                 if method in points.index:
-                    ax.plot(*points.loc[method, [x, y]], marker, ms=5, mew=1.2, color=colour,
-                            label=f"{variant_label(variant)}, {label}", ls="none")  # fmt: skip
-        ax.set_title(name)
-        ax.set_xlabel(metric_label(x))
+                    point = tuple(points.loc[method, [x, y]])
+                    ax.plot(*point, marker, ms=5, mew=1.2, color=colour, ls="none")
+                    names.append((label, point, colour, 6))
+        ax.set(title=name[0].upper() + name[1:], xlabel=metric_label(x), ylabel=metric_label(y))
+        ax.margins(0.12)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    axes[0, 0].set_ylabel(metric_label(y))
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        name_points(ax, names)
+    for ax in axes.flat[len(sets) :]:
+        ax.set_visible(False)
+    fig.supxlabel(
+        "Large: the estimate, s = 0; s below 0 keeps to the input, above 0 the prior adds more", fontsize=6.5
+    )
     return fig
 
 

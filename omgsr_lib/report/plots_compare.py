@@ -1,32 +1,28 @@
-"""Figures that set methods against each other: contrasts, trade-off, ranks, published points, costs, details."""
+"""Figures that set methods against each other: contrasts, trade-off, ranks, published points, costs, memory."""
 
 import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from ..images.detail import most_detailed
 from .labels import name_points
 from .plots import (
     COLUMN,
     METHOD_COLOURS,
     METHOD_LABELS,
     PAGE,
-    cut,
     figure,
     metric_label,
     palette,
     panels,
-    show_image,
 )
 
 
 MARKERS = "osD^vP*X"
 PUBLISHED = "#9E9E9E"  # points that other papers print
-BOX = "#E69F00"  # frames of boxes in images
 
 
 @figure
@@ -128,15 +124,20 @@ def _names(means, metrics):
 def plot_beside_published(summary, published, *, x="psnr_y", y="niqe"):
     """Methods measured here with their intervals among published points (grey, as printed, not re-measured).
 
-    A method that several sources print has a point for each and one name. `summary` and `published` of one dataset
-    (`statistics.summarise`, `published.read_published`).
+    A method that several sources print has a point for each, joined by a line, and one name. `summary` and
+    `published` of one dataset (`statistics.summarise`, `published.read_published`).
     """
-    fig, ax = plt.subplots(figsize=(PAGE, 4.0))
+    fig, ax = plt.subplots(figsize=(PAGE, 4.4))
     printed = published.pivot_table(index=["method", "source"], columns="metric", values="mean").reindex(
         columns=[x, y]
     )
     printed = printed.dropna().sort_values(y)
     ax.plot(printed[x], printed[y], "o", color=PUBLISHED, ms=3)
+    names = {}
+    for (method, _), point in printed.iterrows():
+        names.setdefault(re.sub(r" \([^)]*\)", "", method), []).append(tuple(point))
+    for points in names.values():
+        ax.plot(*zip(*points, strict=True), color=PUBLISHED, lw=0.6, zorder=1)
     table = summary.pivot(index="method", columns="metric", values=["mean", "lo", "hi"])
     means = table["mean"]
     lengths = {}
@@ -146,11 +147,12 @@ def plot_beside_published(summary, published, *, x="psnr_y", y="niqe"):
     _marks(ax, means, [x, y], lengths)
     ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
     ax.margins(0.08)
-    fig.supxlabel("Colour: measured here, 95 % interval; grey: as printed by the papers", fontsize=6.5)
-    names = {}
-    for (method, _), point in printed.iterrows():
-        names.setdefault(re.sub(r" \([^)]*\)", "", method), tuple(point))
-    name_points(ax, _names(means, [x, y]) + [(name, point, "#6E6E6E", 5.5) for name, point in names.items()])
+    note = (
+        "Colour: measured here, 95 % interval; grey: as printed, a line joins what several papers print of one method"
+    )
+    fig.supxlabel(note, fontsize=6.5)
+    grey = [(name, points[0], "#6E6E6E", 5.5) for name, points in names.items()]
+    name_points(ax, _names(means, [x, y]) + grey)
     return fig
 
 
@@ -237,113 +239,6 @@ def plot_memory(frame):
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return fig
-
-
-@figure
-def plot_boxed_crops(rows, labels, boxes, scores=None):
-    """One box of each photograph as every method shows it, with its score below; first the photograph with the box.
-
-    Args:
-        rows: per photograph a list of images of one size (PIL or arrays), the photograph itself last.
-        labels: method of each column.
-        boxes: per photograph (left, top, right, bottom), cut from all of its images alike.
-        scores: per photograph a text for each image, "" for none.
-    """
-    if any(len(row) != len(labels) for row in rows) or len(boxes) != len(rows):
-        raise ValueError(
-            f"Each of {len(rows)} photographs needs {len(labels)} images, one per label, and a box; got "
-            f"{[len(row) for row in rows]} images and {len(boxes)} boxes."
-        )
-    columns = len(labels) + 1
-    width = PAGE / columns
-    fig, axes = panels(len(rows), columns, (PAGE, len(rows) * (width + 0.16) + 0.15))
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for number, (row, box) in enumerate(zip(rows, boxes, strict=True)):
-        show_image(axes[number, 0], np.asarray(row[-1]))
-        axes[number, 0].add_patch(_frame(box, 1.0))
-        for place, image in enumerate(row, start=1):
-            show_image(axes[number, place], cut(image, box))
-            if scores:
-                axes[number, place].set_xlabel(scores[number][place - 1], labelpad=2, fontsize=6)
-    for ax, label in zip(axes[0], ["", *labels], strict=True):
-        ax.set_title(METHOD_LABELS.get(label, label), fontsize=6.5, loc="center", pad=3)
-    return fig
-
-
-@figure
-def plot_tiles(images, tiles, boxes):
-    """A large image: a row per method, the whole beside boxes in native pixels; in the first row the tiles outlined.
-
-    Args:
-        images: `{method: PIL image or (H, W, 3) array}` of one size, the first restored in tiles.
-        tiles: data frame with a row per tile: left, top, right, bottom in pixels.
-        boxes: (left, top, right, bottom) of the details, squares.
-    """
-    height, width = np.asarray(next(iter(images.values()))).shape[:2]
-    ratios = [width / height] + [1] * len(boxes)
-    side = (PAGE - 0.15) / sum(ratios)
-    fig, axes = panels(len(images), len(ratios), (PAGE, len(images) * (side + 0.02) + 0.32), width_ratios=ratios)
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for line, (method, image) in zip(axes, images.items(), strict=True):
-        for ax, box in zip(line, [None, *boxes], strict=True):
-            show_image(ax, cut(image, box))
-        line[0].set_ylabel(METHOD_LABELS.get(method, method), fontsize=7, labelpad=2)
-    whole = axes[0, 0]
-    for tile in tiles.itertuples():
-        corner, sides = (tile.left, tile.top), (tile.right - tile.left, tile.bottom - tile.top)
-        whole.add_patch(Rectangle(corner, *sides, fill=False, ec="white", lw=0.4, alpha=0.8))
-    whole.set_title(f"{width} x {height} pixels", fontsize=7, pad=3)
-    for number, (ax, box) in enumerate(zip(axes[0, 1:], boxes, strict=True), start=1):
-        whole.add_patch(_frame(box, 1.2))
-        whole.text(box[0], box[1], str(number), color="white", fontsize=6, va="bottom",
-                   bbox=dict(facecolor=BOX, lw=0, pad=1))  # fmt: skip
-        ax.set_title(f"Detail {number}, native pixels", fontsize=7, pad=3)
-    note = f"White: outlines of the {len(tiles)} tiles, which overlap and are blended; a band between two lines is an "
-    fig.supxlabel(note + "overlap. Orange: details, where four tiles meet", fontsize=6.5)
-    return fig
-
-
-def joint_boxes(image, tiles, side, count=2):
-    """`count` boxes of `side` pixels around places where four tiles overlap, apart, those with the most detail.
-
-    `tiles` as in `plot_tiles`. Detail is the mean absolute difference of neighbouring pixels.
-    """
-    grey = np.asarray(image, dtype=float).mean(axis=2)
-    boxes = []
-    for y in _joints(tiles["top"], tiles["bottom"]):
-        for x in _joints(tiles["left"], tiles["right"]):
-            left, top = (
-                min(max(at - side // 2, 0), end - side) for at, end in ((x, grey.shape[1]), (y, grey.shape[0]))
-            )
-            part = grey[top : top + side, left : left + side]
-            detail = np.abs(np.diff(part, axis=0)).mean() + np.abs(np.diff(part, axis=1)).mean()
-            boxes.append((detail, (left, top, left + side, top + side)))
-    chosen = []
-    for _, box in sorted(boxes, reverse=True):
-        if len(chosen) < count and all(abs(box[0] - o[0]) >= side or abs(box[1] - o[1]) >= side for o in chosen):
-            chosen.append(box)
-    return chosen
-
-
-def _joints(starts, ends):
-    """Middles of the overlaps along an axis."""
-    starts, ends = sorted(set(starts)), sorted(set(ends))
-    return [int(start + end) // 2 for start, end in zip(starts[1:], ends, strict=False)]
-
-
-def detail_box(image, side):
-    """(left, top, right, bottom) of the square with the most detail: mean absolute difference of neighbouring pixels.
-
-    Searched on a grid of `side / 4`; the first of equal ones.
-    """
-    grey = np.asarray(image, dtype=float).mean(axis=2)
-    left, top = most_detailed(grey, side, step=max(1, side // 4))
-    return left, top, left + side, top + side
-
-
-def _frame(box, width):
-    left, top, right, bottom = box
-    return Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=BOX, lw=width)
 
 
 def _method(variant):

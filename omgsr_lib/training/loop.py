@@ -241,7 +241,8 @@ def _preview(file, model, pairs, *, write):
     if not pairs:
         return
     from ..data.photos import to_image
-    from ..report.plots import compare_crops, save_figure
+    from ..report.plots import save_figure
+    from ..report.plots_images import compare_crops
 
     restored = restored_pairs(model, pairs)  # in every process: sharded weights need all of them
     if write:

@@ -9,7 +9,8 @@ from ..data.photos import to_image
 from ..metrics.specs import SPECS
 from ..presets import PACKAGED_PRIORS
 from ..priors.latents import compression, decode_latents, encode_latents
-from ..report.plots import compare_crops, contact_sheet, plot_losses, save_figure
+from ..report.plots import plot_losses, save_figure
+from ..report.plots_images import compare_crops, contact_sheet
 from ..utils.files import sha256
 
 

@@ -92,7 +92,7 @@ class Lab:
         environment = os.environ | {name: str(folder / place) for name, place in own.items()}
         environment.pop("MPLBACKEND", None)  # of the tests: a user's notebook draws figures inline
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
         command += [f"--port={port}", "--IdentityProvider.token=T", f"--ServerApp.root_dir={self.notebooks}"]
         self.log = open(folder / "server.log", "w")
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)

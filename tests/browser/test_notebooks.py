@@ -21,9 +21,16 @@ def test_first_run(lab, page, artefacts, name):
     assert not [output for output in outputs if "Figure size" in output.get("data", {}).get("text/plain", "")]
     assert any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in outputs) or name in NO_FIGURE
     if name in INTERACTIVE:
-        live = page.locator("img.widget-image:visible").first
-        live.scroll_into_view_if_needed()
-        page.wait_for_function("image => image.naturalWidth > 100", arg=live.element_handle())
+        if name == "05_restore":
+            page.locator("input.omgsr-border").scroll_into_view_if_needed()
+            page.locator("input.omgsr-border").fill("20")
+            border = page.locator("input.omgsr-border").evaluate(
+                "e => e.parentNode.style.getPropertyValue('--border')"
+            )
+            assert border == "20%"
+        else:
+            page.locator(".omgsr-explorer").scroll_into_view_if_needed()
+            page.frame_locator(".omgsr-explorer iframe").locator("canvas.image").first.wait_for()
         assert page.get_by_text("Click to show javascript error").count() == 0
     page.set_viewport_size({"width": 1280, "height": 2600})
     page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(panel => panel.scrollTo(0, 0))")
