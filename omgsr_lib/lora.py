@@ -62,8 +62,8 @@ def merge_lora(module):
 def widen_lora(module, rank):
     """Give the adapter of `module` a larger `rank` with the same function, in place; alpha stays equal to the rank.
 
-    A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for an adapter that is wider
-    already or whose alpha is not its rank.
+    A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for an adapter that is
+    wider already or whose alpha is not its rank.
     """
     from peft import get_peft_model_state_dict
 
