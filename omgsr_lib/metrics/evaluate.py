@@ -7,6 +7,7 @@ import json
 import math
 import os
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -242,10 +243,10 @@ def _cached_scores(name, paths, scorers, device, cache):
         return _score(name, open_pair(name, paths), scorers, device)
     file = Path(cache) / f"{name}.json"
     record = {"pictures": [sha256(path) for path in paths], "scores": {}}
-    if file.is_file():
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # damaged: computed again
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["pictures"] == record["pictures"]:
-            record["scores"] = known["scores"]
+            record["scores"] = {metric: dict(score) for metric, score in known["scores"].items() if "value" in score}
     keys = {spec.name: f"{spec.version}, {spec.convention}" for spec, _ in scorers}
     wanted = [
         (spec, function)

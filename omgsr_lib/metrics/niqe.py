@@ -7,6 +7,9 @@ from torch.nn import functional as F
 from .measures import Undefined, luma_yiq
 
 
+PRISTINE = ("gaussian_window", "mu_pris_param", "cov_pris_param")  # the authors' model of pristine photographs
+
+
 def niqe(pixels, parameters):
     """Natural image quality evaluator of pixels `(B, 3, H, W)` in `[-1, 1]`: one value per image, larger is worse.
 
@@ -18,10 +21,7 @@ def niqe(pixels, parameters):
     height, width = (side - side % 96 for side in pixels.shape[-2:])
     if height * width < 2 * 96 * 96:
         raise ValueError(f"NIQE needs at least two blocks of 96x96 pixels, got {tuple(pixels.shape[-2:])}.")
-    window, mean_pristine, cov_pristine = (
-        np.asarray(parameters[name], dtype=np.float64)
-        for name in ("gaussian_window", "mu_pris_param", "cov_pris_param")
-    )
+    window, mean_pristine, cov_pristine = (np.asarray(parameters[name], dtype=np.float64) for name in PRISTINE)
     luma = (luma_yiq(pixels) * 255).round()[..., :height, :width].cpu()
     scores = []
     for image in luma:
