@@ -7,6 +7,7 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +40,7 @@ def evaluate_folder(
     cache=None,
     progress=False,
 ):
-    """Score every image of `restored_dir` against the one of the same name (without suffix) in `reference_dir`.
+    """Score every image of `restored_dir` against the one of the same name in `reference_dir` (see `paired_files`).
 
     Args:
         restored_dir, reference_dir: folders; `reference_dir` may be None if no metric needs a reference.
@@ -103,8 +104,9 @@ def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=Non
 def paired_files(restored_dir, reference_dir):
     """`{name: (restored, reference)}` of two folders, or `{name: (restored,)}` if `reference_dir` is None.
 
-    Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides, or
-    a file is not an 8-bit image without transparency.
+    Names are relative paths, sorted, without suffix where no two of a folder share them: `a.jpg` beside `a.png` goes
+    with `a.jpg.png` beside `a.png.png`, as `omgsr restore` names them. Raises `ValueError` where they are not the same
+    on both sides, or a file is not an 8-bit image without transparency.
     """
     restored = _by_name(restored_dir)
     if reference_dir is None:
@@ -112,7 +114,7 @@ def paired_files(restored_dir, reference_dir):
     reference = _by_name(reference_dir)
     if restored.keys() != reference.keys():
         raise ValueError(
-            f"Images are paired by name without suffix, so both folders must hold the same names: {len(restored)} "
+            f"Images are paired by name, so both folders must hold the same names without suffix: {len(restored)} "
             f"and {len(reference)} here. Only in '{restored_dir}': {_some(restored.keys() - reference.keys())}. Only "
             f"in '{reference_dir}': {_some(reference.keys() - restored.keys())}. Rename, add or remove files."
         )
@@ -137,9 +139,12 @@ def _check_metrics(metrics, has_reference):
 
 
 def _by_name(folder):
+    photos = [path.relative_to(folder) for path in find_photos(folder)]
+    shared = {stem for stem, count in Counter(photo.with_suffix("") for photo in photos).items() if count > 1}
     paths = {}
-    for path in find_photos(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for photo in photos:
+        stem, path = photo.with_suffix(""), Path(folder, photo)
+        name = (photo if stem in shared else stem).as_posix()
         if name in paths:
             raise ValueError(f"Two files claim the name '{name}': '{paths[name]}' and '{path}'. Remove one.")
         _check_header(path)
