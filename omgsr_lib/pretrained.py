@@ -198,6 +198,9 @@ def _read_facts(folder, *keys):
         facts = dict(json.loads(file.read_text(encoding="utf-8")))
         if missing := [key for key in keys if key not in facts]:
             raise ValueError(f"without {', '.join(missing)}")
+        timestep, ranks = facts.get("timestep", 0), facts.get("ranks", [0, 0])
+        if not (isinstance(timestep, int) and [type(rank) for rank in ranks] == [int, int]):
+            raise ValueError(f"timestep {timestep!r}, ranks {ranks!r}")
     return facts
 
 

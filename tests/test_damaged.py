@@ -95,10 +95,20 @@ def test_damaged_settings_of_a_run(content, tmp_path):
         keep_settings(tmp_path, {"seed": 0})
 
 
-@pytest.mark.parametrize("text", ["{}", "", "[]", "1"])
+@pytest.mark.parametrize("text", ["{}", "", "[]", "1", '{"family": "ddpm", "timestep": null}',
+                                  '{"family": "ddpm", "timestep": 3, "ranks": 2}'])  # fmt: skip
 def test_a_damaged_omgsr_json(text, tmp_path):
     (tmp_path / "omgsr.json").write_text(text)
     with pytest.raises(ValueError, match="omgsr.json' .*Copy it again"):
+        OMGSR.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["vae", "unet"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]"])
+def test_a_damaged_configuration_of_a_base(folder, text, tmp_path):
+    OMGSR.from_base("tiny", "ddpm", 3).add_adapters(1, 1).save_pretrained(tmp_path)
+    (tmp_path / folder / "config.json").write_text(text)
+    with pytest.raises((FileNotFoundError, ValueError), match=f"'{tmp_path}'"):
         OMGSR.from_pretrained(tmp_path)
 
 

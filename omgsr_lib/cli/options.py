@@ -40,9 +40,7 @@ def number(kind, low, high=math.inf):
     def parse(text):
         value = kind(text)
         if not low <= value <= high or value == math.inf:
-            bounds = (
-                f"{'finite and ' * (kind is float)}at least {low}" if high == math.inf else f"from {low} to {high}"
-            )
+            bounds = f"at least {low}, and finite" if high == math.inf else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
         return value
 
