@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.cli import build_parser, main
+from omgsr_lib.cli import _show_warnings, build_parser, main
 from omgsr_lib.data.photos import find_photos
+from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import Restorer, restore
 from omgsr_lib.study.papermill import NotebookFailed
@@ -260,6 +261,15 @@ def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", fail)
     assert main(["reproduce"]) == 1
     assert capsys.readouterr().err == "omgsr reproduce: 01_latent_gap failed at In [3]: NameError: x. See file\n"
+
+
+def test_a_photograph_of_100_megapixels_is_no_bomb(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89)  # instead of 89 million: Pillow warns above it
+    Image.new("L", (10, 10)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        _show_warnings("restore")
+        Picture.open(tmp_path / "a.png")
+    assert capsys.readouterr().err == ""
 
 
 def test_warnings_are_a_line_each_but_those_for_developers(photos, tmp_path, capsys, monkeypatch):

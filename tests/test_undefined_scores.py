@@ -50,6 +50,14 @@ def test_pictures_whose_difference_the_decoder_drops_are_refused(folders, side):
     assert_refused(folders, paths[3], "transparency")
     photo.convert("L").save(paths[4], transparency=100)
     assert_refused(folders, paths[4], "transparency")
+    photo.save(deep := folder / "photo_1.jp2")
+    data = bytearray(deep.read_bytes())
+    size = data.find(b"\xff\x4f\xff\x51")
+    data[size + 42] = data[size + 45] = data[size + 48] = data[data.find(b"ihdr") + 14] = 11
+    deep.write_bytes(data)
+    with pytest.raises(ValueError, match="photo_1.jp2' has 12 bits"):
+        evaluate_folder(*folders)
+    deep.unlink()
     photo.quantize(256).save(paths[0])
     assert len(evaluate_folder(*folders, metrics=("psnr_y",))) == 3
 
@@ -137,6 +145,8 @@ def test_a_picture_too_small_for_a_metric_has_no_value_and_the_others_have(tmp_p
     values = frame.pivot(index="image", columns="metric", values="value")
     assert values.loc["icon"].isna().to_dict() == {"checkerboard": True, "psnr_y": False, "ssim_y": True}
     assert values.loc["photo"].notna().all()
+    conventions = convention_scores(tmp_path, tmp_path, borders=(0,)).groupby(["image", "measure"])["value"]
+    assert conventions.count().tolist() == [5, 0, 5, 5]
     assert [str(warning.message).split(":")[0] for warning in caught] == [
         "'icon' has no ssim_y",
         "'icon' has no checkerboard",

@@ -89,6 +89,7 @@ def _show_warnings(command):
     warnings.showwarning = show
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
         warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")  # limits are our own
     warnings.filterwarnings("ignore", category=UserWarning, module=rf"({'|'.join(LIBRARIES)})(\.|$)")
 
 

@@ -11,12 +11,10 @@ import torch
 from PIL import Image
 
 from ..images.image_file import Picture
-from ..images.scan import scan_folder
+from ..images.scan import SUFFIXES, scan_folder
 from ..utils.files import reading
 from .manifest import LISTS, read_manifest, read_table
 
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 # Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by image.
 # Licences: NASA, CC0 and public domain (scikit-image), CC BY 2.0 (scikit-learn), US Navy portrait (matplotlib).

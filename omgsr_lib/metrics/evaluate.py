@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.photos import find_photos, open_photo, to_pixels
+from ..images.boxes import unread
 from ..images.png import png_source
 from ..images.sixteen_bit import is_deep
 from ..utils.files import sha256, write_json
@@ -167,16 +168,20 @@ def _open(path):
 def _check_header(path):
     try:
         with Image.open(png_source(path)[0]) as image:
-            _check_image(image, path)
+            _check_image(image, path, unread(path)[1])
     except OSError as err:
         raise ValueError(f"An image must be readable: '{path}' is not ({err}). Replace it.") from err
 
 
-def _check_image(image, name):
-    """`ValueError` for a PIL image of more than 8 bits (as far as it is not loaded yet) or with transparency."""
+def _check_image(image, name, bits=8):
+    """`ValueError` for a PIL image of more than 8 bits (as far as it is not loaded yet) or with transparency.
+
+    `bits`: the depth of its file, as far as Pillow does not tell it.
+    """
     found = [] if image.mode in MODES else [f"the mode {image.mode}"]
-    if _is_deep(image):
-        found.append("16 bits")
+    bits = 16 if _is_deep(image) else bits
+    if bits > 8:
+        found.append(f"{bits} bits")
     if image.has_transparency_data:
         found.append("transparency")
     if found:
