@@ -13,9 +13,9 @@ UNREAD = (".heic", ".heif")  # each one is a line instead of missing without a w
 def find_pictures(source, target, on_error):
     """The image `source`, or those below the folder `source`, sorted by path.
 
-    Suffixes are those of `SUFFIXES` and `UNREAD` in any case. What `scan_folder` leaves out and a folder `target` inside of `source` are no inputs. `on_error` is called with the
-    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no image, `ValueError` if
-    both are one folder.
+    Suffixes are those of `SUFFIXES` and `UNREAD` in any case. What `scan_folder` leaves out and a folder `target`
+    inside of `source` are no inputs. `on_error` is called with the `OSError` of a folder that cannot be read. Raises
+    `FileNotFoundError` if there is no image, `ValueError` if both are one folder.
     """
     if source.is_file():
         return [source]
