@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .utils.files import atomic_folder
+from .utils.files import atomic_folder, reading
 
 
 # Suffixes of the adapted layers of the autoencoder's encoder, as in the authors' adapters.
@@ -22,6 +22,7 @@ CONVOLUTIONS_AND_ATTENTION = [
     "to_k", "to_q", "to_v", "to_out.0",
 ]  # fmt: skip
 PREFIX = "base_model.model."
+AGAIN = "Copy the adapter again."
 WEIGHTS = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
 
 
@@ -124,13 +125,18 @@ def load_adapter(module, folder):
     folder = Path(folder)
     if (folder / WEIGHTS["diffusers"]).is_file():
         state, metadata = _read(folder / WEIGHTS["diffusers"])
-        config = _diffusers_config(folder, state, json.loads(metadata.get("lora_adapter_metadata", "{}")))
+        with reading(folder / WEIGHTS["diffusers"], AGAIN):
+            about = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+        config = _diffusers_config(folder, state, about)
     else:
         for name in ("adapter_config.json", WEIGHTS["peft"]):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"An adapter folder must hold {name}: '{folder}' does not. Check the path.")
         state, _ = _read(folder / WEIGHTS["peft"])
-        config = LoraConfig.from_pretrained(folder)
+        with reading(folder / "adapter_config.json", AGAIN):
+            config = LoraConfig.from_pretrained(folder)
+            if not (isinstance(config.r, int) and config.r > 0 and config.target_modules):
+                raise ValueError(f"rank {config.r!r}, layers {config.target_modules!r}")
         config.inference_mode = False
     _inject(module, config)
     try:
@@ -165,12 +171,9 @@ def _inject(module, config):
 
 def _read(file):
     """Tensors of an adapter file, by their names inside the adapted module, and its metadata."""
-    try:
-        with safe_open(file, "pt") as opened:
-            state = {name: opened.get_tensor(name) for name in opened.keys()}
-            metadata = opened.metadata() or {}
-    except SafetensorError as err:
-        raise ValueError(f"'{file}' is damaged ({err}). Copy the adapter again.") from err
+    with reading(file, AGAIN), safe_open(file, "pt") as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}
+        metadata = opened.metadata() or {}
     return {_inside(name): value for name, value in state.items()}, metadata
 
 

@@ -16,7 +16,7 @@ from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder
 from .schedules import NoiseSchedule
-from .utils.files import atomic_folder, verify_hashes
+from .utils.files import atomic_folder, reading, verify_hashes
 
 
 FACTS = "omgsr.json"  # beside the weights: family, timestep, ranks of the adapters
@@ -66,7 +66,8 @@ def _from_folder(cls, folder, base, adapter, options):
             )
         vae = load_autoencoder(folder, subfolder="vae", dtype=options["dtype"])
         model = cls(vae, load_folded(folder, options["dtype"]), facts["timestep"])
-        model.lq_vae.encoder.load_state_dict(load_file(folder / LQ_ENCODER))
+        with reading(folder / LQ_ENCODER, "Copy the folded model again."):
+            model.lq_vae.encoder.load_state_dict(load_file(folder / LQ_ENCODER))
         return model
     cls = _adaptive(cls) if _is_adaptive(adapter or folder) else cls
     model = cls.from_base(base or folder, facts["family"], facts["timestep"], **options)
@@ -193,15 +194,13 @@ def load_adapter(model, folder):
 def _read_facts(folder, *keys):
     """The content of `omgsr.json` in `folder`; `ValueError` if it is no JSON object with `keys`."""
     file = folder / FACTS
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in keys if key not in facts]
-    except (ValueError, TypeError) as err:
-        raise ValueError(f"A model's omgsr.json must be JSON: '{file}' is damaged ({err}). Copy it again.") from err
-    if missing:
-        raise ValueError(
-            f"A model's omgsr.json needs {', '.join(keys)}: '{file}' lacks {', '.join(missing)}. Copy it again."
-        )
+    with reading(file, "Copy it again."):
+        facts = dict(json.loads(file.read_text(encoding="utf-8")))
+        if missing := [key for key in keys if key not in facts]:
+            raise ValueError(f"without {', '.join(missing)}")
+        timestep, ranks = facts.get("timestep", 0), facts.get("ranks", [0, 0])
+        if not (isinstance(timestep, int) and [type(rank) for rank in ranks] == [int, int]):
+            raise ValueError(f"timestep {timestep!r}, ranks {ranks!r}")
     return facts
 
 

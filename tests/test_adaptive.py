@@ -75,6 +75,7 @@ def test_the_dial_moves_sigma_over_alpha_by_powers_of_two(model):
     for strength in (-1.0, 0.0, 0.5):
         timestep = int(shifted_timesteps(difference, schedule, strength))
         assert ratio[timestep] == pytest.approx(float(ratio[200]) * 2**strength, rel=0.01)
+    assert [int(shifted_timesteps(difference, schedule, s)) for s in (-1e9, 1e9)] == [0, len(schedule.alphas) - 1]
     moved = [int(shifted_timesteps(difference, schedule, s)) for s in torch.linspace(-3, 3, 25).tolist()]
     assert moved == sorted(moved) and len(set(moved)) > 20
 

@@ -1,6 +1,7 @@
 """cli: every option explained, every example parsed, bad input in one line, and `omgsr restore` end to end."""
 
 import argparse
+import io
 import re
 import shlex
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from omgsr_lib.cli import build_parser, main
+from omgsr_lib.cli import _show_warnings, build_parser, main
 from omgsr_lib.data.photos import find_photos
+from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import Restorer, restore
 from omgsr_lib.study.papermill import NotebookFailed
@@ -129,8 +131,24 @@ def test_the_list_of_commands_describes_each(capsys):
 
 
 def test_unknown_options_and_commands(capsys):
-    restoring = [f"restore a.png --out b {option}" for option in ("--colour x", "--format gif", "--tile large")]
-    training = ["train --steps many", "train --steps 0", "train --batch-size -1", "midstep --photos a --size 0"]
+    options = (
+        "--colour x",
+        "--format gif",
+        "--tile large",
+        "--scale 0.5",
+        "--scale nan",
+        "--scale inf",
+        "--quality 0",
+    )
+    restoring = [f"restore a.png --out b {option}" for option in (*options, "--timestep 1000", "--overlap -4")]
+    training = [
+        "train --steps many",
+        "train --steps 0",
+        "train --batch-size -1",
+        "train --warmup -1",
+        "train --seed -1",
+    ]
+    training += ["train --learning-rate nan", "midstep --photos a --size 0", "midstep --photos a --seed -1"]
     for arguments in ("", "paint", *restoring, "restore a.png --out b --batch-size 0", *training):
         with pytest.raises(SystemExit) as stop:
             main(arguments.split())
@@ -215,7 +233,6 @@ def test_bad_photographs_are_found_before_the_model_is_loaded(tmp_path, capsys, 
         ("restore {photos} --model mini-x", ["must be one of mini-s", "'mini-x'"]),
         ("restore {photos} --model {tiny} --adapter {out}", ["An adapter folder must hold adapter_config.json"]),
         ("restore {photos} --model {tiny} --base {out}", ["A base must be a folder or a hub id 'owner/name'"]),
-        ("restore {photos} --model {tiny} --scale 0.5", ["scale must be a number, at least 1 and finite"]),
         ("restore {photos} --model {tiny} --tile 20", ["tile must be a multiple of 8 pixels"]),
         ("restore {photos} --model {tiny} --out {photos}", ["must not be that of the images"]),
         ("train --photos {photos} --preset big --variant s", ["A recipe must be one of: smoke s", "'big' 's'"]),
@@ -244,6 +261,15 @@ def test_a_failing_notebook_is_one_line_and_code_1(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", fail)
     assert main(["reproduce"]) == 1
     assert capsys.readouterr().err == "omgsr reproduce: 01_latent_gap failed at In [3]: NameError: x. See file\n"
+
+
+def test_a_photograph_of_100_megapixels_is_no_bomb(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89)  # instead of 89 million: Pillow warns above it
+    Image.new("L", (10, 10)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        _show_warnings("restore")
+        Picture.open(tmp_path / "a.png")
+    assert capsys.readouterr().err == ""
 
 
 def test_warnings_are_a_line_each_but_those_for_developers(photos, tmp_path, capsys, monkeypatch):
@@ -349,6 +375,20 @@ def test_a_training_needs_photographs_and_a_folder(photos, capsys):
     assert line == "omgsr train: A training needs --out: got none. Without it only --dry-run is possible.\n"
     line = refused(capsys, "train", "--preset", "release", "--variant", "s", "--resolution", "1024")
     assert "'release' 's-1024'" in line
+
+
+def test_midstep_names_a_size_that_the_autoencoder_does_not_take(photos, capsys):
+    line = refused(capsys, "midstep", "--photos", photos, "--size", 50)
+    assert "must measure a multiple of 4 pixels: 'a' is 50x50" in line
+
+
+def test_names_that_the_terminal_does_not_know_end_no_run(photos, tiny, tmp_path, monkeypatch):
+    (photos / "a.png").rename(photos / "Jörg ☃.png")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["restore", str(photos), "--model", str(tiny), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
+    terminal.flush()
+    assert b"J\\xf6rg \\u2603.png" in terminal.buffer.getvalue()
 
 
 def test_midstep_prints_the_timestep(photos, capsys):

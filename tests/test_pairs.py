@@ -174,11 +174,25 @@ def test_training_files_of_other_sizes_are_not_read(tmp_path, monkeypatch):
     assert read == [train[1], held_out]
 
 
-def test_the_same_content_or_name_is_refused(tmp_path):
+def test_the_same_photograph_is_refused(tmp_path, paths):
     train = save(tmp_path / "a.png", 20, 20, 0)
     copy = save(tmp_path / "copy.png", 20, 20, 0)
-    with pytest.raises(ValueError, match="copy.png' equals the training image .*a.png' in content"):
+    with pytest.raises(ValueError, match="copy.png' equals the training image .*a.png'"):
         assert_disjoint([train], [copy])
-    (tmp_path / "eval").mkdir()
-    with pytest.raises(ValueError, match="a.png' in name"):
-        assert_disjoint([train], [save(tmp_path / "eval" / "a.png", 20, 20, 1)])
+    photo = Image.open(paths[0]).convert("RGB")
+    small = tmp_path / "eval" / f"{paths[0].stem}.jpg"
+    small.parent.mkdir()
+    photo.resize((photo.width // 3, photo.height // 3)).save(small, quality=50)
+    with pytest.raises(ValueError, match=f"{small.name}' equals the training image .*{paths[0].name}'"):
+        assert_disjoint([train, paths[0]], [small])
+
+
+def test_cards_of_a_camera_share_names_and_no_photographs(tmp_path, paths):
+    for card, path in zip(("100CANON", "101CANON"), paths, strict=True):
+        (tmp_path / card).mkdir()
+        Image.open(path).convert("RGB").save(tmp_path / card / "IMG_0001.JPG")
+    (tmp_path / "102CANON").mkdir()
+    (tmp_path / "102CANON" / "IMG_0001.JPG").write_bytes(b"no image")
+    first, second, broken = sorted(tmp_path.rglob("*.JPG"))
+    assert_disjoint([first, broken], [second])
+    assert_disjoint([first], [broken])

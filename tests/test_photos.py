@@ -27,6 +27,12 @@ def test_a_folder_at_any_depth_in_any_case(photos, tmp_path):
     assert find_photos(tmp_path / "set") == sorted(photos)
 
 
+def test_every_suffix_that_is_read_and_nothing_else(tmp_path):
+    for name in ("a.jfif", "b.AVIF", "c.mpo", "d.jp2", "e.ppm", "f.heic", "g.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_photos(tmp_path)] == ["a.jfif", "b.AVIF", "c.mpo", "d.jp2", "e.ppm"]
+
+
 def test_a_list_keeps_its_order_and_paths_are_relative_to_it(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "set" / "deep")
     (tmp_path / "list.txt").write_text(f"# two of three\n\nset/deep/c.webp\n  {photos[0]}  \n#set/none.png\n")

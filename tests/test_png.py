@@ -81,5 +81,28 @@ def test_what_the_colours_mean_is_written_again(tmp_path, case, deep):
     picture.save(tmp_path / "b.png", "png")
     assert [*Picture.open(tmp_path / "b.png").chunks] == COLOURS[case]
     for format in ("jpeg", "webp", "tiff"):
-        assert ("chunks" in picture.losses(format)) == (case != "srgb")
-    assert "chunks" not in picture.losses("png")
+        assert ("colours" in picture.losses(format)) == (case == "pq")
+    assert "colours" not in picture.losses("png")
+
+
+DAMAGED = {
+    "iCCP": (b"iCCP", b"profile\0\0" + zlib.compress(LONG[:1000]), True),
+    "pHYs": (b"pHYs", struct.pack(">IIB", 2835, 2835, 1), True),
+    "tEXt": (b"tEXt", b"Comment\0text", True),
+    "short": (b"pHYs", bytes(4), False),
+    "packed": (b"zTXt", b"Comment\0\0no deflate", False),
+    "method": (b"iCCP", b"profile\0\x07" + zlib.compress(LONG[:1000]), False),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_damaged_chunk_beside_the_pixels_is_left_out_and_said(tmp_path, case, deep):
+    name, content, wrong_sum = DAMAGED[case]
+    path = with_chunks(tmp_path / "a.png", (name, content), deep=deep)
+    if wrong_sum:
+        path.write_bytes(path.read_bytes().replace(chunk(name, content), chunk(name, content)[:-1] + b"?"))
+    picture = Picture.open(path)
+    assert np.array_equal(picture.to_8_bits().colour, ARRAY)
+    assert picture.notes == (f"damaged chunks are left out: {name.decode()}",) and picture.dpi is None
+    assert np.array_equal(np.asarray(open_photo(path)), ARRAY)

@@ -1,6 +1,7 @@
 """What is not measured: images that 8-bit RGB does not hold, and images that a metric is not defined for."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from omgsr_lib.cli import main
 from omgsr_lib.images.sixteen_bit import write_png, write_tiff
 from omgsr_lib.metrics.comparisons import compare_methods, rank_stability
 from omgsr_lib.metrics.conventions import convention_scores
-from omgsr_lib.metrics.evaluate import evaluate_folder, evaluate_images
+from omgsr_lib.metrics.evaluate import evaluate_folder, evaluate_images, paired_files
 from omgsr_lib.metrics.statistics import summarise
+from omgsr_lib.restore.names import output_names
 
 
 PHOTO = data.astronaut()[:61, :83]
@@ -48,6 +50,14 @@ def test_pictures_whose_difference_the_decoder_drops_are_refused(folders, side):
     assert_refused(folders, paths[3], "transparency")
     photo.convert("L").save(paths[4], transparency=100)
     assert_refused(folders, paths[4], "transparency")
+    photo.save(deep := folder / "photo_1.jp2")
+    data = bytearray(deep.read_bytes())
+    size = data.find(b"\xff\x4f\xff\x51")
+    data[size + 42] = data[size + 45] = data[size + 48] = data[data.find(b"ihdr") + 14] = 11
+    deep.write_bytes(data)
+    with pytest.raises(ValueError, match="photo_1.jp2' has 12 bits"):
+        evaluate_folder(*folders)
+    deep.unlink()
     photo.quantize(256).save(paths[0])
     assert len(evaluate_folder(*folders, metrics=("psnr_y",))) == 3
 
@@ -125,3 +135,36 @@ def test_pictures_without_a_value_are_left_out_of_comparisons():
     assert summarise(gap).n.tolist() == [11, 12, 12]
     nothing = summarise(gap.assign(value=np.nan)).iloc[0]
     assert nothing.n == 0 and np.isnan(nothing["mean"])
+
+
+def test_a_picture_too_small_for_a_metric_has_no_value_and_the_others_have(tmp_path):
+    for name, side in (("icon", 8), ("photo", 80)):
+        Image.fromarray(PHOTO.repeat(2, axis=0)[:side, :side]).save(tmp_path / f"{name}.png")
+    with pytest.warns(RuntimeWarning) as caught:
+        frame = evaluate_folder(tmp_path, tmp_path, metrics=("psnr_y", "ssim_y", "checkerboard"))
+    values = frame.pivot(index="image", columns="metric", values="value")
+    assert values.loc["icon"].isna().to_dict() == {"checkerboard": True, "psnr_y": False, "ssim_y": True}
+    assert values.loc["photo"].notna().all()
+    conventions = convention_scores(tmp_path, tmp_path, borders=(0,)).groupby(["image", "measure"])["value"]
+    assert conventions.count().tolist() == [5, 0, 5, 5]
+    assert [str(warning.message).split(":")[0] for warning in caught] == [
+        "'icon' has no ssim_y",
+        "'icon' has no checkerboard",
+    ]
+
+
+def test_names_that_differ_in_suffix_alone_are_paired(tmp_path):
+    """As `omgsr restore` names its results: `a.jpg.png` and `a.png.png`, but `b.png`."""
+    reference = ("a.jpg", "a.png", "b.jpg", "c/a.png")
+    for folder, names in (("in", reference), ("out", ("a.jpg.png", "a.png.png", "b.png", "c/a.png"))):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).save(tmp_path / folder / name)
+    assert list(paired_files(tmp_path / "out", tmp_path / "in")) == ["a.jpg", "a.png", "b", "c/a"]
+    assert paired_files(tmp_path / "out", tmp_path / "in")["a.jpg"][0].name == "a.jpg.png"
+    assert [output.as_posix() for output in output_names([*map(Path, reference)], ".png")] == [
+        "a.jpg.png",
+        "a.png.png",
+        "b.png",
+        "c/a.png",
+    ]

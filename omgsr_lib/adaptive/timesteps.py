@@ -56,7 +56,7 @@ def shifted_timesteps(difference, schedule, strength=0.0):
 
     Negative values keep to the photograph, positive ones let the prior add more.
     """
-    return schedule.nearest_timestep(1 / (difference.double() * 4.0**strength))
+    return schedule.nearest_timestep(1 / (difference.double() * torch.tensor(4.0).double() ** strength))
 
 
 @torch.no_grad()

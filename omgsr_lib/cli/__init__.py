@@ -4,6 +4,7 @@ Nothing here imports torch before a command runs, so that help and errors of the
 """
 
 import argparse
+import io
 import sys
 import warnings
 
@@ -33,6 +34,8 @@ def main(arguments=None):
     could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal does not know ends no run
     options = vars(build_parser().parse_args(arguments))
     command, run = options.pop("command"), options.pop("run")
     if "arguments" in options:  # a model card shows them
@@ -86,6 +89,7 @@ def _show_warnings(command):
     warnings.showwarning = show
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
         warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")  # limits are our own
     warnings.filterwarnings("ignore", category=UserWarning, module=rf"({'|'.join(LIBRARIES)})(\.|$)")
 
 

@@ -1,6 +1,6 @@
 """`omgsr evaluate` and `omgsr benchmark`: scores of two folders, and of a public test set."""
 
-from .options import add_command, positive
+from .options import add_command, from_zero, positive
 
 
 METRICS = "names such as lpips_squeeze, gmsd, niqe; an unknown one lists all"
@@ -78,7 +78,11 @@ def add_benchmark(commands):
         "--tile", type=positive, default=128, metavar="N", help="side in pixels of the output, a multiple of 16"
     )
     tiles.add_argument(
-        "--overlap", type=int, default=32, metavar="N", help="in pixels of the output, from 0 to less than the tile"
+        "--overlap",
+        type=from_zero,
+        default=32,
+        metavar="N",
+        help="in pixels of the output, from 0 to less than the tile",
     )
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import math
 import sys
 
 
@@ -33,20 +34,31 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: {default})"
 
 
-def positive(text):
-    """An integer of at least 1 from the command line."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
+def number(kind, low, high=math.inf):
+    """What reads a finite number of `kind` (int, float), from `low` to `high`, from the command line."""
+
+    def parse(text):
+        value = kind(text)
+        if not low <= value <= high or value == math.inf:
+            bounds = f"at least {low}, and finite" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse
 
 
-def integer_or_auto(text):
-    """A tile or a timestep from the command line: an integer or "auto"."""
-    return text if text == "auto" else int(text)
+def or_auto(parse):
+    """What reads "auto" or what `parse` does from the command line."""
+    return lambda text: text if text == "auto" else parse(text)
+
+
+positive, from_zero = number(int, 1), number(int, 0)
+timestep_or_auto = or_auto(number(int, 0, 999))
 
 
 def add_seed(group):
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of every random number, an integer from 0")
+    group.add_argument("--seed", type=from_zero, default=0, metavar="N", help="of every random number, from 0")
 
 
 def add_threads(group):

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from .options import add_command, integer_or_auto, positive, say
+from .options import add_command, from_zero, number, or_auto, positive, say, timestep_or_auto
 
 
 def add_commands(commands):
@@ -13,13 +13,17 @@ def add_commands(commands):
     files.add_argument("source", help="image, or folder whose images are restored, those of its folders too")
     files.add_argument("--out", required=True, metavar="DIR", help="folder for the restored files")
     files.add_argument(
-        "--scale", type=float, default=4.0, metavar="X", help="output side / input side, any number from 1"
+        "--scale", type=number(float, 1), default=4.0, metavar="X", help="output side / input side, any number from 1"
     )
     files.add_argument(
         "--format", default="png", choices=["png", "jpeg", "webp", "tiff"], help="16 bits stay in png and tiff"
     )
     files.add_argument(
-        "--quality", type=int, default=95, metavar="N", help="of jpeg and webp, 1 (smallest file) to 100 (best)"
+        "--quality",
+        type=number(int, 1, 100),
+        default=95,
+        metavar="N",
+        help="of jpeg and webp, 1 (smallest file) to 100 (best)",
     )
     files.add_argument(
         "--colour-fix", default="adain", choices=["adain", "wavelet", "none"],
@@ -48,7 +52,7 @@ def add_commands(commands):
         help="safetensors file with the prompt's embeddings (default: none, the base's text encoders make them)",
     )  # fmt: skip
     model.add_argument(
-        "--timestep", type=integer_or_auto, metavar="T",
+        "--timestep", type=timestep_or_auto, metavar="T",
         help="timestep of injection, 0 to 999; auto estimates it per image or tile, by an adaptive model "
              "(default: the model's t*, of adaptive models auto)",
     )  # fmt: skip
@@ -63,12 +67,12 @@ def add_commands(commands):
 
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument(
-        "--tile", type=integer_or_auto, metavar="N",
+        "--tile", type=or_auto(from_zero), metavar="N",
         help="side in pixels of the output, a multiple of 16; 0: one pass; auto: what fits into the free memory "
              "(default: the side that the model restores best with; of a folder one pass)",
     )  # fmt: skip
     tiles.add_argument(
-        "--overlap", type=int, metavar="N",
+        "--overlap", type=from_zero, metavar="N",
         help="in pixels of the output, from 0 to less than the tile (default: as little as covers the image)",
     )  # fmt: skip
     tiles.add_argument(

@@ -9,8 +9,10 @@ from .options import (
     add_threads,
     add_training_photos,
     all_photos,
-    integer_or_auto,
+    from_zero,
+    number,
     positive,
+    timestep_or_auto,
     training_photos,
 )
 
@@ -73,7 +75,7 @@ def add_train(commands):
         help="safetensors file with the prompt's embeddings (default: none, the base's text encoders make them)",
     )  # fmt: skip
     model.add_argument(
-        "--timestep", type=integer_or_auto, metavar="T",
+        "--timestep", type=timestep_or_auto, metavar="T",
         help="mid-timestep, 0 to 999; auto measures it on the training photographs" + RECIPE,
     )  # fmt: skip
 
@@ -81,8 +83,10 @@ def add_train(commands):
     training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
     training.add_argument("--batch-size", type=positive, metavar="N", help="of one process, from 1" + RECIPE)
     training.add_argument("--accumulation", type=positive, metavar="N", help="micro-batches per step, from 1" + RECIPE)
-    training.add_argument("--learning-rate", type=float, metavar="X", help="of both optimisers, above 0" + RECIPE)
-    training.add_argument("--warmup", type=int, metavar="N", help="steps of linear warm-up, from 0" + RECIPE)
+    training.add_argument(
+        "--learning-rate", type=number(float, 0), metavar="X", help="of both optimisers, above 0" + RECIPE
+    )
+    training.add_argument("--warmup", type=from_zero, metavar="N", help="steps of linear warm-up, from 0" + RECIPE)
     training.add_argument(
         "--perceptual-loss", metavar="NAME",
         help="lpips, ea-dists, dinov3-dists, lpips-squeeze or autoencoder" + RECIPE,
@@ -104,7 +108,7 @@ def add_train(commands):
         "--checkpointing", action=argparse.BooleanOptionalAction,
         help="recompute the denoiser's activations, for less memory" + RECIPE,
     )  # fmt: skip
-    speed.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load data, from 0")
+    speed.add_argument("--workers", type=from_zero, default=0, metavar="N", help="processes that load data, from 0")
     add_threads(speed)
 
 
@@ -237,7 +241,7 @@ def add_pretrain(commands):
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
     training.add_argument("--batch-size", type=positive, metavar="N", help="from 1" + RECIPE)
-    training.add_argument("--learning-rate", type=float, metavar="X", help="above 0" + RECIPE)
+    training.add_argument("--learning-rate", type=number(float, 0), metavar="X", help="above 0" + RECIPE)
     training.add_argument(
         "--size", type=positive, metavar="N", help="crop side in pixels, of the autoencoder, from 16" + RECIPE
     )

@@ -8,10 +8,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..utils.files import atomic_write, sha256
+from ..utils.files import atomic_write, reading, sha256
 
 
 COLUMNS = ("path", "sha256")
+LISTS = "Save it as UTF-8 (CSV UTF-8 in Excel)."
 
 
 def write_manifest(paths, file):
@@ -34,14 +35,20 @@ def read_manifest(file):
 
     Raises `ValueError` if it lacks a column or a row lacks a value.
     """
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(f"A manifest needs the columns path and sha256: '{file}' lacks them.")
-        rows = [(row["path"], row["sha256"]) for row in reader]
+    rows = [(row["path"], row["sha256"]) for row in read_table(file, COLUMNS)]
     for number, row in enumerate(rows, start=1):
         if not all(row):
             raise ValueError(f"Each row of a manifest needs a path and a sha256: row {number} of '{file}' lacks one.")
+    return rows
+
+
+def read_table(file, columns):
+    """The rows of the CSV `file` as dictionaries. Raises `ValueError` if it is no text or lacks one of `columns`."""
+    with reading(file, LISTS), open(file, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        names, rows = reader.fieldnames or (), list(reader)
+    if not set(columns) <= set(names):
+        raise ValueError(f"A table of photographs needs the columns {' and '.join(columns)}: '{file}' lacks them.")
     return rows
 
 

@@ -2,10 +2,11 @@
 
 import copy
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -15,6 +16,9 @@ from .degradation import Degradation, degrade
 from .degraded_crops import DegradedCrops, describe_photos
 from .photos import open_photo, to_pixels
 from .synthetic import synthetic_pictures
+
+
+ALIKE = 15  # levels of 255, mean difference of two images at 16x16 pixels
 
 
 class Pairs(DegradedCrops):
@@ -143,19 +147,33 @@ def picture_names(paths):
 def assert_disjoint(train_paths, eval_paths):
     """Raise `ValueError`, naming the image, if a training photograph is also an evaluation photograph.
 
-    Images are the same if their files have the same bytes (SHA-256) or the same file name.
+    Images are the same if their files have the same bytes (SHA-256), or the same name and about the same picture at 16
+    pixels a side, so that a copy of another size or quality is found, but not the next IMG_0001.JPG of a camera.
     """
     train_paths, eval_paths = list(map(Path, train_paths)), list(map(Path, eval_paths))
     sizes = {path.stat().st_size for path in eval_paths}  # of a large set only files of these sizes need be read
-    names = {path.name: path for path in train_paths}
+    named = defaultdict(list)
+    for path in train_paths:
+        named[path.stem].append(path)
     contents = {sha256(path): path for path in train_paths if path.stat().st_size in sizes}
     for path in eval_paths:
-        twin = names.get(path.name) or contents.get(sha256(path))
+        twin = contents.get(sha256(path))
+        if twin is None and path.stem in named:
+            small = _small(path)
+            twin = next((other for other in named[path.stem] if np.abs(_small(other) - small).mean() < ALIKE), None)
         if twin:
             raise ValueError(
-                f"Evaluation images must not be trained on: '{path}' equals the training image '{twin}' in "
-                f"{'name' if twin.name == path.name else 'content'}. Remove one of them."
+                f"Evaluation images must not be trained on: '{path}' equals the training image '{twin}'. Remove one "
+                "of them."
             )
+
+
+def _small(path):
+    """The image at 16x16 pixels, NaN if it is unreadable: the training says so itself."""
+    try:
+        return np.asarray(open_photo(path).resize((16, 16), Image.BOX, reducing_gap=2), dtype=np.float32)
+    except (OSError, ValueError):
+        return np.full((16, 16, 3), np.nan, np.float32)
 
 
 def _centre(pixels, size):

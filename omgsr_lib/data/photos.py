@@ -3,7 +3,6 @@
 Pixels are RGB tensors `(3, H, W)` in `[-1, 1]` inside the library and PIL images outside.
 """
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import torch
 from PIL import Image
 
 from ..images.image_file import Picture
-from ..images.scan import scan_folder
-from .manifest import read_manifest
+from ..images.scan import SUFFIXES, scan_folder
+from ..utils.files import reading
+from .manifest import LISTS, read_manifest, read_table
 
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 # Photographs inside the wheels of scikit-image, scikit-learn and matplotlib, split by image.
 # Licences: NASA, CC0 and public domain (scikit-image), CC BY 2.0 (scikit-learn), US Navy portrait (matplotlib).
@@ -66,7 +64,8 @@ def find_photos(source):
 def _listed(file):
     match file.suffix.lower():
         case ".txt":
-            lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+            with reading(file, LISTS):
+                lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
             names = [line for line in lines if line and not line.startswith("#")]
         case ".csv":
             names = [name for name, _ in read_manifest(file)]
@@ -99,11 +98,8 @@ def packaged_photos(split):
 def freely_licensed(folder, provenance):
     """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
     folder, provenance = Path(folder), Path(provenance)
-    with open(provenance, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "licence"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"A provenance CSV needs the columns file and licence: '{provenance}' lacks them.")
-        licences = {row["file"]: row["licence"] for row in reader}
+    rows = read_table(provenance, ("file", "licence"))
+    licences = {row["file"]: row["licence"] or "" for row in rows}
     photos = find_photos(folder)
     names = [p.relative_to(provenance.parent).as_posix() for p in photos]
     unlisted = [name for name in names if name not in licences]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..priors.loading import empty_prior
+from ..utils.files import reading
 
 
 WEIGHTS = "folded.safetensors"
@@ -116,12 +117,10 @@ def load_folded(folder, dtype=torch.float32):
     about = json.loads((folder / "omgsr.json").read_text())
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"A folded model's folder must hold {WEIGHTS}: '{folder}' does not. Copy it again.")
-    try:
+    with reading(folder / WEIGHTS, "Copy the folded model again."):
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
         state = load_file(folder / WEIGHTS)
-    except SafetensorError as err:
-        raise ValueError(f"'{folder / WEIGHTS}' is damaged ({err}). Copy the folded model again.") from err
     expected, found = ((about["family"], str(about["timestep"])), (metadata.get("family"), metadata.get("timestep")))
     if expected != found:
         raise ValueError(

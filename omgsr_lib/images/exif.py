@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 316, 33432)  # what was taken, with what, by whom
 STALE = (40962, 40963, 40965)  # size in pixels, a pointer
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296
+SRGB = 1  # value of ColorSpace
 INCH, CENTIMETRE = 2, 3  # values of UNIT; 1: the resolution is a ratio alone
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +60,16 @@ def dots_per_inch(image):
         return None
     dpi = tuple(float(x) for x in dpi)
     return dpi[::-1] if orientation(image) >= 5 else dpi
+
+
+def is_adobe_rgb(image):
+    """Whether the EXIF data of a PIL image say that its colours are those of Adobe RGB (as cameras write them)."""
+    try:
+        details = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        interoperability = image.getexif().get_ifd(ExifTags.IFD.Interop)
+        return details.get(ExifTags.Base.ColorSpace) != SRGB and interoperability.get(1) == "R03"
+    except Exception:  # whatever damaged EXIF data leads to
+        return False
 
 
 def kept_exif(image):

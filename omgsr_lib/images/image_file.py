@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from .exif import dots_per_inch, kept_exif, upright, with_resolution
+from .boxes import unread
+from .exif import dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
 from .png import png_source
+from .profile import ADOBE_RGB, described_colours, icc_profile
 from .sixteen_bit import BITS, is_deep, needs_tifffile, read_deep, read_tiff, to_16_bits, write_png, write_tiff
+from .text import COMMENT, FILES, LONGEST, XMP, image_texts, texts
 
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")  # formats that hold pixels only
@@ -34,7 +37,8 @@ class Picture:
         icc: ICC profile that the colours refer to, or None.
         exif: EXIF data without orientation, resolution, thumbnail and what belongs to the file's format, or None.
         dpi: `(x, y)` in dots per inch, or None.
-        chunks: `(name, bytes)` of a PNG file: what the colours mean where it has no profile (see `png.COLOUR`).
+        chunks: `(name, bytes)`, as a PNG file has them: what the colours mean where there is no profile
+            (`png.COLOUR`), texts and XMP (`text`).
         notes: what was not kept, in words.
     """
 
@@ -70,9 +74,8 @@ class Picture:
         """
         image.load()
         tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
-        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
+        icc, about, notes = _described(image)
         image = upright(image)
-        icc = image.info.get("icc_profile")
         if image.mode.startswith("I") or image.mode == "F":
             samples = _grey16(image, tags)
         else:
@@ -85,7 +88,7 @@ class Picture:
             grey = image.mode in ("1", "L", "LA", "La")
             image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
             samples = np.atleast_3d(np.asarray(image))
-        return cls._of_samples(samples, icc, exif, dpi, notes)
+        return cls._of_samples(samples, icc, about, notes)
 
     @classmethod
     def open(cls, path, *, max_pixels=None):
@@ -95,11 +98,10 @@ class Picture:
         Pillow's `Image.MAX_IMAGE_PIXELS`, 179 million); `OSError` if the file cannot be read.
         """
         try:
-            file, colour, left_out = png_source(path)
+            file, chunks, icc, left_out = png_source(path)
             with _limit(max_pixels):
-                picture, frames = cls._opened(
-                    file, colour.pop(b"iCCP", None), partial(_check_pixels, path=path, max_pixels=max_pixels)
-                )
+                check = partial(_check_pixels, path=path, max_pixels=max_pixels)
+                picture, frames = cls._opened(file, icc, check)
         except Image.DecompressionBombError as err:
             raise ValueError(_too_many(path, str(err))) from err
         except _TooManyPixels:
@@ -111,10 +113,13 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable image: '{path}' is not{reason}. Remove or replace it."
             ) from err
-        picture = replace(picture, chunks=tuple(colour.items()), notes=(*picture.notes, *left_out))
+        (colours, bits), notes = unread(path), [*picture.notes, *left_out]
+        if bits > 8 and picture.levels == 255:
+            notes.append(f"its {bits} bits are read as 8")
         if frames > 1:
-            picture = replace(picture, notes=(*picture.notes, f"only the first of its {frames} frames is taken"))
-        return picture
+            notes.append(f"only the first of its {frames} frames is taken")
+        chunks = (*picture.chunks, *chunks, *(() if picture.icc else colours))
+        return replace(picture, chunks=chunks, notes=tuple(notes))
 
     @classmethod
     def _opened(cls, file, icc, check):
@@ -137,11 +142,10 @@ class Picture:
 
     @classmethod
     def _of_deep(cls, samples, image):
-        (exif, notes), dpi = kept_exif(image), dots_per_inch(image)
-        return cls._of_samples(samples, image.info.get("icc_profile"), exif, dpi, notes)
+        return cls._of_samples(samples, *_described(image))
 
     @classmethod
-    def _of_samples(cls, samples, icc, exif, dpi, notes):
+    def _of_samples(cls, samples, icc, about, notes):
         channels = 1 if samples.shape[2] < 3 else 3
         alpha = samples[..., channels:] if samples.shape[2] > channels else None
         if icc and icc[16:20] != (b"GRAY" if channels == 1 else b"RGB "):
@@ -149,7 +153,7 @@ class Picture:
                 None,
                 (*notes, f"its ICC profile is not one of {'grey' if channels == 1 else 'RGB'}: left out"),
             )
-        return cls(samples[..., :channels], alpha, icc or None, exif, dpi, notes=notes)
+        return cls(samples[..., :channels], alpha, icc or None, **about, notes=notes)
 
     def enlarge(self, width, height):
         """The bicubic enlargement, 8-bit samples exactly as PIL makes them, hidden colours filled first."""
@@ -223,45 +227,77 @@ class Picture:
             )
 
     def losses(self, format):
-        """What a file of `format` does not keep, in words: of "samples", "chunks", "icc" and "exif"."""
+        """What a file of `format` does not keep, in words: of "samples", "colours", "icc", "texts" and "exif"."""
         lost = {}
         if format in LOSSY and self.levels > 255:
             lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
-        meaning = [name.decode() for name, _ in self.chunks if name != b"sRGB"]
-        if format != "png" and meaning and not self.icc:
-            lost["chunks"] = f"what its colours mean ({', '.join(meaning)}) is left out; png keeps it"
+        try:
+            self._profile(format)
+        except ValueError as err:
+            lost["colours"] = f"{err}: left out; png keeps it"
         if format == "webp" and self.is_grey and self.icc:
             lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
         if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
             lost["exif"] = f"its EXIF data takes more than the {JPEG_EXIF} bytes of a JPEG file: left out"
+        left = [keyword for keyword in texts(self.chunks) if keyword not in self._texts(format)]
+        if format != "png" and left:
+            lost["texts"] = f"its texts are left out ({', '.join(left)}); png keeps them"
         return lost
+
+    def _profile(self, format):
+        """The ICC profile of a file of `format`: that of the image, or one of the colours that its chunks describe."""
+        if self.icc or format == "png":
+            return self.icc
+        colours = described_colours(self.chunks)
+        return colours and icc_profile(*colours, grey=self.is_grey and format != "webp")
+
+    def _texts(self, format):
+        """The texts that a file of `format`, which is not PNG, holds, by keyword."""
+        kept = {keyword: text for keyword, text in texts(self.chunks).items() if keyword in FILES.get(format, ())}
+        return {keyword: text for keyword, text in kept.items() if format != "jpeg" or len(text) <= LONGEST}
 
     def save(self, file, format="png", *, quality=95):
         """Write to the path `file` as "png", "jpeg", "webp" or "tiff"; the last two but one with 8 bits, lossy.
 
         `quality` (1 to 100) is that of the lossy ones; JPEG keeps the full resolution of colour. See `losses`.
         """
-        if format == "tiff" or (format == "png" and self.levels == 65535):
-            write = {"png": partial(write_png, chunks=self.chunks), "tiff": write_tiff}[format]
-            write(file, np.atleast_3d(self._samples()), icc=self.icc, exif=self.exif, dpi=self.dpi)
-            return
-        options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
-        image = self.to_8_bits().image()
         lost = self.losses(format)
-        icc, exif = (None if name in lost else getattr(self, name) for name in ("icc", "exif"))
-        if self.dpi and format == "webp":
-            exif = with_resolution(exif, self.dpi)
-        elif self.dpi:
-            options["dpi"] = self.dpi
+        icc = None if {"icc", "colours"} & set(lost) else self._profile(format)
+        kept = dict(icc=icc, exif=None if "exif" in lost else self.exif, dpi=self.dpi)
+        if format == "tiff":
+            write_tiff(file, np.atleast_3d(self._samples()), **kept, xmp=self._texts(format).get(XMP))
+        elif format == "png" and self.levels == 65535:
+            write_png(file, np.atleast_3d(self._samples()), **kept, chunks=self.chunks)
+        else:
+            self._save_8_bits(file, format, quality, **kept)
+
+    def _save_8_bits(self, file, format, quality, icc, exif, dpi):
+        options = {"png": {}, "jpeg": dict(quality=quality, subsampling=0), "webp": dict(quality=quality)}[format]
+        if dpi and format == "webp":
+            exif = with_resolution(exif, dpi)
+        elif dpi:
+            options["dpi"] = dpi
         if format == "png":
             options["pnginfo"] = PngImagePlugin.PngInfo()
             for chunk in self.chunks:
                 options["pnginfo"].add(*chunk)
-        image.save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
+        else:
+            kept = self._texts(format)
+            options |= {name: kept[key] for name, key in (("comment", COMMENT), ("xmp", XMP)) if key in kept}
+        self.to_8_bits().image().save(file, format=format.upper(), icc_profile=icc, exif=exif or b"", **options)
 
     def _samples(self):
         samples = self.colour if self.alpha is None else np.concatenate([self.colour, self.alpha], axis=2)
         return samples[..., 0] if samples.shape[2] == 1 and self.levels == 255 else samples
+
+
+def _described(image):
+    """`(icc, about, notes)` of a PIL image as it was opened; `about`: the attributes exif, dpi and chunks."""
+    (exif, notes), icc = kept_exif(image), image.info.get("icc_profile")
+    chunks, lost = ((), ()) if image.format == "PNG" else image_texts(image)
+    if not icc and is_adobe_rgb(image):
+        chunks += ADOBE_RGB
+    return icc, dict(exif=exif, dpi=dots_per_inch(image), chunks=chunks), (*notes, *lost)
 
 
 def _opened(file):

@@ -6,6 +6,10 @@ from pathlib import Path
 from ..utils.journal import JOURNAL
 
 
+SUFFIXES = (  # of files that `image_file.Picture` opens
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 # Folders in which systems and programs keep copies, thumbnails and deleted files; names in any case.
 SYSTEM = {"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"}
 

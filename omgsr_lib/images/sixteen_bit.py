@@ -15,7 +15,7 @@ from .exif import as_bytes, with_resolution
 from .png import SIGNATURE
 
 
-BITS, PLANAR = 258, 284  # TIFF tags
+BITS, PLANAR, XMP = 258, 284, 700  # TIFF tags
 STRIP = 2**20  # bytes of a block of rows that is written at once
 CLASSIC = 2**32 - 2**28  # bytes of pixels in a TIFF with offsets of 32 bits; its tags need the rest
 
@@ -103,7 +103,7 @@ def read_tiff(file, turn, check):
         exif.bigtiff, exif.endian = tiff.is_bigtiff, tiff.byteorder
         exif.load_from_fp(tiff.filehandle, page.offset)
         exif.bigtiff = False
-        info = {"exif": exif.tobytes(), "icc_profile": page.iccprofile}
+        info = {"exif": exif.tobytes(), "icc_profile": page.iccprofile, "xmp": page.tags.valueof(XMP)}
     kind = page.extrasamples[0].name if page.extrasamples else "UNSPECIFIED"
     samples = samples[..., : colours + (kind != "UNSPECIFIED")]
     if page.photometric.name == "MINISWHITE":
@@ -210,7 +210,7 @@ def _filtered(rows, above, pixel):
     return np.pad(rows - nearest.astype(np.uint8), ((0, 0), (1, 0)), constant_values=4).tobytes()
 
 
-def write_tiff(file, samples, *, icc=None, exif=None, dpi=None):
+def write_tiff(file, samples, *, icc=None, exif=None, dpi=None, xmp=None):
     """Write `samples` to the path `file` as TIFF, deflated in strips with horizontal differences.
 
     What 32-bit offsets do not reach becomes a BigTIFF.
@@ -236,6 +236,8 @@ def write_tiff(file, samples, *, icc=None, exif=None, dpi=None):
         ifd[338] = 2  # alpha, not multiplied into the colours
     if icc:
         ifd[34675] = icc
+    if xmp:
+        ifd[XMP] = xmp
     with open(file, "wb") as out:
         ifd.save(out)
         out.writelines(strips)

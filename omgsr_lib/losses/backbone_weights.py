@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ..utils.files import reading
+
 
 DINOV2 = "facebook/dinov2-base"  # ViT-B/14
 DINOV3 = "facebook/dinov3-convnext-large-pretrain-lvd1689m"  # gated
@@ -27,7 +29,7 @@ def vgg16_features(weights=None):
     if path is None:
         state = _torchvision_vgg16(weights)
     else:
-        state = load_file(path) if path.suffix == ".safetensors" else _load(path)
+        state = _load(path, "features.0.weight")
     return {name.removeprefix("features."): t.float() for name, t in state.items() if name.startswith("features.")}
 
 
@@ -53,7 +55,8 @@ def squeezenet_features(weights):
     path = _place(weights, "squeezenet", "squeezenet1_1_fp16.safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"LPIPS-SqueezeNet needs its backbone: '{path}' is missing. Give the weights folder.")
-    return {name.removeprefix("features."): tensor.float() for name, tensor in load_file(path).items()}
+    state = _load(path, "features.0.weight")
+    return {name.removeprefix("features."): tensor.float() for name, tensor in state.items()}
 
 
 def dists_weights(weights=None):
@@ -64,7 +67,7 @@ def dists_weights(weights=None):
             "DISTS needs its learned weights: put 'weights.pt' of https://github.com/dingkeyan93/DISTS (folder "
             f"DISTS_pytorch) into '{path.parent}' and give that weights folder."
         )
-    state = _load(path)
+    state = _load(path, "alpha", "beta")
     return state["alpha"].flatten(), state["beta"].flatten()
 
 
@@ -96,15 +99,26 @@ def _place(weights, *parts):
     return Path("<weights>" if weights is None else weights, *parts)
 
 
-def _load(path):
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _load(path, *names):
+    """The state dict in the file `path`, which must hold `names`."""
+    with reading(path, "Copy the weights again."):
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"without {', '.join(missing)}")
+    return state
 
 
 def _from_pretrained(cls, weights, name, hub_id):
     folder = _place(weights, name)
     source = folder if folder.is_dir() else hub_id
     try:
-        model, info = cls.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+        with reading(source, "Copy the weights again."):
+            model, info = cls.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except OSError as err:
         raise FileNotFoundError(
             f"No weights of {hub_id}: '{source}' is not a complete folder, nor cached or within reach now. Put "

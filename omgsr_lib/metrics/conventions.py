@@ -1,5 +1,7 @@
 """What the same images score under the conventions that papers use without saying so."""
 
+import math
+
 import pandas as pd
 from torch.nn import functional as F
 
@@ -34,7 +36,7 @@ def convention_scores(restored_dir, reference_dir, *, borders=(0, 4)):
                     x, y = ((p * 255).round() / 255 for p in planes) if rounding != "none" else planes
                     setting = (colours, border, rounding)
                     rows.append((name, "PSNR", *setting, float(measures.psnr(x, y))))
-                    rows.append((name, "SSIM", *setting, float(measures.ssim(x * 255, y * 255))))
+                    rows.append((name, "SSIM", *setting, _ssim(x, y)))
     return pd.DataFrame(rows, columns=["image", "measure", "colours", "border", "rounding", "value"])
 
 
@@ -49,6 +51,13 @@ def convention_table(scores):
     field = {measure: means[(measure, *setting)] for measure, setting in PUBLISHED.items()}
     table.insert(5, "difference", table["mean"] - table["measure"].map(field))
     return table.sort_values(["measure", "difference"], ascending=[True, False], ignore_index=True)
+
+
+def _ssim(x, y):
+    try:
+        return float(measures.ssim(x * 255, y * 255))
+    except measures.Undefined:  # too small, as `evaluate_folder` says
+        return math.nan
 
 
 def _inside(planes, border):

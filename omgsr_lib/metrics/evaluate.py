@@ -7,6 +7,8 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.photos import find_photos, open_photo, to_pixels
+from ..images.boxes import unread
 from ..images.png import png_source
 from ..images.sixteen_bit import is_deep
 from ..utils.files import sha256, write_json
@@ -38,7 +41,7 @@ def evaluate_folder(
     cache=None,
     progress=False,
 ):
-    """Score every image of `restored_dir` against the one of the same name (without suffix) in `reference_dir`.
+    """Score every image of `restored_dir` against the one of the same name in `reference_dir` (see `paired_files`).
 
     Args:
         restored_dir, reference_dir: folders; `reference_dir` may be None if no metric needs a reference.
@@ -102,8 +105,9 @@ def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=Non
 def paired_files(restored_dir, reference_dir):
     """`{name: (restored, reference)}` of two folders, or `{name: (restored,)}` if `reference_dir` is None.
 
-    Names are relative paths without suffix, sorted. Raises `ValueError` where they are not the same on both sides, or
-    a file is not an 8-bit image without transparency.
+    Names are relative paths, sorted, without suffix where no two of a folder share them: `a.jpg` beside `a.png` goes
+    with `a.jpg.png` beside `a.png.png`, as `omgsr restore` names them. Raises `ValueError` where they are not the same
+    on both sides, or a file is not an 8-bit image without transparency.
     """
     restored = _by_name(restored_dir)
     if reference_dir is None:
@@ -111,7 +115,7 @@ def paired_files(restored_dir, reference_dir):
     reference = _by_name(reference_dir)
     if restored.keys() != reference.keys():
         raise ValueError(
-            f"Images are paired by name without suffix, so both folders must hold the same names: {len(restored)} "
+            f"Images are paired by name, so both folders must hold the same names without suffix: {len(restored)} "
             f"and {len(reference)} here. Only in '{restored_dir}': {_some(restored.keys() - reference.keys())}. Only "
             f"in '{reference_dir}': {_some(reference.keys() - restored.keys())}. Rename, add or remove files."
         )
@@ -136,9 +140,12 @@ def _check_metrics(metrics, has_reference):
 
 
 def _by_name(folder):
+    photos = [path.relative_to(folder) for path in find_photos(folder)]
+    shared = {stem for stem, count in Counter(photo.with_suffix("") for photo in photos).items() if count > 1}
     paths = {}
-    for path in find_photos(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for photo in photos:
+        stem, path = photo.with_suffix(""), Path(folder, photo)
+        name = (photo if stem in shared else stem).as_posix()
         if name in paths:
             raise ValueError(f"Two files claim the name '{name}': '{paths[name]}' and '{path}'. Remove one.")
         _check_header(path)
@@ -161,16 +168,20 @@ def _open(path):
 def _check_header(path):
     try:
         with Image.open(png_source(path)[0]) as image:
-            _check_image(image, path)
+            _check_image(image, path, unread(path)[1])
     except OSError as err:
         raise ValueError(f"An image must be readable: '{path}' is not ({err}). Replace it.") from err
 
 
-def _check_image(image, name):
-    """`ValueError` for a PIL image of more than 8 bits (as far as it is not loaded yet) or with transparency."""
+def _check_image(image, name, bits=8):
+    """`ValueError` for a PIL image of more than 8 bits (as far as it is not loaded yet) or with transparency.
+
+    `bits`: the depth of its file, as far as Pillow does not tell it.
+    """
     found = [] if image.mode in MODES else [f"the mode {image.mode}"]
-    if _is_deep(image):
-        found.append("16 bits")
+    bits = 16 if _is_deep(image) else bits
+    if bits > 8:
+        found.append(f"{bits} bits")
     if image.has_transparency_data:
         found.append("transparency")
     if found:
@@ -242,10 +253,10 @@ def _cached_scores(name, paths, scorers, device, cache):
         return _score(name, open_pair(name, paths), scorers, device)
     file = Path(cache) / f"{name}.json"
     record = {"pictures": [sha256(path) for path in paths], "scores": {}}
-    if file.is_file():
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # damaged: computed again
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["pictures"] == record["pictures"]:
-            record["scores"] = known["scores"]
+            record["scores"] = {metric: dict(score) for metric, score in known["scores"].items() if "value" in score}
     keys = {spec.name: f"{spec.version}, {spec.convention}" for spec, _ in scorers}
     wanted = [
         (spec, function)

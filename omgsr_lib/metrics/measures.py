@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Undefined(ValueError):
-    """A measure has no value for this image, though its size and type are right."""
+    """A measure has no value for this image: it is too small, or without structure."""
 
 
 def luma_601(pixels):
@@ -58,7 +58,7 @@ def ssim(x, y):
     data range 255. Negative contrast-structure terms count as 0, as in pyiqa.
     """
     if min(x.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {tuple(x.shape[-2:])}.")
+        raise Undefined(f"SSIM needs images of at least 11x11 pixels, got {tuple(x.shape[-2:])}.")
     window = torch.exp(-(torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device) ** 2) / (2 * 1.5**2))
     window = window / window.sum()
 
@@ -106,7 +106,7 @@ def checkerboard(pixels, period=8):
     """
     height, width = (side - side % period for side in pixels.shape[-2:])
     if min(height, width) < 9 * period:
-        raise ValueError(
+        raise Undefined(
             f"The checkerboard meter needs at least {9 * period} pixels on each side (9 periods of {period}), "
             f"got {tuple(pixels.shape[-2:])}."
         )

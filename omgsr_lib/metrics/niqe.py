@@ -7,21 +7,21 @@ from torch.nn import functional as F
 from .measures import Undefined, luma_yiq
 
 
+PRISTINE = ("gaussian_window", "mu_pris_param", "cov_pris_param")  # the authors' model of pristine photographs
+
+
 def niqe(pixels, parameters):
     """Natural image quality evaluator of pixels `(B, 3, H, W)` in `[-1, 1]`: one value per image, larger is worse.
 
     `parameters` maps `mu_pris_param` (1, 36), `cov_pris_param` (36, 36) and `gaussian_window` (7, 7) to arrays: the
     authors' model of pristine photographs. Luma is rounded to 8 bits, blocks of 96 pixels, border 0, as in pyiqa.
-    Both sides need 96 pixels, and the image at least two blocks for a covariance. Raises `ValueError` for a smaller
-    one and `Undefined` for one whose blocks have no structure, such as a black frame.
+    Both sides need 96 pixels, and the image at least two blocks for a covariance. Raises `Undefined` for a smaller one
+    and for one whose blocks have no structure, such as a black frame.
     """
     height, width = (side - side % 96 for side in pixels.shape[-2:])
     if height * width < 2 * 96 * 96:
-        raise ValueError(f"NIQE needs at least two blocks of 96x96 pixels, got {tuple(pixels.shape[-2:])}.")
-    window, mean_pristine, cov_pristine = (
-        np.asarray(parameters[name], dtype=np.float64)
-        for name in ("gaussian_window", "mu_pris_param", "cov_pris_param")
-    )
+        raise Undefined(f"NIQE needs at least two blocks of 96x96 pixels, got {tuple(pixels.shape[-2:])}.")
+    window, mean_pristine, cov_pristine = (np.asarray(parameters[name], dtype=np.float64) for name in PRISTINE)
     luma = (luma_yiq(pixels) * 255).round()[..., :height, :width].cpu()
     scores = []
     for image in luma:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from ..losses.perceptual import lpips_squeeze
+from ..utils.files import reading
 from . import measures
-from .niqe import niqe
+from .niqe import PRISTINE, niqe
 from .specs import SPECS, metric_spec
 
 
@@ -108,8 +109,9 @@ def metric_scorer(spec, device, weights=None):
     if spec.name == "lpips_squeeze":
         return lpips_squeeze(Path(weights)).to(device)
     if spec.name == "niqe":
-        with np.load(Path(weights) / "niqe" / "niqe_pris_params.npz") as file:
-            parameters = dict(file)
+        path = Path(weights) / "niqe" / "niqe_pris_params.npz"
+        with reading(path, "Copy the weights again."), np.load(path) as file:
+            parameters = {name: file[name] for name in PRISTINE}
         return lambda pixels: niqe(pixels, parameters)
     return getattr(measures, spec.name)
 

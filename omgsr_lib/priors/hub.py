@@ -55,8 +55,8 @@ def _explanation(source, revision, errors):
             f"'{source}' is not in the hub's cache and the hub cannot be reached: connect once, unset HF_HUB_OFFLINE "
             f"if it is set, or {OTHER_BASE}."
         )
-    if among(OSError):
-        reason = str(errors[0]).strip().split("\n")[0]
+    if among(OSError) or (among(KeyError, TypeError) and Path(source).is_dir()):  # the latter: damaged configurations
+        reason = f"{'' if among(OSError) else 'damaged, '}{errors[0]}".strip().split("\n")[0]
         return FileNotFoundError(
             f"A base must be in diffusers layout with safetensors weights, '{source}' is not: {reason}"
         )

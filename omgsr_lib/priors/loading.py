@@ -72,7 +72,8 @@ def _check_denoiser(source, prior, revision):
 
     def config_of(kind, **options):
         with explained(source, revision):
-            return kind.classes()[0].load_config(source, subfolder=kind.subfolder, revision=revision, **options)
+            config = kind.classes()[0].load_config(source, subfolder=kind.subfolder, revision=revision, **options)
+            return {"_class_name": config["_class_name"], **config}
 
     def is_base_of(kind, **options):
         try:

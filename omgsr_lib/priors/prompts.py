@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, reading
 from . import prior_class
 from .hub import explained
 
@@ -28,13 +28,8 @@ def load_prompt_embeds(source, family, prompt, file=None, revision=None):
             return _cached(source, family, prompt, revision)
     elif not Path(file).is_file():
         raise FileNotFoundError(f"prompt_embeds must name a safetensors file: '{file}' is none. Check the path.")
-    try:
+    with reading(file, "Copy the prompt's embeddings again."):
         tensors = load_file(file)
-    except SafetensorError as err:
-        raise ValueError(
-            f"Prompt embeddings must be a whole safetensors file: '{file}' is empty, cut off or a pointer of Git LFS "
-            f"({err}). Copy it again (git lfs pull)."
-        ) from err
     names = prior_class(family).prompt_tensors
     if not set(names) <= set(tensors):
         raise ValueError(f"'{file}' must hold the tensors {sorted(names)}: it holds {sorted(tensors)}.")

@@ -4,22 +4,18 @@ import os
 import unicodedata
 from collections import Counter
 
-from ..images.scan import scan_folder
+from ..images.scan import SUFFIXES, scan_folder
 
 
-# Of the files of a folder; HEIC is not read, so that each one is a line instead of missing without a word.
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
-    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
-)
+UNREAD = (".heic", ".heif")  # each one is a line instead of missing without a word
 
 
 def find_pictures(source, target, on_error):
-    """The image `source`, or those below the folder `source` (suffixes of `SUFFIXES`, any case), sorted by path.
+    """The image `source`, or those below the folder `source`, sorted by path.
 
-    What `scan_folder` leaves out and a folder `target` inside of `source` are no inputs. `on_error` is called with the
-    `OSError` of a folder that cannot be read. Raises `FileNotFoundError` if there is no image, `ValueError` if
-    both are one folder.
+    Suffixes are those of `SUFFIXES` and `UNREAD` in any case. What `scan_folder` leaves out and a folder `target`
+    inside of `source` are no inputs. `on_error` is called with the `OSError` of a folder that cannot be read. Raises
+    `FileNotFoundError` if there is no image, `ValueError` if both are one folder.
     """
     if source.is_file():
         return [source]
@@ -30,7 +26,7 @@ def find_pictures(source, target, on_error):
             f"The output folder must not be that of the images: got '{target}' for both. Choose another folder."
         )
     errors = []
-    paths = scan_folder(source, SUFFIXES, errors.append, skip=target)
+    paths = scan_folder(source, (*SUFFIXES, *UNREAD), errors.append, skip=target)
     if not paths and not errors:
         raise FileNotFoundError(
             f"A photo folder must hold at least one image ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "

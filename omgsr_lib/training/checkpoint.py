@@ -3,12 +3,11 @@
 import io
 import json
 import os
-import pickle
 from pathlib import Path
 
 import torch
 
-from ..utils.files import atomic_write, write_json, writing
+from ..utils.files import atomic_write, reading, write_json, writing
 
 
 class Checkpoint:
@@ -91,7 +90,9 @@ def keep_settings(folder, settings):
     """
     file = Path(folder) / "settings.json"
     if file.exists() and any(path != file for path in file.parent.iterdir()):
-        assert_same_settings(folder, json.loads(file.read_text(encoding="utf-8")), settings)
+        with reading(file, "Restore a copy of it, or delete the folder and begin again."):
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        assert_same_settings(folder, before, settings)
     else:
         write_json(file, settings)
 
@@ -128,15 +129,8 @@ def load_state(file, device="cpu"):
     """The state in `file` with its tensors on `device`, or None where there is none; `ValueError` if it is damaged."""
     if not Path(file).exists():
         return None
-    try:
+    with reading(file, "Restore a copy of it, or delete it and begin again."):
         return torch.load(file, map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as err:
-        raise ValueError(
-            f"A saved state must be whole: '{file}' is empty, cut off, a pointer of Git LFS or no state. Restore a "
-            "copy of it (git lfs pull), or delete it and begin again."
-        ) from err
 
 
 def append_log(file, line):

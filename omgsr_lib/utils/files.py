@@ -68,6 +68,26 @@ def writing(path):
         raise OSError(f"cannot write {path} ({reason}): {remedy}") from err
 
 
+@contextmanager
+def reading(file, remedy):
+    """Whatever damaged content of `file` leads to is raised again as a `ValueError`, one line with the `remedy`.
+
+    An `OSError`, as of a file that is missing or must not be read, and too little memory stay as they are.
+    """
+    try:
+        yield
+    except Exception as err:
+        from .memory import out_of_memory
+
+        if isinstance(err, OSError) or out_of_memory(err):
+            raise
+        reason = f"{type(err).__name__}: {err}".splitlines()[0]
+        raise ValueError(
+            f"'{file}' is damaged: empty, cut off, a pointer of Git LFS (git lfs pull) or of something else "
+            f"({reason}). {remedy}"
+        ) from err
+
+
 def write_json(path, content):
     """Write `content` as indented JSON, whole or not at all. NaN and infinity are refused: they are not JSON."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
