@@ -73,7 +73,7 @@ def overhead(model, tile, repeats):
     image, factor = picture(64), 8
     pixels = enlarged(image)
     side = pixels.shape[-1] // factor
-    options = dict(planner="smallest", multiple=model.prior.latent_multiple)
+    options = dict(planner="smallest", multiple=model.prior.latent_multiple, rim=model.prior.rim)
     plan = plan_tiles(side, side, (tile or side * factor) // factor, **options)
     tiles = plan.slices()
     others = []

@@ -90,14 +90,15 @@ class OMGSR(nn.Module):
 
         With `tile` (in latents, as `overlap`) the model output of the tiles is blended and the formula is applied once
         to the whole, as in the two-stage tiled restoration of the paper. With an `overlap` the tiles lie as published;
-        without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch`, `progress`
-        and `new` of `tiling.grid.tiled`.
+        without one as few and as small tiles as possible are used. `options`: `planner`, `tile_batch`, `workers`,
+        `progress` and `new` of `tiling.grid.tiled`.
         """
         timestep = self.timestep if timestep is None else timestep
         if tile is None:
             output = self.predict_output(lq_latents, timestep)
         else:
-            options = dict(tile=tile, overlap=overlap, window=window, multiple=self.prior.latent_multiple, **options)
+            options |= dict(tile=tile, overlap=overlap, window=window)
+            options |= dict(multiple=self.prior.latent_multiple, rim=self.prior.rim)
             output = tiled(lambda parts: self.predict_output(parts, timestep), lq_latents, **options)
         return blockwise(lambda z, y: self.prior.schedule.predict_clean(z, y, timestep), lq_latents, output)
 

@@ -1,9 +1,11 @@
-"""metrics/measures.py: the meters of what the borders of tiles leave in an image."""
+"""What the borders of tiles leave in an image: the meters of metrics/measures.py, and plain sky."""
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from omgsr_lib.metrics import measures
+from omgsr_lib.model import OMGSR
 
 
 def test_seam_energy_by_hand():
@@ -72,3 +74,19 @@ def test_seam_energy_needs_borders_and_a_rest():
     for rows, columns in (((), ()), ([7, 14], ())):
         with pytest.raises(ValueError, match="so both must exist: got rows"):
             measures.seam_energy(pixels, rows, columns)
+
+
+@torch.inference_mode()
+def test_tiles_leave_no_band_in_plain_sky():
+    """The UNet's zero padding is wrong by up to 0.7 levels within 8 latents of a border, where no tile may count."""
+    model = OMGSR.from_pretrained("mini-s").merge()
+    side = 384
+    slope = torch.linspace(0, 1, side)
+    start, rise = torch.tensor([90, 140, 210.0]), torch.tensor([60, 50, 25.0])
+    sky = (start[:, None, None] + rise[:, None, None] * slope[:, None]).expand(3, side, side) / 127.5 - 1
+    latents = model.encode(sky[None])
+    tiled, whole = (model.decode(model.predict_clean(latents, tile=tile)) for tile in (64, None))
+    difference = 127.5 * (tiled - whole)[0].mean(0).double()
+    for profile in (difference.mean(0), difference.mean(1)):
+        narrow, wide = (F.avg_pool1d(profile[None], width, stride=1)[0] for width in (17, 97))
+        assert (narrow[40:-40] - wide).abs().max() < 0.15

@@ -80,4 +80,5 @@ def predict_adaptive(model, lq_latents, difference, *, strength=0.0, tile=None, 
     joined = Joined(lq_latents, difference)
     if tile is None:
         return predict(joined[...])
-    return tiled(predict, joined, tile=tile, multiple=model.prior.latent_multiple, **options)
+    multiple, rim = model.prior.latent_multiple, model.prior.rim
+    return tiled(predict, joined, tile=tile, multiple=multiple, rim=rim, **options)

@@ -21,7 +21,8 @@ from ..utils.files import reading
 WEIGHTS = "folded.safetensors"
 # What is true of a folded prior as of the one it is made from.
 FACTS = (
-    "family", "latent_multiple", "clamps_images", "lora_targets", "adapter_folders", "compiles_blocks", "quantisable",
+    "family", "latent_multiple", "rim", "clamps_images", "lora_targets", "adapter_folders", "compiles_blocks",
+    "quantisable",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class DDPMPrior(nn.Module):
     prompt_tensors = ("prompt_embeds",)
     prediction_type = "epsilon"  # for which the published timesteps and adapters were trained
     latent_multiple = 1
+    rim = 8  # latents at a tile's border where the zero padding of the convolutions shows, up to 0.7 of 255 levels
     clamps_images = True  # the training of OMGSR-S clamps the decoded image to [-1, 1]
     lora_targets = CONVOLUTIONS_AND_ATTENTION
     adapter_folders = ("unet_lora_adapter", "vae_encoder_lora_adapter")  # of the denoiser and of the encoder

@@ -25,6 +25,7 @@ class FlowPrior(nn.Module):
     prompt_tensors = ("prompt_embeds", "pooled_prompt_embeds")
     prediction_type = "flow_prediction"
     guidance = 1.0  # of the distilled guidance embedding, in training and inference alike
+    rim = 0  # nothing is padded
     latent_multiple = 2  # a token is 2x2 latents
     clamps_images = False  # the training of OMGSR-F does not clamp
     lora_targets = [

@@ -17,13 +17,14 @@ from ..utils.meter import Meter
 
 STEP = 8  # latents between the tiles that are considered
 VAE_TILES = (128, 64, 32, 16)  # latents, of the flat autoencoder
+LEAST = 128  # latents of the longer side from which tiles of an autoencoder cost less than workers gain
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sides in latents: tile of the prediction (None: one pass), its overlap, and that of a flat autoencoder.
 
-    `tile_batch`: how many tiles are predicted at once.
+    `tile_batch`: how many tiles are predicted at once. `workers`: how many tiles a CPU computes side by side.
     """
 
     tile: int | None
@@ -31,11 +32,13 @@ class Settings:
     vae_mode: str | None = None
     vae_tile: int = 64
     tile_batch: int = 1
+    workers: int = 1
 
     @property
     def vae(self):
         """Options of `OMGSR.encode` and `OMGSR.decode`."""
-        return dict(mode=self.vae_mode) | (dict(tile=self.vae_tile) if self.vae_mode == "flat" else {})
+        tiles = dict(tile=self.vae_tile, workers=self.workers)
+        return dict(mode=self.vae_mode) | (tiles if self.vae_mode == "flat" else {})
 
     def smaller(self, side, multiple):
         """Half the tile, of latents with the longer side `side`, one at a time; a flat autoencoder with half its."""
@@ -96,26 +99,27 @@ class Peaks:
         return torch.empty(1, 3, height * self.factor, width * self.factor, device="meta", dtype=self.dtype)
 
 
-def fitting_settings(peaks, height, width, budget, overlap=None, tile_batch=1, *, best):
+def fitting_settings(peaks, height, width, budget, overlap=None, tile_batch=1, *, best, workers=1):
     """`Settings` for an image of `height` x `width` pixels whose activations take at most `budget` bytes by `peaks`.
 
-    Tiles of `best` latents where `tile_batch` of them fit, one pass for an image no larger; else, of the tiles that do
-    and are larger than `overlap`, the one with the fewest computed pixels, the smallest where none does. Larger ones
-    than `best` would take longer, as attention grows with the square of their area.
+    Tiles of `best` latents where `tile_batch` of them fit for each of `workers`, one pass for an image no larger;
+    else, of the tiles that do and are larger than `overlap`, the one with the fewest computed pixels, the smallest
+    where none does. Larger ones than `best` would take longer, as attention grows with the square of their area.
     """
     sides, planner = (height // peaks.factor, width // peaks.factor), "smallest" if overlap is None else "published"
     longer, smallest = max(sides), (overlap or 0) // STEP * STEP + STEP
-    settings, best = Settings(None, overlap, tile_batch=tile_batch), max(best, smallest)
+    settings = Settings(None, overlap, tile_batch=tile_batch, workers=workers)
+    best, at_once = max(best, smallest), tile_batch * workers
 
     def fits(side, count):
         return peaks.prediction(count, *(min(side, length) for length in sides)) <= budget
 
     if not (longer <= best and fits(longer, 1)):
         candidates = range(smallest, min(best + 1, longer), STEP) or [smallest]
-        if longer > best and fits(best, tile_batch):
+        if longer > best and fits(best, at_once):
             tile = best
         else:
-            count = bisect_right(candidates, False, key=lambda side: not fits(side, tile_batch))
+            count = bisect_right(candidates, False, key=lambda side: not fits(side, at_once))
 
             def computed(side):
                 return plan_tiles(*sides, side, overlap, planner=planner).overdraw
@@ -129,8 +133,16 @@ def fitting_autoencoder(peaks, settings, height, width, budget):
     """`settings` with the autoencoder in parts if in one piece it takes more than `budget` bytes by `peaks`."""
     if peaks.autoencoder(height // peaks.factor, width // peaks.factor) <= budget:
         return settings
-    vae_tile = next((side for side in VAE_TILES if peaks.flat(side) <= budget), VAE_TILES[-1])
+    vae_tile = next((side for side in VAE_TILES if peaks.flat(side) * settings.workers <= budget), VAE_TILES[-1])
     return replace(settings, vae_mode="flat", vae_tile=vae_tile)
+
+
+def in_exact_tiles(settings, height, width):
+    """`settings` with an autoencoder of `exact_in_tiles`, for latents `height` x `width`, in tiles for workers."""
+    longer = max(height, width)
+    if settings.vae_mode is not None or longer < LEAST:
+        return settings
+    return replace(settings, vae_mode="flat", vae_tile=min(-(-longer // 2), VAE_TILES[0]))
 
 
 def retry_smaller(attempt, settings, side, multiple):

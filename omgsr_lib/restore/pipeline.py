@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
@@ -17,16 +18,18 @@ from ..images.image_file import Picture
 from ..priors.latents import compression
 from ..tiling.arrays import View, blockwise, read_as
 from ..tiling.grid import PLANNERS, WINDOWS
-from ..tiling.vae import MODES
+from ..tiling.vae import MODES, exact_in_tiles
 from ..utils.device import fast_attention
 from ..utils.memory import free_memory, out_of_memory
-from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, retry_smaller
+from ..utils.workers import on_threads
+from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, in_exact_tiles, retry_smaller
 from .colour import check_method, colour_strips
 
 
 STAGES = ("encode", "predict", "decode", "colour")
 BEST_TILE = 512  # pixels of the output, of a model that does not say what it was trained on
 SMALL = 1024**2  # pixels of the output whose autoencoder fits in one piece without counting
+SMALL_NETWORK = 50_000_000  # parameters up to which a network does not fill several threads of a CPU
 
 
 @dataclass
@@ -232,21 +235,39 @@ class Restorer:
         """
         tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
         sides, device = self.padded((height, width)), next(self.model.parameters()).device
+        factor = compression(self.model.vae)
         if tile == "auto":
-            best = (self.model.tile or BEST_TILE) // compression(self.model.vae)
-            budget = free_memory(device) // 2 // count
-            return fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch, best=best)
-        settings = Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch)
-        if self.vae_mode is not None or count * height * width <= SMALL:
-            return settings
-        try:
-            return fitting_autoencoder(self._peaks, settings, *sides, free_memory(device) // 2 // count)
-        except ValueError:  # the system does not say what is free, or layers are offloaded
-            return settings
+            best, budget = (self.model.tile or BEST_TILE) // factor, free_memory(device) // 2 // count
+            options = dict(best=best, workers=self._workers)
+            settings = fitting_settings(self._peaks, *sides, budget, overlap, self.tile_batch, **options)
+        else:
+            settings = Settings(tile, overlap, self.vae_mode, tile_batch=self.tile_batch, workers=self._workers)
+            if self.vae_mode is None and count * height * width > SMALL:
+                with suppress(ValueError):  # the system does not say what is free, or layers are offloaded
+                    settings = fitting_autoencoder(self._peaks, settings, *sides, free_memory(device) // 2 // count)
+        if count == 1 and self._exact_in_tiles:
+            settings = in_exact_tiles(settings, *(side // factor for side in sides))
+        return settings
 
     @cached_property
     def _peaks(self):
         return Peaks(self.model)
+
+    @property
+    def _workers(self):
+        """How many tiles are computed side by side: one for each of torch's threads, of a small network on a CPU."""
+        return torch.get_num_threads() if self._small_on_cpu else 1
+
+    @cached_property
+    def _small_on_cpu(self):
+        parameters = list(self.model.prior.parameters())
+        return parameters[0].device.type == "cpu" and sum(p.numel() for p in parameters) <= SMALL_NETWORK
+
+    @cached_property
+    def _exact_in_tiles(self):
+        """Whether tiles of the autoencoder change nothing but the speed, with one worker too: equal results."""
+        compiled = self.model.vae.decoder._compiled_call_impl is not None  # as one piece
+        return self._small_on_cpu and not compiled and exact_in_tiles(self.model.vae)
 
     def _in_memory(self, pictures, enlarged, settings):
         results = [torch.empty_like(pixels[0]) for pixels in enlarged]
@@ -285,7 +306,8 @@ class Restorer:
             if estimated:
                 difference = model.difference(pixels, **settings.vae, **store("estimate"))
             clock.append(_now(like.device))
-            tiling |= dict(tile_batch=settings.tile_batch, **(store("predict") if settings.tile else {}))
+            tiling |= dict(tile_batch=settings.tile_batch, workers=settings.workers)
+            tiling |= store("predict") if settings.tile else {}
             if estimated:
                 latents = read_as(latents, like)
                 clean = predict_adaptive(model, latents, difference, strength=self.strength, **tiling)
@@ -295,11 +317,14 @@ class Restorer:
             clock.append(_now(like.device))
             decoded = model.decode(clean, **settings.vae, **store("decode"))
             clock.append(_now(like.device))
-        for number, (size, reference) in enumerate(zip(sizes, enlarged, strict=True)):
-            restored = decoded if len(sizes) == 1 else decoded[number : number + 1]
-            clamped = View(restored, lambda part: part.float().clamp(-1, 1))
-            for rows, strip in colour_strips(clamped, reference, size, self.colour_fix, as_released=self.as_released):
-                write(number, rows, strip)
+        with on_threads(1) if settings.workers > 1 else nullcontext():
+            for number, (size, reference) in enumerate(zip(sizes, enlarged, strict=True)):
+                restored = decoded if len(sizes) == 1 else decoded[number : number + 1]
+                clamped = View(restored, lambda part: part.float().clamp(-1, 1))
+                for rows, strip in colour_strips(
+                    clamped, reference, size, self.colour_fix, as_released=self.as_released
+                ):
+                    write(number, rows, strip)
         clock.append(_now(like.device))
         return {stage: end - begin for stage, (begin, end) in zip(STAGES, pairwise(clock), strict=True)}
 

@@ -51,7 +51,8 @@ def tile_borders(model, size, tile, overlap=None, *, planner="smallest"):
     factor = compression(model.vae)
     height, width = (-(-side // model.multiple) * model.multiple // factor for side in reversed(size))
     overlap = overlap if overlap is None else overlap // factor
-    plan = plan_tiles(height, width, tile // factor, overlap, planner=planner, multiple=model.prior.latent_multiple)
+    options = dict(planner=planner, multiple=model.prior.latent_multiple, rim=model.prior.rim)
+    plan = plan_tiles(height, width, tile // factor, overlap, **options)
     return plan, [[factor * seam for seam in seams] for seams in plan.seams()]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..utils.device import to_device
+from ..utils.workers import in_order
 
 
 WINDOWS = ("gaussian", "released", "cosine", "ramp")
@@ -81,11 +82,13 @@ def _axis_weights(offsets, tile, centre, window, size):
     return torch.stack([w / total[o : o + tile] for o, w in zip(offsets, shape, strict=True)])
 
 
-def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multiple=1):
+def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multiple=1, rim=0):
     """A `TilePlan` of tiles of at most `tile` x `tile` that overlap by at least `overlap`.
 
     planner "smallest": along each axis the smallest count of tiles, then the smallest tile that covers with this
-        count, offsets spread evenly. `overlap` is a ninth of the tile by default: the overdraw is near (9/8)^2.
+        count, offsets spread evenly. `overlap` is a ninth of the tile by default: the overdraw is near (9/8)^2. It is
+        at least twice `rim`, how far from a tile's border the function is wrong there, but no more than a quarter of
+        the tile for that.
     planner "published": tiles of `tile`, the smallest count with `(n - 1)(tile - overlap) + tile >= size`, in steps
         of `tile - overlap`, the last offset clamped to `size - tile`. `overlap` is half a tile by default.
 
@@ -101,7 +104,8 @@ def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multipl
             "Pad the image, or choose another tile."
         )
     if overlap is None:
-        overlap = tile // 2 if planner == "published" else max(tile // multiple // 9, 1) * multiple
+        ninth, wanted = max(tile // multiple // 9, 1) * multiple, min(2 * rim, tile // 4)
+        overlap = tile // 2 if planner == "published" else max(ninth, wanted)
     if planner == "smallest":
         overlap = -(-overlap // multiple) * multiple
     if not 0 <= overlap < tile:
@@ -135,21 +139,25 @@ def tiled(
     window="gaussian",
     planner=None,
     multiple=1,
+    rim=0,
     tile_batch=1,
+    workers=1,
     progress=None,
     new=None,
 ):
     """`function` of `latents` (B, C, H, W), computed tile by tile: weighted mean of the overlapping results.
 
     `function` maps crops to a tensor of the same height and width (a denoiser's output); `tile_batch` tiles go through
-    it at once, along the batch axis, the B images of the first tile first. Latents with `H * W <= tile * tile` pass
-    in one piece. `planner` is "published" where an `overlap` is given and "smallest" where none is (see `plan_tiles`);
-    `window` is described at `TilePlan.weights`. Sums are kept in float32 or better. `progress(done, total)` is called
-    after each batch of tiles. `latents` may be any array, and `new` makes that of the result, of zeros (see `arrays`).
+    it at once, along the batch axis, the B images of the first tile first, and `workers` of these batches side by side
+    (`utils.workers.in_order`). Latents with `H * W <= tile * tile` pass in one piece. `planner` is "published" where
+    an `overlap` is given and "smallest" where none is (see `plan_tiles`, also for `rim`); `window` is described at
+    `TilePlan.weights`. Sums are kept in float32 or better and made in the order of the tiles. `progress(done, total)`
+    is called after each batch of tiles. `latents` may be any array, and `new` makes that of the result, of zeros (see
+    `arrays`).
     """
     height, width = latents.shape[-2:]
     planner = planner or ("smallest" if overlap is None else "published")
-    plan = plan_tiles(height, width, tile, overlap, planner=planner, multiple=multiple)
+    plan = plan_tiles(height, width, tile, overlap, planner=planner, multiple=multiple, rim=rim)
     rows, columns = plan.weights(window)
     if height * width <= tile * tile:
         output = function(latents[...])
@@ -161,9 +169,10 @@ def tiled(
 
     tiles, weights = plan.slices(), [(y, x) for y in rows for x in columns]
     batch, result = latents.shape[0], None
-    for first in range(0, len(tiles), tile_batch):
-        group = tiles[first : first + tile_batch]
-        outputs = function(torch.cat([latents[..., y, x] for y, x in group]))
+    starts = range(0, len(tiles), tile_batch)
+    groups = [tiles[first : first + tile_batch] for first in starts]
+    parts = (torch.cat([latents[..., y, x] for y, x in group]) for group in groups)
+    for first, group, outputs in zip(starts, groups, in_order(function, parts, workers), strict=True):
         if outputs.shape[-2:] != (plan.tile_h, plan.tile_w):
             raise ValueError(
                 f"A tiled function must keep height and width: a crop of {plan.tile_h}x{plan.tile_w} came back as "

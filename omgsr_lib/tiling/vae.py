@@ -16,12 +16,15 @@ from ..utils.memory import release_memory
 from ..utils.meter import Meter
 from ..utils.moments import Moments
 from ..utils.random import randn
+from ..utils.workers import in_order
 from .receptive_field import Estimate, KeySample, Part, geometry, normalise, spans
 from .vae_layers import decoder_layers, encoder_layers
 
 
 MODES = ("exact", "flat")
 ROWS = 64  # output rows of a strip, exact mode
+HALO = 12  # latents around a tile where its output depends on the whole image, flat mode
+SMALL = 1024**2  # pixels of an image for which freed memory is kept: giving it back costs a tenth of the time
 KEYS = 4096  # positions that stand for the whole image in an attention, flat mode
 
 
@@ -65,24 +68,31 @@ class FlatPass:
 
     Args:
         crop: `crop(rows, columns)` gives the input at two slices, `(B, C, h, w)` on the layers' device.
-        tile, halo: side of a tile and of the surroundings that it reads, in latents, the coarser side of the layers.
+        tile, halo: side of a tile and of the surroundings that it reads, in latents, the coarser side of the layers;
+            by default 12, or as wide as the receptive field if no layer depends on the whole image.
         patches, core, margin: what a tile must know of the whole is estimated from `patches` x `patches` squares of
             `core` latents, with `margin` latents around, spread evenly with the borders in their own right; along a
             side of at most `patches * core` latents from all of it. By default a quarter of `tile`, 8 to 16: smaller
             tiles take less memory only if the patches do too.
         passes: how often all tiles are run beforehand to correct what the patches missed.
+        workers: how many tiles are computed side by side (`utils.workers.in_order`).
     """
 
-    def __init__(self, layers, crop, height, width, *, tile=64, halo=12, patches=None, core=4, margin=4, passes=1):
+    def __init__(
+        self, layers, crop, height, width, *, tile=64, halo=None, patches=None, core=4, margin=4, passes=1, workers=1
+    ):
         scale = math.prod(layer.scale for layer in layers)
         self.layers, self.crop, self.size = layers, crop, (height, width)
         self.units = max(1, round(1 / scale)), max(1, round(scale))  # input and output positions per latent
         self.latents = tuple(side // self.units[0] for side in self.size)
-        self.tile, self.halo, self.core, self.margin = tile, halo, core, margin
+        if halo is None:
+            halo = HALO if any(map(_sees_all, layers)) else max(self.latents)
+        self.tile, self.halo, self.core, self.margin, self.workers = tile, halo, core, margin, workers
         self.patches = min(max(tile // 4, 8), 16) if patches is None else patches
         covered = all(side <= self.patches * core for side in self.latents)
         self.passes = 0 if covered else passes
-        self.largest = max((k for k, layer in enumerate(layers) if layer.scale > 1), default=None)
+        large = math.prod(self.latents) * max(self.units) ** 2 > SMALL
+        self.largest = max((k for k, layer in enumerate(layers) if layer.scale > 1), default=None) if large else None
         self.estimates = None
 
     @property
@@ -97,11 +107,14 @@ class FlatPass:
         """
         if self.estimates is None:
             self.estimates = self.estimate()
-        for part in self._tiles(distinct):
-            for layer, estimate in zip(self.layers, self.estimates, strict=True):
-                self._step(part, layer, estimate)
+        for part in in_order(self._through, self._tiles(distinct), self.workers):
             rows, columns = part.spans()
             yield slice(*rows.held), slice(*columns.held), part.x
+
+    def _through(self, part):
+        for layer, estimate in zip(self.layers, self.estimates, strict=True):
+            self._step(part, layer, estimate)
+        return part
 
     def estimate(self):
         """The `Estimate` of each layer with a norm, None for the others."""
@@ -204,6 +217,18 @@ class FlatPass:
 def _even(side, count):
     edges = [side * k // count for k in range(count + 1)]
     return [(start, stop, 1.0) for start, stop in pairwise(edges)]
+
+
+def exact_in_tiles(vae):
+    """Whether mode "flat" of `vae` equals one piece: no layer depends on the whole image."""
+    try:
+        return not any(map(_sees_all, encoder_layers(vae) + decoder_layers(vae)))
+    except ValueError:
+        return False
+
+
+def _sees_all(layer):
+    return layer.norm is not None or layer.attention is not None
 
 
 def flat_peak(layers, x, **options):

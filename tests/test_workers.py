@@ -1,0 +1,74 @@
+"""utils/workers.py: single-threaded workers, and that a restored image does not depend on their number."""
+
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from omgsr_lib.model import OMGSR
+from omgsr_lib.restore.pipeline import Restorer, restore
+from omgsr_lib.utils.workers import in_order, on_threads
+
+
+@pytest.fixture
+def two_threads():
+    with on_threads(2):
+        yield
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_results_come_in_order_from_threads_with_one_thread_each():
+    """The first result waits for the second, so both are computed at once."""
+    second = threading.Event()
+
+    def function(item):
+        assert second.wait(10) if item == 0 else item != 1 or second.set() is None
+        return item, torch.get_num_threads(), torch.is_inference_mode_enabled(), threading.get_ident()
+
+    with torch.inference_mode():
+        results = list(in_order(function, range(6), 2))
+    assert [item for item, *_ in results] == [*range(6)]
+    assert {(threads, inference) for _, threads, inference, _ in results} == {(1, True)}
+    assert len({thread for *_, thread in results}) == 2 and torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("items", "workers"), [([7], 2), ([7, 8], 1)])
+def test_one_item_or_one_worker_takes_all_threads_here(items, workers):
+    here = threading.get_ident()
+    found = list(in_order(lambda item: (item, torch.get_num_threads(), threading.get_ident()), items, workers))
+    assert found == [(item, 2, here) for item in items]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_ends_what_waits():
+    done = []
+
+    def function(item):
+        if item == 0:
+            raise ValueError("damaged")
+        done.append(item)
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(in_order(function, range(100), 2))
+    assert len(done) <= 3 and torch.get_num_threads() == 2
+
+
+def test_restored_bytes_do_not_depend_on_the_number_of_workers():
+    model, image = OMGSR.from_pretrained("mini-f").merge(), Image.effect_noise((64, 128), 90)
+    images = {}
+    for threads in (1, 2):
+        with on_threads(threads):
+            restorer = Restorer(model, tile=128)
+            settings = restorer.settings(512, 256)
+            assert (settings.workers, settings.vae_mode, settings.vae_tile) == (threads, "flat", 64)
+            images[threads] = restore(model, image, tile=128, progress=False).images[0].tobytes()
+    assert images[1] == images[2]
+
+
+@pytest.mark.parametrize(("base", "expected"), [("tiny", None), ("mini-ddpm", "flat")])
+def test_an_autoencoder_that_sees_the_whole_image_stays_in_one_piece(base, expected):
+    model = OMGSR.from_base(base, "ddpm", 250)
+    assert Restorer(model).settings(1024, 1024).vae_mode == expected
+    assert Restorer(model).settings(256, 256).vae_mode is None
