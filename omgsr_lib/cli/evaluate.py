@@ -75,15 +75,13 @@ def add_benchmark(commands):
     model.add_argument("--peers", action="store_true", help="realesrgan-x4plus too, on the CPU (extra peers)")
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument(
-        "--tile", type=positive, default=128, metavar="N", help="side in pixels of the output, a multiple of 16"
-    )
+        "--tile", type=positive, metavar="N",
+        help="side in pixels of the output, a multiple of 16 (default: that in which each model predicts best)",
+    )  # fmt: skip
     tiles.add_argument(
-        "--overlap",
-        type=from_zero,
-        default=32,
-        metavar="N",
-        help="in pixels of the output, from 0 to less than the tile",
-    )
+        "--overlap", type=from_zero, metavar="N",
+        help="in pixels of the output, from 0 to less than the tile (default: a quarter of it)",
+    )  # fmt: skip
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument(
         "--metrics", nargs="+", metavar="NAME", help=METRICS + " (default: all that test set and weights allow)"

@@ -18,6 +18,7 @@ from ..metrics.evaluate import evaluate_folder
 from ..metrics.scorers import metric_scorer
 from ..metrics.specs import metric_spec
 from ..model import OMGSR
+from ..presets import default_tile
 from ..priors.loading import WEIGHTS
 from ..report.published import read_published, read_published_cost
 from ..restore.pipeline import restore
@@ -28,6 +29,7 @@ from .run_record import start_run
 
 BICUBIC = "bicubic"  # a method beside the models
 CROP = 128  # side of the centre that is restored of low-quality images of various sizes
+TILE = 128
 MEASURES = {
     True: ("psnr_y", "ssim_y", "gmsd", "checkerboard", "lpips_squeeze", "niqe"),
     False: ("niqe", "checkerboard"),
@@ -37,7 +39,7 @@ NEED_WEIGHTS = ("lpips_squeeze", "niqe")
 
 def benchmark(
     name, data, out, *, models=(BICUBIC, "mini-s", "mini-f"), work="runs/benchmarks", metrics=None, weights=None,
-    published=None, tile=128, overlap=32, progress=True,
+    published=None, tile=None, overlap=None, progress=True,
 ):  # fmt: skip
     """Restore the benchmark `name` in the folder `data` with each of `models` and write `<out>/<name>/scores.csv`.
 
@@ -51,7 +53,8 @@ def benchmark(
         metrics: names; by default `MEASURES` as far as they can be computed with `weights`.
         weights: folder of metric weights.
         published: folder with published numbers, whose rows of this benchmark go to `published.csv` beside ours.
-        tile, overlap: those of `restore`, in pixels of the output.
+        tile, overlap: those of `restore`, in pixels of the output; by default a model's own (`presets.TILES`, else
+            `TILE`) and a quarter of it.
 
     Returns the data frame. Raises what `open_test_set`, `evaluate_folder`, `Peer` and `restore` raise, before
     anything is written to `out`.
@@ -67,9 +70,10 @@ def benchmark(
     rows, costs = read_published(published, name), read_published_cost(published)
     frames = []
     for model in models:
-        folder = Path(work) / name / f"{Path(model).name}-{_fingerprint(model, tile, overlap)}"
+        tiling = _tiling(model, tile, overlap)
+        folder = Path(work) / name / f"{Path(model).name}-{_fingerprint(model, **tiling)}"
         pictures = {image: lq for image, (lq, _) in pairs.items()}
-        _restore_all(model, pictures, folder / "restored", about, progress, tile=tile, overlap=overlap)
+        _restore_all(model, pictures, folder / "restored", about, progress, **tiling)
         reference = Path(data) / about.hq if with_reference else None
         scores = evaluate_folder(
             folder / "restored", reference, metrics, weights=weights, cache=folder / "scores", progress=progress
@@ -93,6 +97,12 @@ def benchmark(
             table.to_csv(part, index=False, float_format="%.6g")
     record.finish()
     return frame
+
+
+def _tiling(name, tile, overlap):
+    """The options of `restore` for a method: what is not given is that of the model itself."""
+    tile = tile or default_tile(name) or TILE
+    return {"tile": tile, "overlap": tile // 4 if overlap is None else overlap}
 
 
 def _restore_all(name, pictures, folder, about, progress, **tiling):

@@ -64,7 +64,7 @@ def _times(prior, shape, training):
 
 
 def _seconds(prior, latents, precision, training):
-    started = time.perf_counter()
+    started = time.process_time()
     if training:
         latents = latents.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -74,7 +74,7 @@ def _seconds(prior, latents, precision, training):
     else:
         with torch.inference_mode():
             prior(latents.to(torch.bfloat16 if precision == "bf16" else torch.float32), 0)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _processor():
