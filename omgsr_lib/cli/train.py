@@ -84,7 +84,7 @@ def add_train(commands):
     training.add_argument("--batch-size", type=positive, metavar="N", help="of one process, from 1" + RECIPE)
     training.add_argument("--accumulation", type=positive, metavar="N", help="micro-batches per step, from 1" + RECIPE)
     training.add_argument(
-        "--learning-rate", type=number(float, 0), metavar="X", help="of both optimisers, above 0" + RECIPE
+        "--learning-rate", type=number(float, 0), metavar="X", help="of both optimisers, from 0" + RECIPE
     )
     training.add_argument("--warmup", type=from_zero, metavar="N", help="steps of linear warm-up, from 0" + RECIPE)
     training.add_argument(
@@ -241,7 +241,7 @@ def add_pretrain(commands):
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
     training.add_argument("--batch-size", type=positive, metavar="N", help="from 1" + RECIPE)
-    training.add_argument("--learning-rate", type=number(float, 0), metavar="X", help="above 0" + RECIPE)
+    training.add_argument("--learning-rate", type=number(float, 0), metavar="X", help="from 0" + RECIPE)
     training.add_argument(
         "--size", type=positive, metavar="N", help="crop side in pixels, of the autoencoder, from 16" + RECIPE
     )

@@ -198,6 +198,7 @@ def plot_weighted_median(target, weight, ratio, neighbours, mid):
     left.step(target, share, where="post", color=METHOD_COLOURS["omgsr-s"])
     left.plot([target[0], median, median], [0.5, 0.5, 0], color=METHOD_COLOURS["mid"], lw=0.7, ls=DASHED)
     left.set(xlabel="1 / D of the pairs, sorted", ylabel="Share of the weight", xscale="log", ylim=(0, 1.02))
+    left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     left.annotate(f"weighted median {median:.3f}", (median, 0.1), (4, 0), textcoords="offset points")
     near = np.arange(max(min(neighbours) - 6, 0), min(max(neighbours) + 7, len(ratio)))
     near = near[np.isfinite(ratio[near])]
@@ -212,8 +213,8 @@ def plot_weighted_median(target, weight, ratio, neighbours, mid):
         chosen = timestep == mid
         right.plot(ratio[timestep], value, "o", ms=6, color=METHOD_COLOURS["omgsr-f"],
                    mfc=METHOD_COLOURS["omgsr-f"] if chosen else "white")  # fmt: skip
-        right.annotate(f"t {timestep}" + (" = t*" if chosen else ""), (ratio[timestep], value), (shift, 8),
-                       textcoords="offset points", ha=side, color=METHOD_COLOURS["omgsr-f"])  # fmt: skip
+        right.annotate(f"t {timestep}" + (" = t*" if chosen else ""), (ratio[timestep], value), (shift, -7),
+                       va="top", textcoords="offset points", ha=side, color=METHOD_COLOURS["omgsr-f"])  # fmt: skip
     right.margins(y=0.25)
     right.set(xlabel="r = α² / σ²; a tick for every timestep", ylabel="Mean |SNR(z$_t$) − SNR(z$_L$)|")
     return fig

@@ -53,7 +53,7 @@ def plot_contrasts(table, metrics=None):
         ax.axvspan(-reach if lower else 0, 0 if lower else reach, color="#F0F0F0", lw=0, zorder=0)
         ax.axvline(0, color=METHOD_COLOURS["mid"], lw=0.7, zorder=1)
         ax.set_xscale("asinh", linear_width=float(rows["mean"].abs().median()))
-        ax.set_title(metric_label(metric), fontsize=7 if len(metrics) > 4 else 8)
+        ax.set_title(metric_label(metric), fontsize=6 if len(metrics) > 4 else 8)
         ax.set(xlim=(-reach, reach), ylim=(len(contrasts) - 0.5, -0.5))
         tick = float(f"{reach / 2:.0e}")
         ax.set_xticks([-tick, 0, tick], [f"{-tick:g}", "0", f"{tick:g}"])

@@ -13,6 +13,7 @@ def plot_growth(growth):
     """
     metrics, variants = list(growth["metric"].unique()), list(growth["variant"].unique())
     colours = palette(growth["protocol"].unique())
+    marks = sorted(growth["crops"].unique())
     size = (PAGE if len(variants) > 1 else COLUMN, 1.35 * len(metrics) + 0.55)
     fig, axes = panels(len(metrics), len(variants), size, sharex=True, sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
@@ -27,7 +28,8 @@ def plot_growth(growth):
                 ax.errorbar(line["crops"] * shift, line["mean"], yerr=error, label=label, **style)
             ax.axhline(0, color=METHOD_COLOURS["mid"], lw=0.7, zorder=1)
             ax.set_xscale("log")
-            ax.set_xticks(sorted(growth["crops"].unique()), [f"{n:,}" for n in sorted(growth["crops"].unique())])
+            ax.set_xlim(marks[0] / 1.5, marks[-1] * 1.5)
+            ax.set_xticks(marks, [f"{crops:,}" for crops in marks])
             ax.xaxis.set_minor_formatter(NullFormatter())
         low, high = row[0].get_ylim()
         for ax in row:

@@ -112,8 +112,7 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
 def _execute(runs, data, folder, jobs):
     """Execute `runs` in processes; returns `{name: reason}` of those that failed."""
     failed = {}
-    for dial in {run.images != "fixed" for run in runs if run.protocol == "frozen_encoder"}:
-        run = next(run for run in runs if run.protocol == "frozen_encoder" and dial == (run.images != "fixed"))
+    for run in {run.images != "fixed": run for run in runs if run.protocol == "frozen_encoder"}.values():
         _latents(_model(run, data), run, data, folder)  # once, before the processes need them
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(execute_run, run, data, folder): run for run in runs}

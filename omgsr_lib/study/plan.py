@@ -42,9 +42,7 @@ class StudyRun:
     refinement: bool = True
     without: str = ""  # a key of `WITHOUT`
     resolution: int = SMALL  # side of a crop in pixels, a key of `BATCH`
-    images: str = (
-        "fixed"  # degradations as published; or from mild to extreme, at t* ("dial") or at their own ("own t*")
-    )
+    images: str = "fixed"  # degraded as published; or mild to extreme, at t* ("dial") or at their own ("own t*")
     seed: int = 0
 
     @property

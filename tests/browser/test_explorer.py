@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+from moves import MOVE, MOVES
 from PIL import Image
 
 from omgsr_lib.explorer.cache import FrameCache
@@ -15,20 +16,7 @@ from omgsr_lib.explorer.cache import FrameCache
 pytestmark = pytest.mark.browser
 NAME = "explore_timestep_injection"
 STEPS = 6
-MOVES = 200
 LIMIT = 50  # milliseconds that half of the moves may take until the image is drawn
-
-MOVE = """async count => {
-    const slider = document.getElementById("timestep"), times = [];
-    for (let move = 0; move < count; move++) {
-        slider.value = move % (+slider.max + 1);
-        const start = performance.now();
-        slider.dispatchEvent(new Event("input"));
-        await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-        times.push(performance.now() - start);
-    }
-    return times;
-}"""
 
 
 class View:

@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+from moves import MOVE, MOVES
 from PIL import Image
 
 from omgsr_lib.explorer.compute import Explorer, explorer_models
@@ -15,7 +16,6 @@ from omgsr_lib.explorer.page import QUALITY, explore_page
 
 
 pytestmark = pytest.mark.browser
-MOVES = 200
 LIMIT = 50  # milliseconds that half of the moves may take
 
 
@@ -139,20 +139,9 @@ def test_a_move_is_drawn_at_once_and_leaves_nothing_behind(shown, artefacts):
         session.send("HeapProfiler.collectGarbage")
         return session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
 
-    moves = """async count => {
-        const slider = document.getElementById("timestep"), times = [];
-        for (let move = 0; move < count; move++) {
-            slider.value = move % (+slider.max + 1);
-            const start = performance.now();
-            slider.dispatchEvent(new Event("input"));
-            await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-            times.push(performance.now() - start);
-        }
-        return times;
-    }"""
-    shown.evaluate(moves, 20)
+    shown.evaluate(MOVE, 20)
     before = heap()
-    times = sorted(shown.evaluate(moves, MOVES))
+    times = sorted(shown.evaluate(MOVE, MOVES))
     measured = {
         "moves": MOVES,
         "median_ms": statistics.median(times),
