@@ -7,8 +7,8 @@ import statistics
 
 import numpy as np
 import pytest
-from moves import MOVE, MOVES
 from PIL import Image
+from slider_moves import MOVE, MOVES
 
 from omgsr_lib.explorer.cache import FrameCache
 
