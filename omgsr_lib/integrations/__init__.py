@@ -1,0 +1,1 @@
+"""OMGSR where people already work: each part calls the public interface alone."""
