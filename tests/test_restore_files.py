@@ -1,8 +1,5 @@
-"""restore_files.py: names, resuming after `kill -9`, batches, stages that overlap, and failures that stop no other."""
+"""restore/folder.py: a folder in, files out: formats, names, batches, stages that overlap, lines of progress."""
 
-import errno
-import json
-import multiprocessing
 import os
 import re
 import time
@@ -11,49 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
+from folder_case import contents, pictures_in, quiet, same, six_images, tiny_model
 from hostile_inputs import SRGB, picture, png16
 from PIL import ExifTags, Image
 
 from omgsr_lib.images.image_file import Picture
-from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import folder as restore_files
-from omgsr_lib.restore import out_of_core
-from omgsr_lib.restore.folder import JOURNAL, fingerprint, restore_folder
+from omgsr_lib.restore.folder import restore_folder
 from omgsr_lib.restore.names import output_names
 from omgsr_lib.restore.pipeline import Restorer, batches, restore
-from omgsr_lib.utils.journal import alone
 
 
 @pytest.fixture(scope="module")
 def model():
-    return OMGSR.from_base("tiny", "ddpm", 273)
+    return tiny_model()
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six images of two sizes at two depths, one with a suffix in capitals, and a file that is none."""
-    for seed, name in enumerate(("a.png", "b.jpg", "c.png", "deep/d.PNG", "deep/er/e.webp", "f.png")):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(16 + 8 * (seed == 2), 16, seed=seed).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    return tmp_path / "in"
-
-
-def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def pictures_in(folder):
-    return {name: data for name, data in contents(folder).items() if name != JOURNAL}
-
-
-def same(a, b):
-    return a.size == b.size and np.array_equal(np.asarray(a), np.asarray(b))
-
-
-def quiet(model, source, target, **options):
-    return restore_folder(model, source, target, progress=False, say=lambda line: None, **options)
+    return six_images(tmp_path / "in")
 
 
 def test_a_folder_equals_its_pictures_one_by_one(model, folder, tmp_path):
@@ -147,117 +120,6 @@ def test_names_that_are_no_text_or_too_long_or_of_two_lines(model, tmp_path):
     assert not any("\n" in line for line in lines)
 
 
-def test_one_run_at_a_time_writes_into_a_folder(model, folder, tmp_path):
-    out = tmp_path / "out"
-    with alone(out), pytest.raises(OSError, match="One run at a time .* into '.*out'. Wait for its end, or"):
-        quiet(model, folder, out, scale=1)
-    assert str(quiet(model, folder, out, scale=1)) == "6 restored"
-
-
-def test_inputs_are_never_replaced(model, tmp_path):
-    picture().save(tmp_path / "a.png")
-    before = contents(tmp_path)
-    with pytest.raises(ValueError, match="must not replace an image to restore: .* holds a.png. Choose another"):
-        quiet(model, tmp_path / "a.png", tmp_path)
-    with pytest.raises(ValueError, match="output folder must not be that of the images: got .* for both"):
-        quiet(model, tmp_path, tmp_path)
-    (tmp_path / "linked").mkdir()
-    os.link(tmp_path / "a.png", tmp_path / "linked" / "a.png")
-    with pytest.raises(ValueError, match="must not replace an image to restore"):
-        quiet(model, tmp_path / "a.png", tmp_path / "linked", force=True)
-    assert (tmp_path / "a.png").read_bytes() == before["a.png"]
-
-
-def test_an_output_folder_among_the_pictures_is_no_input(model, folder):
-    for expected in ("6 restored", "0 restored, 6 skipped"):
-        assert str(quiet(model, folder, folder / "deep" / "restored", scale=1)) == expected
-
-
-def test_what_is_finished_is_skipped_until_something_changes(model, folder, tmp_path):
-    out = tmp_path / "out"
-    quiet(model, folder, out, scale=1)
-    first = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
-    assert str(quiet(model, folder, out, scale=1.0, tile_batch=3)) == "0 restored, 6 skipped"
-    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == first
-    picture(seed=9).save(folder / "a.png")
-    assert quiet(model, folder, out, scale=1).restored == [out / "a.png"]
-    for options in (dict(scale=2), dict(scale=2, seed=1), dict(scale=2, seed=1, colour_fix=None)):
-        assert str(quiet(model, folder, out, **options)) == "6 restored"
-    assert str(quiet(model, folder, out, force=True, **options)) == "6 restored"
-    other = OMGSR.from_base("tiny", "ddpm", 273, seed=1)
-    assert str(quiet(other, folder, out, **options)) == "6 restored"
-    assert str(quiet(other, folder, out, **options)) == "0 restored, 6 skipped"
-
-
-def test_files_of_other_origin_are_replaced_by_force_alone(model, folder, tmp_path):
-    out, lines = tmp_path / "out", []
-    quiet(model, folder, out, scale=1)
-    expected = pictures_in(out)
-    (out / "a.png").write_bytes(b"edited")
-    report = restore_folder(model, folder, out, scale=2, say=lines.append)
-    assert str(report) == "5 restored, 1 failed" and (out / "a.png").read_bytes() == b"edited"
-    assert re.fullmatch(
-        "A file that is not as a run before wrote it is not replaced: '.*a.png'. Move it away, .*", *lines
-    )
-    assert str(quiet(model, folder, out, scale=1, force=True)) == "6 restored" and pictures_in(out) == expected
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
-@pytest.mark.parametrize("force", [False, True])
-def test_a_pipe_in_the_output_folder_is_not_replaced(model, folder, tmp_path, force):
-    (tmp_path / "out").mkdir()
-    os.mkfifo(tmp_path / "out" / "a.png")
-    report = quiet(model, folder / "a.png", tmp_path / "out", scale=1, force=force)
-    assert str(report) == "0 restored, 1 failed" and "must not replace what is no file" in report.failed[0][1]
-    assert (tmp_path / "out" / "a.png").is_fifo()
-
-
-def test_a_torn_journal(model, folder, tmp_path):
-    out = tmp_path / "out"
-    quiet(model, folder, out, scale=1)
-    expected, lines = pictures_in(out), (out / JOURNAL).read_bytes().splitlines(keepends=True)
-    journal = b"".join(sorted(lines, key=lambda line: b"f.png" in line))
-    (out / "f.png").unlink()
-    (out / JOURNAL).write_bytes(journal[:-30])
-    assert str(quiet(model, folder, out, scale=1)) == "1 restored, 5 skipped" and pictures_in(out) == expected
-    assert str(quiet(model, folder, out, scale=1)) == "0 restored, 6 skipped"
-    (out / JOURNAL).write_bytes(b"\xff\xfe no JSON\n[1]\n{}\n" + journal)
-    assert str(quiet(model, folder, out, scale=1)) == "0 restored, 6 skipped"
-
-
-def test_kill_9_and_again(model, folder, tmp_path, monkeypatch):
-    """Killed again and again in the midst of writing; the same call goes on, and the bytes are those of one run."""
-    quiet(model, folder, tmp_path / "whole", scale=2)
-    save = Picture.save
-
-    def slowly(self, file, *options, **more):
-        save(self, file, *options, **more)
-        data = file.read_bytes()
-        file.write_bytes(data[: len(data) // 2])
-        time.sleep(0.15)
-        file.write_bytes(data)
-
-    def written():
-        return [path for path in out.rglob("*.png") if not path.name.startswith(".part-")]
-
-    monkeypatch.setattr(Picture, "save", slowly)
-    out, kills = tmp_path / "out", 0
-    while (before := len(written())) < 4:
-        run = dict(target=quiet, args=(model, folder, out), kwargs=dict(scale=2))
-        process = multiprocessing.get_context("fork").Process(**run)
-        process.start()
-        while len(written()) == before:
-            assert process.is_alive()
-            time.sleep(0.005)
-        process.kill()
-        process.join()
-        kills += 1
-    assert kills >= 2 and list(out.rglob(".part-*"))
-    report = quiet(model, folder, out, scale=2)
-    assert len(report.skipped) >= 4 and len(report.restored) + len(report.skipped) == 6
-    assert pictures_in(out) == pictures_in(tmp_path / "whole")
-
-
 def test_batches_group_equal_keys_and_wait_for_few():
     assert list(batches("aabab", str, 2)) == [["a", "a"], ["b", "b"], ["a"]]
     assert list(batches("abc", str, 1)) == [["a"], ["b"], ["c"]]
@@ -302,105 +164,6 @@ def test_reading_computing_and_writing_overlap(model, folder, tmp_path, monkeypa
     quiet(model, folder, tmp_path / "out", scale=1)
     wall = time.monotonic() - began
     assert min(seconds.values()) >= 0.6 and wall < 0.75 * sum(seconds.values())
-
-
-def test_a_picture_too_large_for_the_memory_is_a_line(model, folder, tmp_path, monkeypatch):
-    call = Restorer.__call__
-
-    def short(self, pictures):
-        if any(picture.size == (24, 16) for picture in pictures):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return call(self, pictures)
-
-    monkeypatch.setattr(Restorer, "__call__", short)
-    report = quiet(model, folder, tmp_path / "out", scale=1, batch_size=3)
-    assert len(report.restored) == 5
-    assert report.failed == [
-        (folder / "c.png", f"Out of memory: '{folder / 'c.png'}' could not be restored. Choose smaller tiles.")
-    ]
-
-
-def test_a_scale_beyond_memory_and_disk_is_a_line(model, folder, tmp_path):
-    start = re.escape(f"'{folder / 'a.png'}' becomes 16000000x16000000 pixels, more than fit into the memory")
-    for options in ({}, dict(tile="auto")):
-        report = quiet(model, folder / "a.png", tmp_path / "out", scale=1e6, **options)
-        assert re.match(start + ", and takes 4768372 GiB in", report.failed[0][1])
-
-
-def test_pictures_beyond_the_memory_are_restored_in_files(model, tmp_path, monkeypatch):
-    """As in memory with a flat autoencoder, up to a rounding; grey and alpha stay; 16 bits are refused."""
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    for name, mode in (("grey.png", "L"), ("alpha.png", "RGBA")):
-        picture(20, 33, mode).save(source / name)
-    png16(3)(source / "deep.png")
-    monkeypatch.setattr(out_of_core, "BYTES", 1e12)
-    (out / ".omgsr-scratch").mkdir(parents=True)  # of a run that was killed
-    report = quiet(model, source, out, scale=1.5, tile="auto", seed=3, batch_size=2)
-    assert len(report.restored) == 2 and not (out / ".omgsr-scratch").exists()
-    assert [path.name for path, _ in report.failed] == ["deep.png"]
-    assert "and files are for 8 bits only" in report.failed[0][1]
-    for name, mode in (("grey.png", "L"), ("alpha.png", "RGBA")):
-        found, options = Image.open(out / name), dict(scale=1.5, seed=3, vae_mode="flat", progress=False)
-        expected = restore(model, Image.open(source / name), **options).images[0]
-        assert found.mode == mode and found.size == expected.size == (30, 50)
-        assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
-
-
-def test_errors_of_the_program_are_not_taken_for_bad_pictures(model, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Restorer, "__call__", lambda self, pictures: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        quiet(model, folder, tmp_path / "out", scale=1)
-
-
-def test_a_full_disk_ends_the_run_and_leaves_nothing_half_written(model, folder, tmp_path, monkeypatch):
-    def fail(self, file, *options, **more):
-        file.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Picture, "save", fail)
-    with pytest.raises(OSError, match="cannot write .*a.png .No space left on device.: free some space"):
-        quiet(model, folder, tmp_path / "out", scale=1)
-    assert pictures_in(tmp_path / "out") == {}
-
-
-def test_an_output_folder_that_cannot_be_written(model, folder, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match="cannot write .*: free some space, or choose a folder that can be written"):
-        quiet(model, folder, tmp_path / "file" / "out")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permission(model, folder, tmp_path):
-    (folder / "a.png").chmod(0)
-    report = quiet(model, folder, tmp_path / "out", scale=1)
-    assert report.failed == [
-        (folder / "a.png", f"Permission denied: '{folder / 'a.png'}'. Check the path and its permissions.")
-    ]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-def test_a_folder_that_can_be_listed_only(model, folder, tmp_path):
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o111)
-    (folder / "deep" / "er").chmod(0o744)
-    os.seteuid(65534)
-    try:
-        report = quiet(model, folder, tmp_path / "out", scale=1)
-    finally:
-        os.seteuid(0)
-    assert str(report) == "5 restored, 1 failed" and "Permission denied: " in report.failed[0][1]
-
-
-def test_a_folder_that_cannot_be_read_is_a_line(model, folder, tmp_path, monkeypatch):
-    def walk(top, onerror):
-        onerror(PermissionError(errno.EACCES, "Permission denied", str(folder / "deep")))
-        yield str(folder), [], ["a.png"]
-
-    monkeypatch.setattr(os, "walk", walk)
-    report = quiet(model, folder, tmp_path / "out", scale=1)
-    assert str(report) == "1 restored, 1 failed" and "Permission denied: " in report.failed[0][1]
 
 
 @pytest.mark.parametrize(
@@ -454,26 +217,3 @@ def test_the_rate_does_not_count_what_comes_before_the_first_image(monkeypatch):
         for _ in range(3):
             progress.advance()
     assert lines == ["1 of 10.", "2 of 10, 0.50 images/s, 16 s left.", "3 of 10, 0.50 images/s, 14 s left."]
-
-
-def test_the_fingerprint_is_that_of_weights_and_timestep(model):
-    assert fingerprint(model) == fingerprint(OMGSR.from_base("tiny", "ddpm", 273))
-    others = [OMGSR.from_base("tiny", "ddpm", 274), OMGSR.from_base("tiny", "ddpm", 273, seed=1)]
-    others.append(OMGSR.from_base("tiny", "ddpm", 273))
-    next(others[-1].prior.parameters()).data.view(-1)[0] += 1e-3
-    assert len({fingerprint(other) for other in [model, *others]}) == 4
-
-
-def test_the_journal_names_no_folder_of_the_machine(model, folder, tmp_path):
-    quiet(model, folder, tmp_path / "out", scale=1)
-    entries = [json.loads(line) for line in (tmp_path / "out" / JOURNAL).read_text().splitlines()]
-    assert sorted(entry["file"] for entry in entries) == [
-        "a.png",
-        "b.png",
-        "c.png",
-        "deep/d.png",
-        "deep/er/e.png",
-        "f.png",
-    ]
-    assert str(tmp_path) not in (tmp_path / "out" / JOURNAL).read_text()
-    assert entries[0]["settings"]["scale"] == 1 and entries[0]["settings"]["format"] == "png"
