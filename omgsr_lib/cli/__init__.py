@@ -4,13 +4,13 @@ Nothing here imports torch before a command runs, so that help and errors of the
 """
 
 import argparse
-import io
 import sys
 import warnings
 
 from ..study.papermill import NotebookFailed
 from . import evaluate, reproduce, restore, train
 from .options import say
+from .streams import lasting_streams
 
 
 # Libraries whose `UserWarning`s are not shown: they speak of the program, not of the user's files or machine.
@@ -31,11 +31,14 @@ def main(arguments=None):
     """Run a command; returns the exit code.
 
     Warnings are a line each on stderr. Bad input: 2 and one line there; a failing notebook: 1 and one; images that
-    could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one.
+    could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one. A command whose output is no
+    longer read, as by `| head`, finishes its work.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal does not know ends no run
+    with lasting_streams():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments):
     options = vars(build_parser().parse_args(arguments))
     command, run = options.pop("command"), options.pop("run")
     if "arguments" in options:  # a model card shows them
@@ -43,7 +46,9 @@ def main(arguments=None):
     try:
         with warnings.catch_warnings():
             _show_warnings(command)
-            return run(**options) or 0
+            code = run(**options) or 0
+            print(end="", flush=True)
+            return code
     except (OSError, ValueError, ImportError, FloatingPointError, NotebookFailed) as err:
         print(f"omgsr {command}: {_one_line(err)}", file=sys.stderr)
         return 1 if isinstance(err, NotebookFailed) else 2
