@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from record import write_record
 
-from omgsr_lib.data.photos import find_photos, open_photo, to_pixels
+from omgsr_lib.data.photos import find_photos, open_photo, to_image, to_pixels
 from omgsr_lib.metrics.measures import checkerboard, seam_energy, seam_lines
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import default_tile
 from omgsr_lib.restore.pipeline import restore
-from omgsr_lib.study.notebook import low_quality_pictures
+from omgsr_lib.study.notebook import study_pairs
 from omgsr_lib.study.tilings import tile_borders
 
 
@@ -90,7 +90,8 @@ def main():
         paths = find_photos(args.photos)[: args.first]
         pictures = {path.stem: open_photo(path) for path in paths}
     else:
-        pictures = low_quality_pictures(None, size=512, scale=SCALE)
+        pairs = study_pairs(None, size=512, scale=SCALE, crops_per_photo=1)
+        pictures = {pair.name: to_image(pair.lq_small) for pair in pairs}
     smallest, inputs = min(filter(None, args.tiles), default=128), list(pictures.values())
     cases, sheets = {}, [[enlarged(picture)] for picture in inputs]
     print(f"{len(pictures)} photographs, enlarged {SCALE} times")

@@ -1,17 +1,18 @@
 """plan.py, ablation.py and contrasts.py: known differences come out, every run is made once, costs are told first."""
 
 import shutil
-from concurrent.futures import Future
 from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
 import torch
+from study_case import EVERYTHING, IMAGES, MIDS, InThisProcess, fake_runs, rows
 
+from omgsr_lib.cli import main
 from omgsr_lib.data.pairs import Pairs
+from omgsr_lib.presets import recipe
 from omgsr_lib.report.contrasts import (
     CONTRASTS,
-    DATASETS,
     contrast_table,
     growth_table,
     power_table,
@@ -21,29 +22,6 @@ from omgsr_lib.report.sweep import optimum_of, sweep_table
 from omgsr_lib.study import ablation as study_module
 from omgsr_lib.study.ablation import StudyData, execute_run, study
 from omgsr_lib.study.plan import LARGE, StudyRun, core_hours, kind, study_runs
-
-
-MIDS = {"s": 273, "f": 244}
-IMAGES = ("a", "b", "c", "d")
-EVERYTHING = study_runs(MIDS, full=True)
-
-
-def psnr(run, index):
-    """Known scores: 20 dB, plus 1 per image, less 2 for the wrong timestep, less 5 for a random prior, seeds +-0."""
-    mid = MIDS[run.variant]
-    value = 20 + index - 2 * (run.timestep != mid) - 5 * (run.prior == "random") - 0.25 * (not run.refinement)
-    value += 1.5 * (run.images == "own t*") - 0.75 * bool(run.without)
-    return value + 0.5 * run.seed
-
-
-def rows(run, precision="no", crops=10_000):
-    scores = [
-        {"image": image, "metric": metric, "value": value, "dataset": dataset}
-        for index, image in enumerate(IMAGES)
-        for metric, value in (("psnr_y", psnr(run, index)), ("gmsd", 0.3 - psnr(run, index) / 100))
-        for dataset in (DATASETS if run.images != "fixed" else ["published"])
-    ]
-    return pd.DataFrame(scores).assign(**asdict(run), precision=precision, crops=crops)
 
 
 @pytest.fixture(scope="module")
@@ -191,27 +169,6 @@ def test_a_study_that_was_not_run_is_none(frame, tmp_path):
         read_study(tmp_path / "study.csv")
 
 
-class InThisProcess:
-    """In place of the process pool."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, function, *arguments):
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "ProcessPoolExecutor", InThisProcess)
@@ -222,22 +179,6 @@ def data(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(name.encode())  # never opened, only hashed
         pictures.append(tmp_path / name)
     return StudyData(train=(pictures[0],), evaluation=(pictures[1],), crops=1600)
-
-
-def fake_runs(executed, limit=None, fails=()):
-    """In place of `execute_run`: writes the known scores; those of `fails` raise."""
-
-    def fake_run(run, data, folder):
-        if len(executed) == limit:
-            raise KeyboardInterrupt
-        executed.append(run)
-        if run.name in fails:
-            raise FloatingPointError("Losses must stay finite")
-        crops = study_module._crops(run, data)
-        rows(run, crops=crops).to_csv(study_module._file(folder, run, crops), index=False)
-        return 1.0
-
-    return fake_run
 
 
 def test_a_stopped_study_resumes_and_says_what_it_costs(data, tmp_path, monkeypatch, capsys):
@@ -287,6 +228,29 @@ def test_what_failed_or_was_not_run_is_listed_with_its_reason(data, tmp_path, mo
         study(tmp_path / "other", data, MIDS)
 
 
+def test_the_command_lists_failed_runs_and_ends_with_1(data, tmp_path, monkeypatch, capsys):
+    runs = [run.name for run in study_runs({variant: recipe("mini", variant).timestep for variant in "sf"})]
+    monkeypatch.setattr("omgsr_lib.study.spaces.write_latent_spaces", lambda *_, **__: None)
+    command = ["study", "--photos", str(data.train[0].parent / "train"), "--results"]
+    for photo in (*data.train, *data.evaluation):
+        (photo.parent / photo.stem).mkdir()
+        shutil.copy(photo, photo.parent / photo.stem)
+    command[3:3] = ["--evaluation", str(tmp_path / "eval")]
+
+    def outcome(folder, *fails):
+        monkeypatch.setattr(study_module, "execute_run", fake_runs([], fails=fails))
+        code = main([*command, str(tmp_path / folder)])
+        return code, capsys.readouterr().err.splitlines()
+
+    code, lines = outcome("study", runs[3], runs[5])
+    reason = "failed: FloatingPointError: Losses must stay finite"
+    assert code == 1 and lines[:-1] == [f"omgsr study: {name} {reason}" for name in (runs[3], runs[5])]
+    assert "2 runs failed" in lines[-1] and "repeats" in lines[-1]
+    assert outcome("study") == (0, [])
+    code, lines = outcome("other", *runs)
+    assert code == 1 and lines[:-1] == [f"omgsr study: {name} {reason}" for name in runs]
+
+
 def test_only_what_the_committed_scores_lack_is_run(data, tmp_path, monkeypatch):
     executed, folder = [], tmp_path / "study"
     monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
@@ -307,8 +271,6 @@ def test_only_what_the_committed_scores_lack_is_run(data, tmp_path, monkeypatch)
 @pytest.fixture
 def smoke(monkeypatch):
     """The tiny models in place of the small ones."""
-    from omgsr_lib.presets import recipe
-
     recipes = {variant: recipe("smoke", variant) for variant in "sf"}
     monkeypatch.setattr(study_module, "recipe", lambda preset, variant, **changes: recipes[variant])
 

@@ -14,7 +14,7 @@ from omgsr_lib.priors.latents import decode_latents, decoded_noisy_latents, enco
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.restore.out_of_core import restore_array
 from omgsr_lib.restore.pairs import restored_pairs
-from omgsr_lib.study.notebook import evaluated_models, low_quality_pictures, preset_model, study_photos
+from omgsr_lib.study.notebook import evaluated_models, preset_model, study_pairs, study_photos
 from omgsr_lib.study.tilings import compare_tilings, prediction_tiles
 
 
@@ -102,10 +102,10 @@ def test_seeded_restorations_are_samples_around_the_mean():
     assert torch.allclose(first, expected, atol=1 / 255 + 1e-6)
 
 
-def test_low_quality_pictures_are_small_degraded_centres_of_the_evaluation_photographs():
-    pictures = low_quality_pictures(None, size=64, scale=4)
-    assert sorted(pictures) == ["astronaut", "chelsea", "china", "grace_hopper"]
-    assert {picture.size for picture in pictures.values()} == {(16, 16)}
+def test_study_pairs_hold_the_small_degraded_centres_of_the_evaluation_photographs():
+    pairs = study_pairs(None, size=64, scale=4, crops_per_photo=1)
+    assert sorted(pair.name for pair in pairs) == ["astronaut", "chelsea", "china", "grace_hopper"]
+    assert {pair.lq_small.shape for pair in pairs} == {(3, 16, 16)}
 
 
 def test_a_users_photographs_are_split_by_content_without_overlap(tmp_path):

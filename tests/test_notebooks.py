@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from explorer_case import FakeExplorer
 
 from omgsr_lib.study.reproduce import STEPS, reproduce
 
@@ -93,6 +94,17 @@ def test_its_lines_are_short_and_it_ends_with_an_answer(name):
     assert cells[place].cell_type == "markdown"
     assert [cell.cell_type for cell in cells[place + 1 :]] == ["code", "code"]
     assert cells[-1].source == "run.finish()"
+
+
+@pytest.mark.parametrize("strength", ["as it is", "medium"])
+def test_the_explorers_answer_is_a_sentence_without_a_reference_too(strength, tmp_path):
+    explorer = FakeExplorer(tmp_path)
+    cache = explorer.open("square", strength)  # nothing is computed yet, as in an interactive run
+    names = {"cache": cache, "explorer": explorer, "Markdown": lambda text: said.append(text)}
+    said = []
+    exec(code_cells(read("explore_timestep_injection"))[-2].source, names)
+    assert "`square`" in said[0] and "nan" not in said[0]
+    assert ("no reference" in said[0], "dB" in said[0]) == (strength == "as it is", strength == "medium")
 
 
 def test_absolute_paths_are_recognised():

@@ -3,8 +3,8 @@
 from .options import add_command, from_zero, positive
 
 
-METRICS = "names such as lpips_squeeze, gmsd, niqe; an unknown one lists all"
-METRIC_WEIGHTS = "folder with weights of LPIPS-SqueezeNet and NIQE (default: metrics without weights)"
+METRICS = "names of metrics, such as lpips_squeeze, gmsd or niqe; an unknown name lists them all"
+METRIC_WEIGHTS = "folder with the weights of LPIPS-SqueezeNet and NIQE (default: none, without these metrics)"
 
 
 def add_commands(commands):
@@ -22,10 +22,12 @@ def add_evaluate(commands):
         "reference", nargs="?",
         help="folder of references with the same names (default: none, for metrics without a reference)",
     )  # fmt: skip
-    files.add_argument("--out", metavar="CSV", help="file for every score (default: the means are printed only)")
+    files.add_argument(
+        "--out", metavar="CSV", help="file for the scores of each image (default: only the means are printed)"
+    )
     files.add_argument(
         "--cache", metavar="DIR",
-        help="folder that keeps the scores of each image, where a stopped evaluation resumes (default: not kept)",
+        help="folder that keeps the scores of each image, from which a stopped evaluation resumes (default: not kept)",
     )  # fmt: skip
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument("--metrics", nargs="+", default=["psnr_y", "ssim_y"], metavar="NAME", help=METRICS)
@@ -58,25 +60,31 @@ def evaluate(restored, reference, out, conventions, **options):
 def add_benchmark(commands):
     parser = add_command(commands, benchmark, "omgsr benchmark RealSR --data RealSR --models bicubic mini-s")
     files = parser.add_argument_group("input and output")
-    files.add_argument("name", help="RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65")
+    files.add_argument("name", help="test set: RealSR, DRealSR, DIV2K-Val, RealLQ250 or RealSet65")
     files.add_argument("--data", required=True, metavar="DIR", help="folder of the test set")
     files.add_argument("--out", default="results/mini/benchmarks", metavar="DIR", help="folder for <name>/scores.csv")
     files.add_argument(
-        "--work", default="runs/benchmarks", metavar="DIR", help="folder for restored images and the scores of each"
+        "--work", default="runs/benchmarks", metavar="DIR", help="folder for the restored images and their scores"
     )
     files.add_argument(
         "--published", metavar="DIR",
-        help="folder with published_results.csv, whose rows of this test set stand beside ours (default: none)",
+        help="folder with published_results.csv, whose rows of this test set appear beside ours (default: none)",
     )  # fmt: skip
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--models", nargs="+", default=["bicubic", "mini-s", "mini-f"], help="bicubic, model names or folders"
+        "--models",
+        nargs="+",
+        default=["bicubic", "mini-s", "mini-f"],
+        metavar="MODEL",
+        help="bicubic, model names or folders",
     )
-    model.add_argument("--peers", action="store_true", help="realesrgan-x4plus too, on the CPU (extra peers)")
+    model.add_argument(
+        "--peers", action="store_true", help="score realesrgan-x4plus too, on the CPU; needs the extra peers"
+    )
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument(
         "--tile", type=positive, metavar="N",
-        help="side in pixels of the output, a multiple of 16 (default: that in which each model predicts best)",
+        help="side in pixels of the output, a multiple of 16 (default: the side that each model restores best with)",
     )  # fmt: skip
     tiles.add_argument(
         "--overlap", type=from_zero, metavar="N",
@@ -84,7 +92,10 @@ def add_benchmark(commands):
     )  # fmt: skip
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help=METRICS + " (default: all that test set and weights allow)"
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help=METRICS + " (default: all that the test set and the weights allow)",
     )
     metrics.add_argument("--weights", metavar="DIR", help=METRIC_WEIGHTS)
 

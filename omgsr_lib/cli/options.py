@@ -58,7 +58,7 @@ timestep_or_auto = or_auto(number(int, 0, 999))
 
 
 def add_seed(group):
-    group.add_argument("--seed", type=from_zero, default=0, metavar="N", help="of every random number, from 0")
+    group.add_argument("--seed", type=from_zero, default=0, metavar="N", help="seed of every random number, from 0")
 
 
 def add_threads(group):
@@ -74,8 +74,8 @@ def add_training_photos(group, *, required=True):
     )  # fmt: skip
     group.add_argument(
         "--provenance", nargs="+", metavar="CSV",
-        help="a licence per photograph, in one file or one per source; those for research only are left out "
-             "(default: none, all are taken)",
+        help="licences of the photographs, in one file or one per source; photographs for research only are left out "
+             "(default: none, all are used)",
     )  # fmt: skip
 
 

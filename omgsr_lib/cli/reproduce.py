@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .options import add_command, add_seed, positive, training_photos
+from .options import add_command, add_seed, positive, say, training_photos
 
 
 def add_commands(commands):
@@ -23,11 +23,13 @@ def add_reproduce(commands):
     )
     files.add_argument("--update", action="store_true", help="replace the committed results instead")
     files.add_argument(
-        "--photos", metavar="DIR", help="folder with your own photographs (default: those of the dependencies)"
+        "--photos",
+        metavar="DIR",
+        help="folder with your own photographs (default: those that ship with the dependencies)",
     )
     steps = parser.add_argument_group("steps")
     steps.add_argument(
-        "--only", nargs="+", metavar="STEP", help="steps to run, by name or its first characters (default: all)"
+        "--only", nargs="+", metavar="STEP", help="steps to run: names or their first characters (default: all)"
     )
     steps.add_argument("--force", action="store_true", help="run steps that are up to date too")
 
@@ -35,7 +37,7 @@ def add_reproduce(commands):
 def reproduce(preset, results, update, **options):
     """Run the notebooks in order, each only if something changed, and write the report.
 
-    In the end the numbers are compared with the committed ones, as omgsr check does.
+    At the end it compares the numbers with the committed ones, as omgsr check does.
     """
     from ..study.reproduce import COMMITTED, reproduce
 
@@ -54,7 +56,7 @@ def check(preset, results, committed):
     """Compare the numbers of your own results with the committed ones.
 
     A number agrees if it lies in the committed interval or, without one, equals the committed number after rounding.
-    Exit code 1 if any does not.
+    The exit code is 1 if any number disagrees.
     """
     from ..study.check import check_results
     from ..study.reproduce import NOT_CHECKED
@@ -88,16 +90,16 @@ def add_explore(commands):
     files.add_argument("--html", required=True, metavar="FILE", help="page to write")
     files.add_argument(
         "--photos", metavar="PATH",
-        help="folder, list of paths or manifest (default: photographs of the dependencies)",
+        help="folder, list of paths or manifest (default: photographs that ship with the dependencies)",
     )  # fmt: skip
-    files.add_argument("--first", type=positive, default=3, metavar="N", help="take so many photographs, from 1")
+    files.add_argument("--first", type=positive, default=3, metavar="N", help="number of photographs to take, from 1")
     files.add_argument("--size", type=positive, default=128, metavar="N", help="side of the images in pixels, from 32")
     files.add_argument(
         "--strengths",
         nargs="+",
         default=["mild", "medium", "extreme"],
         metavar="NAME",
-        help="of the degradation; 'as it is': none",
+        help="strengths of the degradation; 'as it is' leaves the photograph undegraded",
     )
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -106,7 +108,11 @@ def add_explore(commands):
     model.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model (default: the model's own)")
     model.add_argument("--adapter", metavar="DIR", help="folder with the adapters (default: the model's own)")
     model.add_argument(
-        "--steps", type=positive, default=20, metavar="N", help="timesteps on the slider, 1 to 1000, evenly spread"
+        "--steps",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="number of timesteps on the slider, 2 to 1000, evenly spread",
     )
     add_seed(model)
 
@@ -125,44 +131,55 @@ def add_study(commands):
     files.add_argument("--results", default="results/mini/study", metavar="DIR", help="output folder")
     files.add_argument(
         "--photos", nargs="+", metavar="PATH",
-        help="folders, lists of paths or manifests (default: those of the dependencies and synthetic images)",
+        help="folders, lists of paths or manifests (default: those that ship with the dependencies, plus synthetic "
+             "images)",
     )  # fmt: skip
     files.add_argument(
         "--provenance", nargs="+", metavar="CSV",
-        help="a licence per photograph; those for research only are left out (default: none, all are taken)",
+        help="licences of the photographs; photographs for research only are left out (default: none, all are used)",
     )  # fmt: skip
     files.add_argument(
-        "--evaluation", metavar="PATH", help="evaluation photographs (default: those of the dependencies)"
+        "--evaluation", metavar="PATH", help="evaluation photographs (default: those that ship with the dependencies)"
     )
     files.add_argument(
         "--weights", metavar="DIR",
-        help="weights of LPIPS-SqueezeNet, for loss and measure (default: the loss uses the autoencoder's features)",
+        help="weights of LPIPS-SqueezeNet, for loss and metric (default: the loss uses the autoencoder's features)",
     )  # fmt: skip
     files.add_argument(
         "--realsr", metavar="DIR",
-        help="folder of RealSR, for trainings on images of all strengths (default: not measured)",
+        help="folder of RealSR, on which runs at all strengths are scored too (default: not scored)",
     )  # fmt: skip
     files.add_argument(
         "--spaces", metavar="DIR",
-        help="folder with taef2_encoder.pth, taesd/ or taef1/: further latent spaces (default: the package's alone)",
+        help="folder of further latent spaces: taef2_encoder.pth, taesd/, taef1/ (default: only the one that ships)",
     )  # fmt: skip
     training = parser.add_argument_group("training")
-    training.add_argument("--full", action="store_true", help="all runs, not only those that decide the most")
-    training.add_argument("--only", metavar="NAME", help="runs whose name holds this (default: all of the preset)")
-    training.add_argument("--variants", nargs="+", default=["s", "f"], choices=["s", "f"], help="OMGSR-S, OMGSR-F")
+    training.add_argument("--full", action="store_true", help="all runs, not only the most decisive ones")
+    training.add_argument(
+        "--only", metavar="NAME", help="only runs whose name contains this text (default: all of the preset)"
+    )
+    training.add_argument(
+        "--variants", nargs="+", default=["s", "f"], choices=["s", "f"], help="s: OMGSR-S, f: OMGSR-F"
+    )
     training.add_argument(
         "--crops", type=positive, default=10_000, metavar="N", help="crops that each training sees, from 1"
     )
     training.add_argument("--plan", action="store_true", help="print the missing runs and their cost, and stop")
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes of one thread each, from 1")
+    speed.add_argument(
+        "--jobs", type=positive, default=2, metavar="N", help="number of processes of one thread each, from 1"
+    )
 
 
 def study(results, photos, provenance, evaluation, weights, realsr, spaces, variants, crops, **options):
-    """Run the trainings of the ablation, some four core-hours; it says how many before it begins."""
+    """Run the trainings of the ablation: about four core-hours, estimated before they begin.
+
+    A stopped study resumes with the same command. A run that fails is a line on stderr and exit code 1, and the
+    others go on.
+    """
     from ..data.photos import find_photos, packaged_photos
     from ..presets import recipe
-    from ..study.ablation import StudyData, study
+    from ..study.ablation import StudyData, StudyFailed, failed_runs, study
     from ..study.spaces import write_latent_spaces
 
     data = StudyData(
@@ -174,35 +191,51 @@ def study(results, photos, provenance, evaluation, weights, realsr, spaces, vari
         realsr=realsr,
         crops=crops,
     )
-    study(results, data, {variant: recipe("mini", variant).timestep for variant in variants}, **options)
-    if not options["plan"]:
+    try:
+        study(results, data, {variant: recipe("mini", variant).timestep for variant in variants}, **options)
+        if options["plan"]:
+            return 0
         write_latent_spaces(Path(results, "spaces.csv"), data.evaluation, spaces=spaces)
+    except StudyFailed:  # of all runs; their reasons follow
+        pass
+    failed = failed_runs(results)
+    for name, reason in failed.items():
+        say(f"omgsr study: {name} failed: {reason}")
+    if failed:
+        say(f"omgsr study: {len(failed)} runs failed. The same command repeats them and keeps the others.")
+    return 1 if failed else 0
 
 
 def add_adaptive(commands):
     parser = add_command(commands, adaptive, "omgsr adaptive --photos evaluation-photos --weights weights")
     files = parser.add_argument_group("input and output")
     files.add_argument("--results", default="results/mini/adaptive", metavar="DIR", help="output folder")
-    files.add_argument("--photos", metavar="PATH", help="evaluation photographs (default: those of the dependencies)")
+    files.add_argument(
+        "--photos", metavar="PATH", help="evaluation photographs (default: those that ship with the dependencies)"
+    )
     files.add_argument(
         "--controls", metavar="DIR", help="folder with the adapters mini-s-dial and mini-f-dial (default: no control)"
     )
     files.add_argument(
         "--statistics", metavar="FILE",
-        help="statistics.pt of the estimator's training, the baselines of its errors (default: no baselines)",
+        help="statistics.pt from the estimator's training, for the baselines of its errors (default: no baselines)",
     )  # fmt: skip
     files.add_argument("--realsr", metavar="DIR", help="folder of the test set RealSR (default: not measured)")
-    files.add_argument("--weights", metavar="DIR", help="folder with LPIPS-SqueezeNet (default: without this metric)")
+    files.add_argument(
+        "--weights", metavar="DIR", help="folder with the weights of LPIPS-SqueezeNet (default: without this metric)"
+    )
     files.add_argument(
         "--taef2", metavar="DIR",
-        help="folder with taef2_encoder.pth, a second latent space (default: the package's alone)",
+        help="folder with taef2_encoder.pth, a second latent space (default: only the one that ships)",
     )  # fmt: skip
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes of one thread each, from 1")
+    speed.add_argument(
+        "--jobs", type=positive, default=2, metavar="N", help="number of processes of one thread each, from 1"
+    )
 
 
 def adaptive(results, photos, **options):
-    """Measure the per-image timestep, the numbers of notebook 08; half an hour or so."""
+    """Measure the per-image timestep for notebook 08; takes about half an hour."""
     from ..data.photos import find_photos, packaged_photos
     from ..study.adaptive import adaptive_study
 

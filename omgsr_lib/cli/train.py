@@ -43,7 +43,7 @@ def add_train(commands):
     )
     files.add_argument(
         "--data", default="", metavar="TEXT",
-        help="names the training photographs and their licence in the model card (default: not named)",
+        help="text that names the training photographs and their licence in the model card (default: not named)",
     )  # fmt: skip
     files.add_argument(
         "--out", metavar="DIR",
@@ -52,9 +52,12 @@ def add_train(commands):
     files.add_argument("--every", type=positive, metavar="N", help="steps between checkpoints, from 1" + RECIPE)
     files.add_argument(
         "--export-every", type=positive, metavar="N",
-        help="steps between adapters in the official layout, weight-<step>/, from 1 (default: at the end alone)",
+        help="steps between exports of the adapters, in the official layout to weight-<step>/, from 1 (default: only "
+             "at the end)",
     )  # fmt: skip
-    files.add_argument("--tracker", choices=["tensorboard"], help="of losses (default: log.jsonl alone)")
+    files.add_argument(
+        "--tracker", choices=["tensorboard"], help="log the losses there too (default: only in log.jsonl)"
+    )
     files.add_argument(
         "--dry-run", action="store_true", help="print recipe, parameters, operations and memory, and stop"
     )
@@ -62,11 +65,13 @@ def add_train(commands):
     model = parser.add_argument_group("model")
     model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
     model.add_argument(
-        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini s-long, -polish, -adaptive, -dial too"
+        "--variant",
+        required=True,
+        help="s (DDPM) or f (flow matching); preset mini adds -long, -polish, -adaptive and -dial",
     )
     model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
-        help="side of a crop in pixels; required of paper and release (default: that of mini and smoke)",
+        help="crop side in pixels; required with paper and release (default: that of mini or smoke)",
     )  # fmt: skip
     model.add_argument("--base", metavar="MODEL", help="folder or mirror of the base model" + RECIPE)
     model.add_argument("--start", metavar="DIR", help="folder of the adapters to continue from" + RECIPE)
@@ -81,10 +86,10 @@ def add_train(commands):
 
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
-    training.add_argument("--batch-size", type=positive, metavar="N", help="of one process, from 1" + RECIPE)
+    training.add_argument("--batch-size", type=positive, metavar="N", help="batch size per process, from 1" + RECIPE)
     training.add_argument("--accumulation", type=positive, metavar="N", help="micro-batches per step, from 1" + RECIPE)
     training.add_argument(
-        "--learning-rate", type=number(float, 0), metavar="X", help="of both optimisers, from 0" + RECIPE
+        "--learning-rate", type=number(float, 0), metavar="X", help="learning rate of both optimisers, from 0" + RECIPE
     )
     training.add_argument("--warmup", type=from_zero, metavar="N", help="steps of linear warm-up, from 0" + RECIPE)
     training.add_argument(
@@ -95,15 +100,17 @@ def add_train(commands):
         "--weights", metavar="DIR",
         help="weights of the loss networks: vgg16/, dinov2/, dinov3/, dists/, squeezenet/ (default: those of the hub)",
     )  # fmt: skip
-    training.add_argument("--as-released", action="store_true", help="with the defects of the authors' code")
+    training.add_argument("--as-released", action="store_true", help="train with the defects of the authors' code")
     add_seed(training)
 
     speed = parser.add_argument_group("speed")
     speed.add_argument(
         "--precision", choices=["no", "bf16"],
-        help="of activations; no: 32 bits (default: bf16 where the machine multiplies it natively, else no)",
+        help="precision of activations; no: 32 bits (default: bf16 where the machine multiplies it natively, else no)",
     )  # fmt: skip
-    speed.add_argument("--optimizer", default="adamw", choices=["adamw", "adamw8bit"], help="32-bit or 8-bit states")
+    speed.add_argument(
+        "--optimizer", default="adamw", choices=["adamw", "adamw8bit"], help="AdamW with 32-bit or 8-bit states"
+    )
     speed.add_argument(
         "--checkpointing", action=argparse.BooleanOptionalAction,
         help="recompute the denoiser's activations, for less memory" + RECIPE,
@@ -163,16 +170,18 @@ def add_midstep(commands):
     files.add_argument("--photos", required=True, metavar="PATH", help="folder, list of paths or manifest")
     files.add_argument(
         "--provenance", metavar="CSV",
-        help="a licence per photograph; those for research only are left out (default: none, all are taken)",
+        help="licences of the photographs; photographs for research only are left out (default: none, all are used)",
     )  # fmt: skip
     files.add_argument(
         "--short-side", type=positive, metavar="N",
         help="reduce photographs to this short side in pixels first, from 1 (default: not reduced)",
     )  # fmt: skip
     files.add_argument("--size", type=positive, default=512, metavar="N", help="crop side in pixels, from 16")
-    files.add_argument("--scale", type=positive, default=4, metavar="N", help="of the degradation, from 1")
+    files.add_argument("--scale", type=positive, default=4, metavar="N", help="scale of the degradation, from 1")
     model = parser.add_argument_group("model")
-    model.add_argument("--vae", default="mini", help="mini, a folder or a hub id of a diffusers autoencoder")
+    model.add_argument(
+        "--vae", default="mini", metavar="MODEL", help="mini, a folder or a hub id of a diffusers autoencoder"
+    )
     model.add_argument("--family", default=FAMILIES["s"], choices=[*FAMILIES.values()], help="noise schedule")
     add_seed(model)
 
@@ -195,7 +204,9 @@ def add_manifest(commands):
     parser = add_command(commands, manifest, "omgsr manifest data/ffhq --first 10000 --out ffhq.csv")
     files = parser.add_argument_group("input and output")
     files.add_argument("photos", help="folder, list of paths or manifest")
-    files.add_argument("--first", type=positive, metavar="N", help="take so many by name, from 1 (default: all)")
+    files.add_argument(
+        "--first", type=positive, metavar="N", help="list only the first N by name, from 1 (default: all)"
+    )
     files.add_argument("--out", metavar="CSV", help="file to write; required, except with --verify (default: none)")
     files.add_argument(
         "--verify", action="store_true", help="compare the files of a manifest with their SHA-256 instead"
@@ -236,24 +247,26 @@ def add_pretrain(commands):
     )  # fmt: skip
     files.add_argument(
         "--data", default="the user's own", metavar="TEXT",
-        help="names the training photographs and their licence in the model card",
+        help="text that names the training photographs and their licence in the model card",
     )  # fmt: skip
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=positive, metavar="N", help="optimiser steps, from 1" + RECIPE)
-    training.add_argument("--batch-size", type=positive, metavar="N", help="from 1" + RECIPE)
-    training.add_argument("--learning-rate", type=number(float, 0), metavar="X", help="from 0" + RECIPE)
+    training.add_argument("--batch-size", type=positive, metavar="N", help="batch size, from 1" + RECIPE)
+    training.add_argument("--learning-rate", type=number(float, 0), metavar="X", help="learning rate, from 0" + RECIPE)
     training.add_argument(
-        "--size", type=positive, metavar="N", help="crop side in pixels, of the autoencoder, from 16" + RECIPE
+        "--size", type=positive, metavar="N", help="the autoencoder's crop side in pixels, from 16" + RECIPE
     )
     training.add_argument(
         "--perceptual", metavar="DIR",
-        help="weights of LPIPS-SqueezeNet, of the autoencoder (default: without a perceptual loss)",
+        help="weights of LPIPS-SqueezeNet, for the autoencoder's loss (default: no perceptual loss)",
     )  # fmt: skip
-    training.add_argument("--autoencoder", metavar="DIR", help="of a prior or the estimator (default: the package's)")
+    training.add_argument(
+        "--autoencoder", metavar="DIR", help="that of a prior or the estimator (default: the one that ships)"
+    )
     add_seed(training)
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="on cuda in large batches and bfloat16"
+        "--device", default="cpu", choices=["cpu", "cuda"], help="cuda trains in large batches and bfloat16"
     )
     add_threads(speed)
 

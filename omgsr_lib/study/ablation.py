@@ -32,6 +32,12 @@ STRENGTHS = {"mild": 0.125, "medium": 0.5, "extreme": 0.875}  # of `Degradation.
 SIDE = 128  # in pixels, of an evaluation crop
 REAL_PAIRS = 100  # of RealSR
 TIMED_STEPS = 2
+SKIPPED = "skipped.csv"  # runs without scores, each with its reason
+FAILED = "failed: "  # how the reason of a run begins that raised an error
+
+
+class StudyFailed(ValueError):
+    """Every run of a study failed; `failed_runs` names the reasons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +68,8 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
         only: part of the names of the runs to take, such as "s_full" or "no-ldr".
         plan: print the runs and their cost and do nothing; returns None.
 
-    Raises `ValueError` if no run's name holds `only`, a photograph is trained and evaluated on, the folder's runs have
-    other settings, or every run failed.
+    Raises `ValueError` if no run's name holds `only`, a photograph is trained and evaluated on, or the folder's runs
+    have other settings, and `StudyFailed` if every run failed.
     """
     import pandas as pd
 
@@ -87,7 +93,8 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
     failed = _execute(missing, data, folder, jobs)
     files = [file for run in everything if run not in have for file in _files(folder, run, data)]
     if not files and kept.empty:
-        raise ValueError(
+        _write_reasons(folder / SKIPPED, failed)
+        raise StudyFailed(
             f"A study needs one run that succeeds: all {len(failed)} failed. {next(iter(failed.values()))}"
         )
     frame = pd.concat([kept, *map(read_study, files)], ignore_index=True)
@@ -103,10 +110,18 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
     record = start_run("study", facts, seed=0, folder=folder)
     with atomic_write(record.path("study.csv")) as part:
         frame.to_csv(part, index=False, float_format="%.6g")
-    with atomic_write(record.path("skipped.csv")) as part:
-        pd.DataFrame(reasons.items(), columns=["run", "reason"]).to_csv(part, index=False)
+    _write_reasons(record.path(SKIPPED), reasons)
     record.finish()
     return frame
+
+
+def failed_runs(folder):
+    """`{name: reason}` of the runs that failed when `study` last ran in `folder`; the next time they are repeated."""
+    import pandas as pd
+
+    skipped = pd.read_csv(Path(folder) / SKIPPED)
+    failed = skipped[skipped["reason"].str.startswith(FAILED)]
+    return dict(zip(failed["run"], failed["reason"].str.removeprefix(FAILED), strict=True))
 
 
 def _execute(runs, data, folder, jobs):
@@ -119,7 +134,7 @@ def _execute(runs, data, folder, jobs):
         for done, future in enumerate(as_completed(futures), start=1):
             name, error = futures[future].name, future.exception()
             if error is not None:
-                failed[name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+                failed[name] = f"{FAILED}{type(error).__name__}: {error}".splitlines()[0]
             print(f"[{done}/{len(runs)}] {name}: {failed.get(name) or f'{future.result():.0f} s'}", flush=True)
     return failed
 
@@ -289,6 +304,13 @@ def _measured(run, data):
             of_few = clock() - started
     of_step = (times[1] - times[0]) / TIMED_STEPS if times else 0.0
     return of_step, of_few * len(data.evaluation) / len(few.evaluation)
+
+
+def _write_reasons(path, reasons):
+    import pandas as pd
+
+    with atomic_write(path) as part:
+        pd.DataFrame(reasons.items(), columns=["run", "reason"]).to_csv(part, index=False)
 
 
 def _settings(data):

@@ -9,9 +9,8 @@ import torch
 from .. import presets
 from ..adaptive.estimator import DifferenceEstimator
 from ..adaptive.model import AdaptiveOMGSR
-from ..data.degradation import Degradation
 from ..data.pairs import evaluation_pairs
-from ..data.photos import find_photos, packaged_photos, to_image
+from ..data.photos import find_photos, packaged_photos
 from ..model import OMGSR
 from ..presets import MODELS, preset_recipe, ships
 from ..training.batches import training_dataset
@@ -119,13 +118,3 @@ def preset_costs(preset, size, *, repeats=2):
         for name, base in (("SD2.1-base", ("release", "s-512")), ("FLUX.1-dev", ("paper", "f-512"))):
             frames.append(restoration_costs(f"{name}, counted", presets.recipe(*base)))
     return pd.concat(frames, ignore_index=True)
-
-
-def low_quality_pictures(photos, *, size, scale=4, strength=None, seed=0):
-    """Low-quality PIL images by name: degraded centres of the evaluation photographs.
-
-    `strength`: a key of `STRENGTHS`, as photographs of cameras are "mild"; None for the published degradation.
-    """
-    settings = None if strength is None else Degradation.of_strength(strength)
-    pairs = study_pairs(photos, size=size, scale=scale, seed=seed, crops_per_photo=1, settings=settings)
-    return {pair.name: to_image(pair.lq_small) for pair in pairs}
