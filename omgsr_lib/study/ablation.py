@@ -136,7 +136,7 @@ def _execute(runs, data, folder, jobs):
             if error is not None:
                 failed[name] = f"{FAILED}{type(error).__name__}: {error}".splitlines()[0]
             print(f"[{done}/{len(runs)}] {name}: {failed.get(name) or f'{future.result():.0f} s'}", flush=True)
-    return failed
+    return {run.name: failed[run.name] for run in runs if run.name in failed}  # in order, not as they ended
 
 
 def execute_run(run, data, folder):
