@@ -3,7 +3,7 @@
 seam          gradient energy at the borders of the tiles over that elsewhere; about 1 without a trace
 line, between how far the lines along the borders stand out from what is around them, in levels of 255, and those
               half-way between the borders: alike without a trace
-checkerboard  energy at the 8 pixels of a latent, dB above the spectrum around
+checkerboard  energy of what repeats every 8 pixels, two latents of the small models, dB above the spectrum around
 colour        largest difference of the mean of a channel to that of the enlarged input, in levels of 255
 
 Means over the images; of "bicubic", and of one pass, at the borders that the smallest tiles have. Without `--photos`
@@ -34,8 +34,8 @@ MODELS = ("mini-s", "mini-f")
 SCALE = 4
 
 
-def meters(picture, enlarged, rows, columns):
-    """What the meters say of one restored PIL image; without a border those of seams are left out."""
+def metrics(picture, enlarged, rows, columns):
+    """The metrics of one restored PIL image; without a border those of seams are left out."""
     pixels, reference = to_pixels(picture)[None], to_pixels(enlarged)[None]
     row = {
         "checkerboard": checkerboard(pixels).item(),
@@ -48,7 +48,7 @@ def meters(picture, enlarged, rows, columns):
 
 
 def means(rows):
-    """The mean of every meter over the images that have it."""
+    """The mean of every metric over the images that have it."""
     return {key: mean(row[key] for row in rows if key in row) for key in sorted({key for row in rows for key in row})}
 
 
@@ -60,7 +60,7 @@ def measure(model, pictures, tile, smallest):
         seconds += result.seconds["predict"]
         restored += result.images
         _, borders = tile_borders(model, restored[-1].size, tile or smallest)
-        rows.append(meters(restored[-1], enlarged(picture), *borders))
+        rows.append(metrics(restored[-1], enlarged(picture), *borders))
     return means(rows) | {"seconds": seconds}, restored
 
 
@@ -105,7 +105,7 @@ def main():
                 for sheet, picture in zip(sheets, restored, strict=True):
                     sheet.append(picture)
             print(line(label, cases[label]), flush=True)
-    rows = [meters(sheet[0], sheet[0], *tile_borders(model, sheet[0].size, smallest)[1]) for sheet in sheets]
+    rows = [metrics(sheet[0], sheet[0], *tile_borders(model, sheet[0].size, smallest)[1]) for sheet in sheets]
     cases["bicubic"] = {key: value for key, value in means(rows).items() if key in ("seam", "checkerboard")}
     print(line("bicubic", cases["bicubic"]))
     if args.sheets is not None:

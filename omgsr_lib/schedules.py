@@ -91,7 +91,7 @@ class NoiseSchedule:
         used = [name for name in options if config.get(name)]
         if used:
             raise ValueError(
-                f"A flow schedule here is a shifted line: got {used[0]}={config[used[0]]}. Switch it off."
+                f"A flow schedule must be linear up to its shift: got {used[0]}={config[used[0]]}. Switch it off."
             )
         unshifted = torch.arange(config.num_train_timesteps, dtype=torch.float64) / (config.num_train_timesteps - 1)
         if config.use_dynamic_shifting:

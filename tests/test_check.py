@@ -58,5 +58,5 @@ def test_a_missing_table_is_a_difference_unless_its_folder_is_left_out(folders):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'.*own' is none"):
+    with pytest.raises(FileNotFoundError, match="'.*own' is not a folder"):
         check_results(tmp_path / "own", tmp_path)

@@ -203,7 +203,7 @@ def test_picture_mistakes_are_named(pixels):
         evaluate_images([picture], None)
     with pytest.raises(FileNotFoundError, match="'niqe' needs weights"):
         evaluate_images([picture], None, ("niqe",))
-    with pytest.warns(RuntimeWarning, match="'0' has no checkerboard: The checkerboard meter needs"):
+    with pytest.warns(RuntimeWarning, match="'0' has no checkerboard: The checkerboard metric needs"):
         assert evaluate_images([picture[:, :40]], None, ("checkerboard",))["value"].isna().all()
 
 

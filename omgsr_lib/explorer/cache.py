@@ -158,7 +158,9 @@ class FrameCache:
             try:
                 return [{key: kinds.get(key, float)(row[key]) for key in columns} for row in reader]
             except (TypeError, ValueError) as err:
-                raise ValueError(f"'{path}' holds a row that is no number ({err}). Compute the cache again.") from err
+                raise ValueError(
+                    f"'{path}' holds a value that is not a number ({err}). Compute the cache again."
+                ) from err
 
     def _image(self, name, size):
         path = self.folder / name

@@ -64,7 +64,7 @@ def preset_models(preset, names=None):
         return explorer_models(names or ("mini-s", "mini-f"))
     if preset != "smoke":
         raise ValueError(
-            f"The explorer's notebook is for a preset whose adapters ship, mini or smoke: got {preset!r}."
+            f"The explorer's notebook takes preset mini or smoke: got {preset!r}. No adapters of others ship."
         )
     return {variant: (OMGSR.from_recipe(preset_recipe(preset, variant)),) * 2 for variant in FAMILIES}
 

@@ -43,7 +43,7 @@ def described_colours(chunks):
         if primaries == curve == 2:  # not specified
             return None
         if primaries not in PRIMARIES or curve not in CURVES or matrix != 0 or full != 1:
-            raise ValueError(f"no ICC profile shows the colours of cICP {primaries}, {curve}, {matrix}, {full}")
+            raise ValueError(f"no ICC profile describes the colours of cICP {primaries}, {curve}, {matrix}, {full}")
         found = PRIMARIES[primaries], CURVES[curve]
     elif b"sRGB" in chunks:
         return None
@@ -52,7 +52,7 @@ def described_colours(chunks):
         white, rest = np.split(np.frombuffer(chunks.get(b"cHRM", b""), ">u4") / 100000, [2])
         primaries = (*rest, *white)
         if (primaries and not _are_a_triangle(primaries)) or 0 < gamma < 10_000:
-            raise ValueError("its gAMA or cHRM is of no colours")
+            raise ValueError("its gAMA or cHRM describes no colours")
         found = primaries or PRIMARIES[1], (100000 / gamma,) if gamma else CURVES[13]
     return None if found == (PRIMARIES[1], CURVES[13]) else found
 

@@ -121,9 +121,9 @@ def _from_pretrained(cls, weights, name, hub_id):
             )
     except OSError as err:
         raise FileNotFoundError(
-            f"No weights of {hub_id}: '{source}' is not a complete folder, nor cached or within reach now. Put "
-            f"config.json and model.safetensors of https://huggingface.co/{hub_id} into '{folder}', or connect once; "
-            "a gated model also wants its licence accepted on that page, and `hf auth login`."
+            f"No weights of {hub_id}: '{source}' is not a complete folder, none are cached, and the hub cannot be "
+            f"reached. Put config.json and model.safetensors of https://huggingface.co/{hub_id} into '{folder}', or "
+            "connect once; for a gated model also accept its licence on that page and run `hf auth login`."
         ) from err
     if info["missing_keys"]:
         raise ValueError(

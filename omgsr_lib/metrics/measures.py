@@ -107,7 +107,7 @@ def checkerboard(pixels, period=8):
     height, width = (side - side % period for side in pixels.shape[-2:])
     if min(height, width) < 9 * period:
         raise Undefined(
-            f"The checkerboard meter needs at least {9 * period} pixels on each side (9 periods of {period}), "
+            f"The checkerboard metric needs at least {9 * period} pixels on each side (9 periods of {period}), "
             f"got {tuple(pixels.shape[-2:])}."
         )
     luma = luma_yiq(pixels)[:, 0, :height, :width]
@@ -143,7 +143,7 @@ def seam_energy(pixels, rows=(), columns=(), width=8):
         elsewhere = elsewhere + energy[:, ~at_border].mean(1) * at_border.sum()
     if not isinstance(near, torch.Tensor) or elsewhere.isnan().any():
         raise ValueError(
-            f"The seam meter compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
+            f"The seam metric compares borders with the rest, so both must exist: got rows {list(rows)}, columns "
             f"{list(columns)} of {tuple(luma.shape[1:])} pixels."
         )
     return (near + 1e-12) / (elsewhere + 1e-12)
@@ -170,5 +170,5 @@ def seam_lines(pixels, reference, rows=(), columns=(), width=8):
             squares.append(bands[:, [position - width // 2 for position in where]].square())
     at, between = (torch.cat(squares, dim=1) for squares in found)
     if not at.shape[1]:
-        raise ValueError("The meter of lines at the borders of tiles needs at least one border: got none.")
+        raise ValueError("Lines along the borders of tiles need at least one border: got none.")
     return at.mean(1).sqrt(), between.mean(1).sqrt()

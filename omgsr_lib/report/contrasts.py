@@ -47,7 +47,8 @@ def read_study(file):
     frame = frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})
     if missing := {"image", "metric", "value", *RUN} - set(frame.columns):
         raise ValueError(
-            f"'{file}' is of another version: it lacks the columns {sorted(missing)}. Move it away and run make study."
+            f"'{file}' comes from another version: it lacks the columns {sorted(missing)}. Move it away and run "
+            "make study."
         )
     return frame.assign(without=frame["without"].fillna(""))
 

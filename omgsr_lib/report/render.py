@@ -76,7 +76,8 @@ def read_results(path):
     missing = CONTRACT[Path(path).name] - set(frame.columns)
     if missing:
         raise ValueError(
-            f"'{path}' is of another version: it lacks the columns {sorted(missing)}. Run the step that writes it."
+            f"'{path}' comes from another version: it lacks the columns {sorted(missing)}. Run the step that "
+            "writes it."
         )
     return frame
 

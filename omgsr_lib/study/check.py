@@ -43,7 +43,7 @@ def check_results(own, committed, *, leave_out=()):
     for folder in (own, committed):
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"A check compares two folders of results: '{folder}' is none. Run omgsr reproduce."
+                f"A check compares two folders of results: '{folder}' is not a folder. Run omgsr reproduce."
             )
     tables = sorted(path.relative_to(committed) for path in committed.rglob("*.csv"))
     tables = [path for path in tables if not any(path.is_relative_to(folder) for folder in leave_out)]

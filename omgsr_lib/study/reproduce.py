@@ -205,7 +205,7 @@ def _parameters_by_step(names, root, preset, results, photos, parameters):
     where_declared = dict(parameters)
     if photos is not None:
         if not (root / photos).is_dir():
-            raise FileNotFoundError(f"photos must be a folder of photographs, got {photos}, which is none")
+            raise FileNotFoundError(f"photos must be a folder of photographs, got {photos}, which is not a folder")
         where_declared["photos"] = _relative(photos, root)
     for name in everywhere:
         missing = [step for step in names if name not in declared[step]]

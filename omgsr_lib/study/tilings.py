@@ -15,7 +15,7 @@ def compare_tilings(model, image, tile, *, scale=4):
 
     Returns a data frame and the PIL images by name, "one pass" first. Columns: tiling, tiles, overdraw (area of all
     tiles over that of the image), seconds of the prediction, psnr to one pass (dB), seam and seam_one_pass (the seam
-    meter at the borders of the tiles, in this image and in that of one pass), line and line_one_pass (likewise how
+    metric at the borders of the tiles, in this image and in that of one pass), line and line_one_pass (likewise how
     far lines along the borders stand out, in levels of 255), checkerboard (dB at 8 pixels).
     """
     layouts = {  # planner, overlap in pixels, window

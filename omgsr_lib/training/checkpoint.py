@@ -77,8 +77,8 @@ def read_checkpoint(folder, names, device="cpu"):
     state = load_state(Path(folder) / "state.pt", device)
     if state is not None and not (isinstance(state, dict) and set(names) <= set(state)):
         raise ValueError(
-            f"The state.pt of this run holds {', '.join(names)}: that in '{folder}' is of something else. Delete it, "
-            "or choose another folder."
+            f"The state.pt of this run holds {', '.join(names)}: that in '{folder}' belongs to something else. "
+            "Delete it, or choose another folder."
         )
     return state
 

@@ -83,7 +83,7 @@ def reading(file, remedy):
             raise
         reason = f"{type(err).__name__}: {err}".splitlines()[0]
         raise ValueError(
-            f"'{file}' is damaged: empty, cut off, a pointer of Git LFS (git lfs pull) or of something else "
+            f"'{file}' is damaged: empty, cut off, a pointer of Git LFS (git lfs pull) or something else "
             f"({reason}). {remedy}"
         ) from err
 
