@@ -245,7 +245,7 @@ def test_the_command_lists_failed_runs_and_ends_with_1(data, tmp_path, monkeypat
     code, lines = outcome("study", runs[3], runs[5])
     reason = "failed: FloatingPointError: Losses must stay finite"
     assert code == 1 and lines[:-1] == [f"omgsr study: {name} {reason}" for name in (runs[3], runs[5])]
-    assert "2 runs failed" in lines[-1] and "repeats" in lines[-1]
+    assert "failed runs: 2. The same command repeats them" in lines[-1]
     assert outcome("study") == (0, [])
     code, lines = outcome("other", *runs)
     assert code == 1 and lines[:-1] == [f"omgsr study: {name} {reason}" for name in runs]

@@ -31,8 +31,8 @@ def main(arguments=None):
     """Run a command; returns the exit code.
 
     Warnings are a line each on stderr. Bad input: 2 and one line there; a failing notebook: 1 and one; images that
-    could not be restored: 1 and one for each; interrupted from the keyboard: 130 and one. A command whose output is no
-    longer read, as by `| head`, finishes its work.
+    could not be restored, and runs of a study that failed: 1 and one for each; interrupted from the keyboard: 130 and
+    one. A command whose output is no longer read, as by `| head`, finishes its work.
     """
     with lasting_streams():
         return _run(sys.argv[1:] if arguments is None else arguments)

@@ -202,7 +202,7 @@ def study(results, photos, provenance, evaluation, weights, realsr, spaces, vari
     for name, reason in failed.items():
         say(f"omgsr study: {name} failed: {reason}")
     if failed:
-        say(f"omgsr study: {len(failed)} runs failed. The same command repeats them and keeps the others.")
+        say(f"omgsr study: failed runs: {len(failed)}. The same command repeats them and keeps the others.")
     return 1 if failed else 0
 
 
