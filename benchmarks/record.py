@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing both sides in turns, memory of a process, and one JSON file per run."""
+"""What the benchmarks share: timing both sides interleaved, memory of a process, and one JSON file per run."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 
 
 def best_in_turns(sides, repeats, times=None, clock=time.perf_counter):
-    """`(seconds, results)` per name of `sides`, functions without arguments run in turns: the best of the repeats.
+    """`(seconds, results)` per name of `sides`, functions without arguments run interleaved: the best of the repeats.
 
     `times`: how often a side runs in each repeat, by name; once by default. `clock`: what counts as time.
     """

@@ -165,9 +165,9 @@ def _weighted_median_timestep(weights, target, schedule):
     """For each row of `weights (R, N)` the timestep with the least `sum_i w_i |r_t - target_i|`; `target` rising."""
     ratios = schedule.snr()
     rising = ratios[torch.isfinite(ratios)].flip(0)
-    heaped = weights.cumsum(1)
-    total = heaped[:, -1:]
-    index = torch.searchsorted(heaped, total / 2 * (1 + TIE), right=True).squeeze(1)
+    cumulative = weights.cumsum(1)
+    total = cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, total / 2 * (1 + TIE), right=True).squeeze(1)
     # The median lies between two grid points; the nearer need not win. Their objectives are compared term by term:
     # |above - x| - |below - x| is a clamped line in x, so that far-off targets cancel exactly.
     upper = torch.searchsorted(rising, target[index.clamp(max=len(target) - 1)]).clamp(1, len(rising) - 1)

@@ -232,8 +232,8 @@ def _check(config):
                 f"Folding takes UNets of Stable Diffusion 1 and 2: this one has {name}={config[name]!r}, "
                 f"not {parameter.default!r}. Use it unfolded."
             )
-    strange = {*config.down_block_types, *config.up_block_types} - BLOCKS
-    if strange:
+    unsupported = {*config.down_block_types, *config.up_block_types} - BLOCKS
+    if unsupported:
         raise ValueError(
-            f"Folding takes UNets with the blocks {sorted(BLOCKS)}: got {sorted(strange)}. Use it unfolded."
+            f"Folding takes UNets with the blocks {sorted(BLOCKS)}: got {sorted(unsupported)}. Use it unfolded."
         )

@@ -1,4 +1,4 @@
-"""The functions behind the metrics, and the weight files that some of them need: where each is to be had and to go.
+"""The functions behind the metrics, and the weight files that some need: where to download each and where it goes.
 
 Nothing here uses the network: a metric whose file is missing is refused with the file's name and address.
 """

@@ -96,11 +96,11 @@ def paired_values(frame, method_a, method_b, *, cluster=None):
     pair = drop_undefined(frame[frame["method"].isin([method_a, method_b])], keys)
     for key, group in pair.groupby(keys, sort=False):
         values = group.pivot(index="image", columns="method", values="value").reindex(columns=[method_a, method_b])
-        lonely = values.index[values.isna().any(axis=1)]
-        if len(lonely):
+        unpaired = values.index[values.isna().any(axis=1)]
+        if len(unpaired):
             raise ValueError(
                 f"A paired difference needs the same images for both methods; {key} lacks one of "
-                f"{method_a!r} and {method_b!r} for {', '.join(map(str, lonely[:5]))}. Evaluate both on the same set."
+                f"{method_a!r} and {method_b!r} for {', '.join(map(str, unpaired[:5]))}. Evaluate both on the same set."
             )
         labels = None if cluster is None else image_clusters(group, values.index, cluster)
         yield key, (values[method_a] - values[method_b]).to_numpy(), labels, group["lower_better"].iloc[0]
