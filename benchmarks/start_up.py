@@ -1,8 +1,8 @@
 """How long the command and the library take before they compute, against Python's own start and `import torch`.
 
-Processes of their own, interleaved, the fastest of the repeats, in seconds of the clock on the wall. The first picture is
-64 pixels to 256, restored by the command with a precision that was measured before; most of its time is the import of
-diffusers' networks, which brings transformers and peft along, and "picture beyond diffusers" is what remains.
+Processes of their own, interleaved, the fastest of the repeats, in seconds of the clock on the wall. The first picture
+is 64 pixels to 256, restored by the command with a precision that was measured before. Most of its time is the import
+of diffusers' networks, which brings transformers and peft along: "picture beyond diffusers" is what remains.
 
     python benchmarks/start_up.py [--repeats 3] [--out results/benchmarks]
 """

@@ -1,8 +1,8 @@
 """Tiles against one piece: overdraw of the plans, error and time of tiled autoencoders, peak memory of the flat mode.
 
 Overdraw: the area of all tiles over that of the image, smallest tiles against the published half overlap, the worst
-of all sizes up to the next. Autoencoders: the shipped one and a random one in Stable Diffusion's layout, interleaved on
-the same image, in seconds of the processor on one thread; the exact mode must equal one piece in float64, and its
+of all sizes up to the next. Autoencoders: the shipped one and a random one in Stable Diffusion's layout, interleaved
+on the same image, in seconds of the processor on one thread; the exact mode must equal one piece in float64, and its
 time has a goal from 2048 pixels on. Peak memory: encode and decode from file to file, one process per size.
 
     python benchmarks/tiling.py [--side 768] [--sizes 1024 1536] [--repeats 2] [--out results/benchmarks]

@@ -100,7 +100,8 @@ def paired_values(frame, method_a, method_b, *, cluster=None):
         if len(unpaired):
             raise ValueError(
                 f"A paired difference needs the same images for both methods; {key} lacks one of "
-                f"{method_a!r} and {method_b!r} for {', '.join(map(str, unpaired[:5]))}. Evaluate both on the same set."
+                f"{method_a!r} and {method_b!r} for {', '.join(map(str, unpaired[:5]))}. Evaluate both on the same "
+                "set."
             )
         labels = None if cluster is None else image_clusters(group, values.index, cluster)
         yield key, (values[method_a] - values[method_b]).to_numpy(), labels, group["lower_better"].iloc[0]

@@ -183,7 +183,7 @@ def _model(run, data):
 
 
 def _train(model, run, data, folder, marks, after):
-    """Train `model`; `after(step)` is called after each of the steps `marks`, from which a stopped training resumes."""
+    """Train `model`; `after(step)` is called after each of the steps `marks`, where a stopped training resumes."""
     from ..data.degradation import random_dial
     from ..training.distributed import held
     from ..training.loop import TrainOptions, set_up
