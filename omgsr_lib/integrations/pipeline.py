@@ -141,7 +141,7 @@ class OMGSRPipeline(DiffusionPipeline):
         rows, columns = (side // 2 for side in latents.shape[-2:])
         places = torch.cartesian_prod(*(torch.arange(side, dtype=torch.float32) for side in (1, rows, columns)))
         tokens = self.transformer(
-            hidden_states=F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2),
+            hidden_states=F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2).contiguous(),
             timestep=self.coefficients(timestep)[1].to(latents)[None],
             guidance=latents.new_ones(1) if self.transformer.config.guidance_embeds else None,
             pooled_projections=prompt["pooled_prompt_embeds"],
