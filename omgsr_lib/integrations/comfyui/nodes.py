@@ -174,7 +174,7 @@ def parsed(timestep):
 
 def restored_batch(model, image, tile, options):
     """Restored images `(B, H, W, C)` in [0, 1] of a batch, with ComfyUI's progress bar and its button to stop."""
-    pictures = [to_pil(levels) for levels in (image.clamp(0, 1) * 255).round().byte().cpu().numpy()]
+    pictures = [to_pil(levels) for levels in (image.float().clamp(0, 1) * 255).round().byte().cpu().numpy()]
     width, height = (round(side * options["scale"]) for side in pictures[0].size)
     steps = len(pictures) * tiles(model, height, width, tile)
     bar, results = comfy.utils.ProgressBar(steps), []
