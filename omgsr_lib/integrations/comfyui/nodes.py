@@ -133,8 +133,8 @@ class RestoreOMGSR(io.ComfyNode):
         device, tile = model_management.get_torch_device(), tile or model.tile or BEST_TILE
         height, width = (math.ceil(side * scale) for side in image.shape[1:3])
         model_management.free_memory(model_management.module_size(model) + AUTOENCODER * height * width, device)
-        model.to(device)
         try:
+            model.to(device)
             while True:
                 try:
                     restored = restored_batch(model, image, tile, options)
