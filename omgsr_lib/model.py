@@ -166,6 +166,7 @@ class OMGSR(nn.Module):
     save_adapter = pretrained.save_adapter
     load_adapter = pretrained.load_adapter
     save_pretrained = pretrained.save_pretrained
+    save_pipeline = pretrained.save_pipeline
     from_pretrained = classmethod(pretrained.from_pretrained)
     from_recipe = classmethod(pretrained.from_recipe)
     from_base = classmethod(pretrained.from_base)

@@ -4,6 +4,7 @@ These functions are the methods of `OMGSR` that have their names.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,14 +14,17 @@ from . import lora, presets
 from .fold import FoldedPrior, load_folded, save_folded
 from .priors import prior_class
 from .priors.full_size import full_size_autoencoder, full_size_prior
+from .priors.licences import licence
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
 from .priors.tiny import tiny_autoencoder
 from .schedules import NoiseSchedule
+from .utils.copying import copied_with
 from .utils.files import atomic_folder, reading, verify_hashes
 
 
 FACTS = "omgsr.json"  # beside the weights: family, timestep, ranks of the adapters
 LQ_ENCODER = "lq_encoder.safetensors"  # of a folded model
+INTEGRATIONS = Path(__file__).parent / "integrations"
 
 
 def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, dtype=torch.float32, revision=None):
@@ -142,6 +146,98 @@ def save_pretrained(model, folder):
             model.save_adapter(part)
             save_prior(model.prior, part)
     return Path(folder)
+
+
+def save_pipeline(model, folder):
+    """Write a pipeline of diffusers below `folder`, which runs without this package (`integrations/pipeline.py`).
+
+    `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` loads it. Adapters are
+    merged into what is written, weights keep their precision, and the model stays as it is: one part of it at a time
+    is copied. The autoencoder has the encoder for LQ images and the frozen decoder; `README.md` says how to run it
+    and under which licence. Raises `ValueError` for a model that is folded or adaptive or has a prior of its own.
+    """
+    kind = type(model.prior).__name__
+    if isinstance(model, _adaptive()):
+        raise ValueError(
+            "A pipeline injects every image at one timestep, and an adaptive model finds that of each. Save "
+            "mini-s or mini-f, or restore with omgsr_lib."
+        )
+    if kind not in ("DDPMPrior", "FlowPrior"):
+        raise ValueError(
+            f"A pipeline has the UNet of DDPMPrior or the transformer of FlowPrior: this model has a {kind}. "
+            "Save the model before it is folded."
+        )
+    import diffusers
+
+    prior, name = model.prior, model.prior.subfolder
+    vae = copied_with(model.lq_vae, {})
+    vae.decoder = model.vae.decoder
+    prompt = {tensor: getattr(prior, tensor).contiguous() for tensor in prior.prompt_tensors}
+    index = {
+        "_class_name": ["pipeline", "OMGSRPipeline"],
+        "_diffusers_version": diffusers.__version__,
+        "prompt": ["fixed_prompt", "FixedPrompt"],
+        "scheduler": ["diffusers", type(prior.scheduler).__name__],
+        "timestep": model.timestep,
+        name: ["diffusers", type(prior.denoiser).__name__],
+        "vae": ["diffusers", type(vae).__name__],
+    }
+    with atomic_folder(folder) as part:
+        _save_merged(vae, part / "vae")
+        _save_merged(copied_with(prior.denoiser, {}), part / name)
+        prior.scheduler.save_pretrained(part / "scheduler")
+        (part / "prompt").mkdir()
+        save_file(prompt, part / "prompt" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        config = {"_class_name": "FixedPrompt", "shapes": {tensor: list(x.shape) for tensor, x in prompt.items()}}
+        _write_json(part / "prompt" / "config.json", config)
+        _write_json(part / "model_index.json", index)
+        shutil.copyfile(INTEGRATIONS / "fixed_prompt.py", part / "prompt" / "fixed_prompt.py")
+        shutil.copyfile(INTEGRATIONS / "pipeline.py", part / "pipeline.py")
+        (part / "README.md").write_text(_pipeline_card(model), encoding="utf-8")
+    return Path(folder)
+
+
+def _save_merged(module, folder):
+    save_model(lora.merge_lora(module), folder, next(module.parameters()).dtype)
+
+
+def _write_json(file, content):
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _pipeline_card(model):
+    from huggingface_hub import ModelCardData
+
+    header = {"library_name": "diffusers", "pipeline_tag": "image-to-image", **licence(model.base)}
+    if "/" in (model.base or ""):
+        header |= {"base_model": model.base, "base_model_relation": "finetune"}
+    tags = ["super-resolution", "image-restoration", "one-step"]
+    link = f" ({header['license_link']})" if "license_link" in header else ""
+    tile = f", tile={model.tile}" if model.tile else ""
+    return f"""---
+{ModelCardData(**header, tags=tags).to_yaml()}
+---
+
+# One-step restoration at mid-timestep {model.timestep}
+
+OMGSR (arXiv 2508.08227), an independent reproduction: the {model.prior.label} prior
+`{model.base}`{f" at {model.revision}" if model.revision else ""} with its adapters merged. Needs torch, diffusers,
+transformers, Pillow and numpy; `folder` is this folder:
+
+```python
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+pipe(Image.open("photo.jpg"), scale=4{tile}).images[0].save("restored.png")
+```
+
+`trust_remote_code` runs `pipeline.py` and `prompt/fixed_prompt.py`: read them first. On a GPU give
+`dtype=torch.bfloat16`, then `pipe.to("cuda")`, or `pipe.enable_model_cpu_offload()` if it holds not all parts at once.
+
+Licence: {header.get("license_name", header["license"])}{link}. The weights contain those of the base, whose licence
+holds for this folder.
+"""
 
 
 def save_adapter(model, folder, *, dtype=torch.float32):

@@ -24,6 +24,7 @@ CONTRACT = {
     "OMGSR.from_pretrained": "(name, *, base=None, adapter=None, prompt_embeds=None)",
     "OMGSR.save_pretrained": "(self, folder)",
     "OMGSR.save_adapter": "(self, folder)",
+    "OMGSR.save_pipeline": "(self, folder)",
     "OMGSR.forward": "(self, lq_pixels, timestep=None)",
     "OMGSR.predict_clean": "(self, lq_latents, timestep=None, *, tile=None, overlap=None, window='gaussian')",
     "OMGSR.fold": "(self)",

@@ -7,28 +7,14 @@ import torch
 
 from ..data.photos import to_image
 from ..metrics.specs import SPECS
-from ..presets import PACKAGED_PRIORS
+from ..priors import licences
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..report.plots import plot_losses, save_figure
 from ..report.plots_images import compare_crops, contact_sheet
 from ..utils.files import sha256
 
 
-# Licences of the hub's bases, which their adapters inherit.
-LICENCES = {
-    "stabilityai/stable-diffusion-2-1-base": {"license": "openrail++"},
-    "stabilityai/sd-turbo": {
-        "license": "other",
-        "license_name": "licence-of-sd-turbo",
-        "license_link": "https://huggingface.co/stabilityai/sd-turbo",
-    },
-    "black-forest-labs/FLUX.1-dev": {
-        "license": "other",
-        "license_name": "flux-1-dev-non-commercial-license",
-        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
-    },
-}
-OWN = {"library_name": "diffusers", "license": "apache-2.0"}
+OWN = {"library_name": "diffusers", **licences.OWN}
 
 
 def command_line(arguments):
@@ -133,13 +119,9 @@ optimistic where it is a training loss too."""
 
 def _adapter_header(base):
     on_hub = "/" in (base or "")
-    if on_hub:
-        licence = LICENCES.get(base)
-    else:
-        licence = OWN if base in (*PACKAGED_PRIORS, "tiny") else None
     return {
         **OWN,
-        **(licence or {"license": "other", "license_name": "licence-of-the-base-model"}),
+        **licences.licence(base),
         **({"base_model": base, "base_model_relation": "adapter"} if on_hub else {}),
         "pipeline_tag": "image-to-image",
         "tags": ["super-resolution", "image-restoration", "one-step", "lora"],
