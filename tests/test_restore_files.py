@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +18,10 @@ from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import folder as restore_files
 from omgsr_lib.restore import out_of_core
-from omgsr_lib.restore.folder import JOURNAL, fingerprint, restore_folder
+from omgsr_lib.restore.folder import fingerprint, restore_folder
 from omgsr_lib.restore.names import output_names
 from omgsr_lib.restore.pipeline import Restorer, batches, restore
-from omgsr_lib.utils.journal import alone
+from omgsr_lib.utils.journal import JOURNAL, alone
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_16_bits_through_the_model(model, tmp_path):
     ],
 )
 def test_names_never_meet(names, expected):
-    found = [name.as_posix() for name in output_names([Path(name) for name in names], ".png")]
+    found = output_names(names, ".png")
     assert found == expected and len({name.casefold() for name in found}) == len(names)
 
 
