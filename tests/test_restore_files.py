@@ -18,9 +18,10 @@ from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore import folder as restore_files
 from omgsr_lib.restore import out_of_core
+from omgsr_lib.restore.batches import batches
 from omgsr_lib.restore.folder import fingerprint, restore_folder
 from omgsr_lib.restore.names import output_names
-from omgsr_lib.restore.pipeline import Restorer, batches, restore
+from omgsr_lib.restore.pipeline import Restorer, restore
 from omgsr_lib.utils.journal import JOURNAL, alone
 
 

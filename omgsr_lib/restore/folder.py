@@ -17,9 +17,10 @@ from ..utils.files import atomic_write, remove_parts, sha256
 from ..utils.journal import Journal
 from ..utils.memory import out_of_memory
 from ..utils.processes import alone_together, first_process, from_first, gather, processes, share
+from .batches import batches
 from .names import plan_outputs
 from .out_of_core import DISK_BYTES, fits_memory, restore_oversize
-from .pipeline import Restorer, batches, check_count, estimates
+from .pipeline import Restorer, check_count, estimates
 
 
 SCRATCH = ".omgsr-scratch"

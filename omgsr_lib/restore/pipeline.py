@@ -23,6 +23,7 @@ from ..utils.device import fast_attention
 from ..utils.memory import free_memory, out_of_memory
 from ..utils.workers import in_order, on_threads
 from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, in_exact_tiles, retry_smaller
+from .batches import batches
 from .colour import check_method, colour_strips
 
 
@@ -381,22 +382,6 @@ def check_name(name, value, names, optional=False):
     if not (value in names or (optional and value is None)):
         known = ", ".join(names) + (" or None" if optional else "")
         raise ValueError(f"{name} must be one of {known}: got {value!r}.")
-
-
-def batches(items, key, size):
-    """Lists of at most `size` items with equal `key`, each in the items' order.
-
-    At most 4 times `size` items wait for others of their kind; then those that have waited longest go on.
-    """
-    waiting = {}
-    for item in items:
-        group = waiting.setdefault(key(item), [])
-        group.append(item)
-        if len(group) == size:
-            yield waiting.pop(key(item))
-        elif sum(map(len, waiting.values())) >= 4 * size:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
 
 
 def _pad(pixels, multiple):

@@ -19,40 +19,35 @@ def alone(folder, company=False):
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _opened(folder) as held:
-        if not _locked(held, "LOCK_EX"):
-            raise OSError(
-                f"One run at a time writes into a folder: another one does into '{folder}'. Wait for its end, or "
-                "choose another folder."
-            )
-        if company:
-            _locked(held, "LOCK_SH")
+    with _held(folder, "LOCK_EX", *(["LOCK_SH"] if company else [])):
         yield
 
 
 @contextmanager
 def joined(folder):
     """Holds `folder` with the process that is in a block of `alone`, in company."""
-    with _opened(folder) as held:
-        _locked(held, "LOCK_SH")
+    with _held(folder, "LOCK_SH"):
         yield
 
 
 @contextmanager
-def _opened(folder):
-    """The number of the folder's open file; None on Windows, where there is none."""
+def _held(folder, *kinds):
+    """Locks the folder's open file in one way after the other."""
     with writing(folder):
         opened = None if os.name == "nt" else os.open(folder, os.O_RDONLY)
     try:
-        yield opened
+        if opened is not None and not all(_locked(opened, kind) for kind in kinds):
+            raise OSError(
+                f"One run at a time writes into a folder: another one does into '{folder}'. Wait for its end, or "
+                "choose another folder."
+            )
+        yield
     finally:
         if opened is not None:
             os.close(opened)
 
 
 def _locked(file, kind):
-    if file is None:
-        return True
     try:
         import fcntl
 
@@ -80,6 +75,7 @@ class Journal:
         self.file = folder / (JOURNAL if number == 0 else f".omgsr-{number}.jsonl")
         with writing(self.file):
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / JOURNAL).touch()  # by which a scan knows the folder, whichever process is first
             with open(self.file, "ab+") as lines:
                 if lines.tell():
                     lines.seek(-1, os.SEEK_END)
@@ -99,12 +95,14 @@ class Journal:
 
     def merge(self):
         """Sort the lines of all files into `JOURNAL`, each once, and remove the others. While nobody adds any."""
-        lines = sorted({line for line, _ in self._lines()})
-        with atomic_write(self.folder / JOURNAL) as part, open(part, "wb") as merged:
-            merged.writelines(lines)
-            merged.flush()
-            os.fsync(merged.fileno())
-        for file in self._files()[1:]:
+        content = b"".join(sorted({line for line, _ in self._lines()}))
+        journal, *others = self._files()
+        if journal.read_bytes() != content:
+            with atomic_write(journal) as part, open(part, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for file in others:
             file.unlink()
 
     def is_finished(self, entry, path):
@@ -128,18 +126,18 @@ class Journal:
     def _lines(self):
         """`(line, entry)` of each line that is whole."""
         for file in self._files():
-            with suppress(FileNotFoundError), open(file, "rb") as lines:  # the first process has not begun yet
+            with open(file, "rb") as lines:
                 for line in lines:
                     with suppress(ValueError, KeyError, TypeError):
                         entry = json.loads(line)
-                        entry["file"], entry["sha256"]
-                        yield line, entry
+                        hash((entry["file"], entry["sha256"]))
+                        yield line.rstrip() + b"\n", entry
 
     def _remember(self, entry):
-        origin = _origin(entry)
+        origin, last = _origin(entry), self._last
         for name, value in origin.items():  # what is equal in many lines, as settings are, takes memory once
-            if value == self._last.get(name):
-                origin[name] = self._last[name]
+            if value == last.get(name):
+                origin[name] = last[name]
         self._last = origin
         self.origins.setdefault((entry["file"], entry["sha256"]), []).append(origin)
 
