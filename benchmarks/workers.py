@@ -1,8 +1,8 @@
 """Two workers against one on a CPU, alone and beside a program that keeps one of the two cores busy.
 
-`restore()` of one picture by the shipped models, prepared as the command does it, in seconds of the clock on the wall:
-one worker, two, and two of which one shares its core with an endless loop, in turns, the median of the repeats. The
-images must be the same bytes.
+`restore()` of one picture in tiles and of several that take one tile each, by the shipped models, prepared as the
+command does it, in seconds of the clock on the wall: one worker, two, and two of which one shares its core with an
+endless loop, in turns, the median of the repeats. The images must be the same bytes.
 
     python benchmarks/workers.py [--repeats 5] [--out results/benchmarks]
 """
@@ -26,7 +26,7 @@ from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.prepare import prepare
 
 
-CASES = {"mini-f": (128, 128), "mini-s": (256, None)}  # side of the input, tile (None: the model's)
+CASES = {"mini-f": ((128, 1), (32, 32)), "mini-s": ((256, 1), (128, 8))}  # side of the inputs, how many
 SPEED, BUSY = 1.8, 1.5  # goals
 
 
@@ -45,15 +45,17 @@ def busy_core():
         loop.wait()
 
 
-def compare(name, side, tile, repeats):
-    model = prepare(OMGSR.from_pretrained(name), fold=True)
-    picture = open_photo(packaged_photos("eval")[0]).resize((side, side), Image.BICUBIC)
+def compare(model, side, count, repeats):
+    photo = open_photo(packaged_photos("eval")[0]).resize((2 * side, 2 * side), Image.BICUBIC)
+    pictures = [photo.crop((shift, shift, shift + side, shift + side)) for shift in range(count)]
     images, seconds = {}, {"one worker": [], "two workers": [], "two, one core busy": []}
 
     def run(row, threads):
         torch.set_num_threads(threads)
         start = time.perf_counter()
-        images[row] = restore(model, picture, tile=tile or model.tile, progress=False).images[0].tobytes()
+        images[row] = b"".join(
+            image.tobytes() for image in restore(model, pictures, tile=model.tile, progress=False).images
+        )
         seconds[row].append(time.perf_counter() - start)
 
     for _ in range(repeats + 1):
@@ -63,7 +65,7 @@ def compare(name, side, tile, repeats):
             run("two, one core busy", 2)
     seconds = {row: median(times[1:]) for row, times in seconds.items()}  # the first warms up
     one, two, busy = seconds.values()
-    return {"pixels": 4 * side, "seconds": seconds, "speed": one / two, "busy": busy / two,
+    return {"pixels": 4 * side, "pictures": count, "seconds": seconds, "speed": one / two, "busy": busy / two,
             "equal": len(set(images.values())) == 1}  # fmt: skip
 
 
@@ -76,14 +78,17 @@ def main():
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("Two workers need two cores.")
 
-    print(f"{'':8s}{'one':>9s}{'two':>9s}{'busy':>9s}  speed (goal {SPEED})  busy/two (goal {BUSY})  equal bytes")
+    print(f"{'':24s}{'one':>9s}{'two':>9s}{'busy':>9s}  speed (goal {SPEED})  busy/two (goal {BUSY})  equal bytes")
     results, failed = {}, []
     for name in args.models:
-        row = results[name] = compare(name, *CASES[name], args.repeats)
-        times = "".join(f"{seconds:7.2f} s" for seconds in row["seconds"].values())
-        print(f"{name:8s}{times}{row['speed']:7.2f}{row['busy']:20.2f}{str(row['equal']):>25s}", flush=True)
-        failed += [f"{name}: speed"] * (row["speed"] < SPEED) + [f"{name}: busy"] * (row["busy"] > BUSY)
-        failed += [f"{name}: bytes differ"] * (not row["equal"])
+        model = prepare(OMGSR.from_pretrained(name), fold=True)
+        for side, count in CASES[name]:
+            case = f"{name}, {count} of {4 * side} pixels"
+            row = results[case] = compare(model, side, count, args.repeats)
+            times = "".join(f"{seconds:7.2f} s" for seconds in row["seconds"].values())
+            print(f"{case:24s}{times}{row['speed']:7.2f}{row['busy']:20.2f}{str(row['equal']):>25s}", flush=True)
+            failed += [f"{case}: speed"] * (row["speed"] < SPEED) + [f"{case}: busy"] * (row["busy"] > BUSY)
+            failed += [f"{case}: bytes differ"] * (not row["equal"])
     write_record(args.out, "workers", {"repeats": args.repeats, "cases": results, "goals": [SPEED, BUSY]})
     if failed:
         sys.exit(f"Goals missed: {', '.join(failed)}.")

@@ -7,8 +7,9 @@ from hostile_inputs import TABLE
 
 from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.folder import JOURNAL, restore_folder
+from omgsr_lib.restore.folder import restore_folder
 from omgsr_lib.restore.names import output_names
+from omgsr_lib.utils.journal import JOURNAL
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,9 @@ def table_run(model, tmp_path_factory):
         path.write_bytes(content) if isinstance(content, bytes) else content(path)
     report = restore_folder(model, source, out, scale=1, progress=False, say=lines.append)
     names = sorted(source / name for name, *_ in TABLE)
-    outputs = dict(zip(names, output_names([path.relative_to(source) for path in names], ".png"), strict=True))
+    outputs = dict(
+        zip(names, output_names([path.relative_to(source).as_posix() for path in names], ".png"), strict=True)
+    )
     outcome = {path.name: out / name for path, name in outputs.items() if out / name in report.restored}
     assert len(report.restored) + len(report.failed) == len(TABLE) and report.skipped == []
     assert sorted([*out.rglob("*")]) == sorted([*report.restored, out / JOURNAL])

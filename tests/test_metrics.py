@@ -17,10 +17,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from omgsr_lib.data.photos import open_photo, to_pixels
 from omgsr_lib.metrics import measures
 from omgsr_lib.metrics.conventions import convention_scores, convention_table
-from omgsr_lib.metrics.evaluate import COLUMNS, evaluate_folder, evaluate_images, first_process
+from omgsr_lib.metrics.evaluate import COLUMNS, evaluate_folder, evaluate_images
 from omgsr_lib.metrics.niqe import niqe
 from omgsr_lib.metrics.scorers import MANIQA_VIT, PYIQA_FILES, metric_requirements, missing_weights
 from omgsr_lib.metrics.specs import SPECS
+from omgsr_lib.utils.processes import first_process
 
 
 @pytest.fixture(scope="module")

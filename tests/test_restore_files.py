@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,10 @@ from PIL import ExifTags, Image
 
 from omgsr_lib.images.image_file import Picture
 from omgsr_lib.restore import folder as restore_files
+from omgsr_lib.restore.batches import batches
 from omgsr_lib.restore.folder import restore_folder
 from omgsr_lib.restore.names import output_names
-from omgsr_lib.restore.pipeline import Restorer, batches, restore
+from omgsr_lib.restore.pipeline import Restorer, restore
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_16_bits_through_the_model(model, tmp_path):
     ],
 )
 def test_names_never_meet(names, expected):
-    found = [name.as_posix() for name in output_names([Path(name) for name in names], ".png")]
+    found = output_names(names, ".png")
     assert found == expected and len({name.casefold() for name in found}) == len(names)
 
 

@@ -12,8 +12,8 @@ from hostile_inputs import picture
 
 from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.folder import JOURNAL, fingerprint, restore_folder
-from omgsr_lib.utils.journal import alone
+from omgsr_lib.restore.folder import fingerprint, restore_folder
+from omgsr_lib.utils.journal import JOURNAL, alone
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ from PIL import Image
 from omgsr_lib.data.photos import find_photos
 from omgsr_lib.data.test_sets import TEST_SETS, PublicTestSet, open_test_set
 from omgsr_lib.metrics.evaluate import paired_files
+from omgsr_lib.model import OMGSR
+from omgsr_lib.restore.folder import restore_folder
 from omgsr_lib.restore.names import find_pictures
+from omgsr_lib.restore.pipeline import Restorer
 from omgsr_lib.utils.journal import JOURNAL
 
 
@@ -84,3 +87,29 @@ def test_a_linked_output_folder_is_no_input(folder, tmp_path):
     (folder / "out").symlink_to(tmp_path / "out")
     paths = find_pictures(folder, Path(tmp_path / "out"), None)
     assert [path.name for path in paths] == ["a.jpg", "c.PNG"]
+
+
+def test_a_folder_is_listed_without_a_look_into_its_images(tmp_path, monkeypatch):
+    """Of 400 images few are opened before the first is computed, and each result is looked up once."""
+    put(tmp_path / "in", "0.png")
+    for number in range(1, 400):
+        (tmp_path / "in" / f"{number}.png").hardlink_to(tmp_path / "in" / "0.png")
+    model, opened, looked_up, stat = OMGSR.from_base("tiny", "ddpm", 273), set(), [], os.stat
+
+    def note(file, *arguments, real=open, **options):
+        if isinstance(file, (str, os.PathLike)) and Path(file).suffix == ".png":
+            opened.add(str(file))
+        return real(file, *arguments, **options)
+
+    class Begun(Exception):
+        pass
+
+    def begin(restorer, pictures):
+        raise Begun
+
+    monkeypatch.setattr("builtins.open", note)
+    monkeypatch.setattr(os, "stat", lambda path, **options: looked_up.append(str(path)) or stat(path, **options))
+    monkeypatch.setattr(Restorer, "__call__", begin)
+    with pytest.raises(Begun):
+        restore_folder(model, tmp_path / "in", tmp_path / "out", progress=False)
+    assert 1 <= len(opened) <= 5 and 400 <= sum(path.endswith(".png") for path in looked_up) < 420

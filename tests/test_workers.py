@@ -67,6 +67,29 @@ def test_restored_bytes_do_not_depend_on_the_number_of_workers():
     assert images[1] == images[2]
 
 
+@pytest.mark.parametrize(("name", "side"), [("mini-s", 32), ("mini-f", 16)])
+def test_images_of_one_tile_share_the_workers(name, side, monkeypatch):
+    """The first waits for the second, so both are computed at once; their bytes are those of each alone."""
+    model, tile = OMGSR.from_pretrained(name).merge(), 4 * side
+    images = [Image.effect_noise((side, side), 60 + seed).convert("RGB") for seed in range(2)]
+    images += [Image.effect_noise((2 * side, side), 70).convert("RGB"), Image.effect_noise((side, side - 8), 80)]
+    alone = [restore(model, image, tile=tile, progress=False).images[0].tobytes() for image in images]
+    threads, second, run = [], threading.Event(), Restorer.run
+
+    def meet(self, padded, *arguments):
+        threads.append(torch.get_num_threads())
+        assert len(threads) > 1 and second.set() is None or second.wait(60)
+        return run(self, padded, *arguments)
+
+    with on_threads(2):
+        monkeypatch.setattr(Restorer, "run", meet)
+        results = restore(model, images, tile=tile, progress=False).images
+        assert threads == [1, 1, 2, 1]
+        monkeypatch.undo()
+        alone[2] = restore(model, images[2], tile=tile, progress=False).images[0].tobytes()  # on both threads
+    assert [image.tobytes() for image in results] == alone
+
+
 @pytest.mark.parametrize(("base", "expected"), [("tiny", None), ("mini-ddpm", "flat")])
 def test_an_autoencoder_that_sees_the_whole_image_stays_in_one_piece(base, expected):
     model = OMGSR.from_base(base, "ddpm", 250)

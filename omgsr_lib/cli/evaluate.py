@@ -40,8 +40,9 @@ def add_evaluate(commands):
 
 def evaluate(restored, reference, out, conventions, **options):
     """Score a folder of restored images, with or without references of the same names."""
-    from ..metrics.evaluate import evaluate_folder, first_process
+    from ..metrics.evaluate import evaluate_folder
     from ..utils.files import atomic_write
+    from ..utils.processes import first_process
 
     frame = evaluate_folder(restored, reference, progress=True, **options)
     if not first_process():

@@ -121,14 +121,18 @@ def restore(source, out, model, tile, colour_fix, **options):
     """Restore an image or a folder of images.
 
     A stopped run resumes with the same command. An input that cannot be restored
-    is a line on stderr and exit code 1, and the others are restored.
+    is a line on stderr and exit code 1, and the others are restored. Several
+    processes (torchrun --nproc_per_node 8 -m omgsr_lib.cli restore ...) share a
+    folder, each on its own GPU.
     """
     began = time.monotonic()
     from ..presets import default_tile
     from ..restore.names import find_pictures
+    from ..utils.processes import first_process, from_first
 
-    find_pictures(Path(source), Path(out), lambda error: None)  # before a large model is loaded
-    print(f"loading {model}", flush=True)
+    from_first(lambda: find_pictures(Path(source), Path(out), lambda error: None) and None)  # before a model is loaded
+    if first_process():
+        print(f"loading {model}", flush=True)
     from ..restore.folder import restore_folder
 
     report = restore_folder(
@@ -141,29 +145,36 @@ def restore(source, out, model, tile, colour_fix, **options):
         each=_print_above_the_bar,
         **options,
     )
+    if not first_process():  # whose exit code is that of all
+        return 0
     print(f"{report} in {time.monotonic() - began:.1f} s: {out}")
     return 1 if report.failed else 0
 
 
 def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, **options):
-    """The `OMGSR` of this name, ready to restore, on the GPU if there is one; `options` are those of `prepare`."""
+    """The `OMGSR` of this name, ready to restore, on the GPU if there is one; `options` are those of `prepare`.
+
+    Of several processes of a launcher each has its own, on its own GPU, in the precision that the first chooses.
+    """
     import torch
 
     from ..model import OMGSR
     from ..presets import small
     from ..restore.prepare import PRECISIONS, fast_dtype, prepare
     from ..utils.precision import native_precision
+    from ..utils.processes import first_process, from_first, process_device
 
     measured = precision is None and base is None and small(name)
-    dtype = torch.float32 if measured else PRECISIONS[precision or native_precision()]
+    dtype = torch.float32 if measured else PRECISIONS[precision or from_first(native_precision)]
     model = OMGSR.from_pretrained(name, base=base, adapter=adapter, prompt_embeds=prompt_embeds, dtype=dtype)
     if measured:
-        dtype = fast_dtype(model)
-        print(f"in {'bfloat16' if dtype == torch.bfloat16 else 'float32'}, which is faster here", flush=True)
+        dtype = from_first(lambda: fast_dtype(model))
+        if first_process():
+            print(f"in {'bfloat16' if dtype == torch.bfloat16 else 'float32'}, which is faster here", flush=True)
     return prepare(
         model,
         dtype=dtype,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=process_device(),
         compile=compile is not None,
         cache=compile,
         **options,

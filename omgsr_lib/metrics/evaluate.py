@@ -5,11 +5,9 @@ The standard script (pyiqa) pairs by sorted order, so that one missing image shi
 
 import json
 import math
-import os
 import warnings
 from collections import Counter
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +20,7 @@ from ..images.boxes import unread
 from ..images.png import png_source
 from ..images.sixteen_bit import is_deep
 from ..utils.files import sha256, write_json
+from ..utils.processes import first_process, gather, process_device, share
 from .measures import Undefined
 from .scorers import metric_scorer
 from .specs import metric_spec
@@ -61,14 +60,13 @@ def evaluate_folder(
     metrics of pyiqa without pyiqa.
     """
     specs, files = _check_metrics(metrics, reference_dir is not None), paired_files(restored_dir, reference_dir)
-    rank, processes, device = _process(device)
+    device = process_device(device)
     scorers = [(spec, metric_scorer(spec, device, weights)) for spec in specs if spec.name != "fid"]
     fid = [(spec, metric_scorer(spec, device, weights)) for spec in specs if spec.name == "fid"]
     scores = {}
-    mine = list(files.items())[rank::processes]
-    for name, paths in tqdm(mine, disable=not progress or rank > 0, desc="evaluate"):
+    for name, paths in tqdm(share([*files.items()]), disable=not (progress and first_process()), desc="evaluate"):
         scores[name] = _cached_scores(name, paths, scorers, device, cache)
-    scores = _gather(scores) if processes > 1 else scores
+    scores = dict(gather(scores.items()))
     rows = [_row(name, spec, scores[name][spec.name]) for name in files for spec, _ in scorers]
     rows += [_row("all", spec, function(str(restored_dir), str(reference_dir))) for spec, function in fid]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -80,7 +78,7 @@ def evaluate_images(restored, reference, metrics=("psnr_y", "ssim_y"), names=Non
     Tensors are measured as they are; round them to 8 bits first to match files. `reference` may be None if no metric
     needs it. `names` (default "0", "1", ...) fill the column image.
     """
-    specs, device = _check_metrics(metrics, reference is not None), _device(device)
+    specs, device = _check_metrics(metrics, reference is not None), process_device(device)
     if any(spec.name == "fid" for spec in specs):
         raise ValueError("The metric 'fid' compares folders, not images. Write PNG files and use evaluate_folder.")
     names = [str(index) for index in range(len(restored))] if names is None else list(names)
@@ -210,41 +208,6 @@ def _as_pixels(picture, name):
             f"Pixels must lie in [-1, 1]: '{name}' spans [{low:.4g}, {high:.4g}]. Rescale or clamp it first."
         )
     return picture.detach().float()
-
-
-def _device(device):
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-
-
-def first_process():
-    """Whether this process is the first of its launcher's: the one that prints and writes."""
-    return _from_launcher("WORLD_SIZE", 1) == 1 or _from_launcher("RANK", 0) == 0
-
-
-def _from_launcher(name, default):
-    """The integer in an environment variable; `default` where it is missing or empty."""
-    text = os.environ.get(name) or default
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"A launcher sets {name} to an integer: got {text!r}. Unset it.") from None
-
-
-def _process(device):
-    """`(rank, processes, device)` of this process: alone unless a launcher started several."""
-    if _from_launcher("WORLD_SIZE", 1) == 1:
-        return 0, 1, _device(device)
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))  # shares end at different times
-    return state.process_index, state.num_processes, state.device if device == "auto" else torch.device(device)
-
-
-def _gather(scores):
-    """The scores of all processes, in each of them."""
-    from accelerate.utils import gather_object
-
-    return dict(gather_object(list(scores.items())))
 
 
 def _cached_scores(name, paths, scorers, device, cache):

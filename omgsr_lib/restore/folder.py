@@ -14,11 +14,13 @@ from pathlib import Path
 
 from ..images.image_file import FORMATS, LOSSY, Picture
 from ..utils.files import atomic_write, remove_parts, sha256
-from ..utils.journal import JOURNAL, Journal, alone
+from ..utils.journal import Journal
 from ..utils.memory import out_of_memory
-from .names import find_pictures, output_names, refuse_inputs
+from ..utils.processes import alone_together, first_process, from_first, gather, processes, share
+from .batches import batches
+from .names import plan_outputs
 from .out_of_core import DISK_BYTES, fits_memory, restore_oversize
-from .pipeline import Restorer, batches, check_count, estimates
+from .pipeline import Restorer, check_count, estimates
 
 
 SCRATCH = ".omgsr-scratch"
@@ -29,7 +31,7 @@ EVERY = 30  # seconds between two lines of progress where there is no terminal
 
 @dataclass
 class FolderReport:
-    """Files written, files that a run before has finished, and `(path, reason)` of each input that failed."""
+    """Files written, files that a run before has finished, and `(path, reason)` of each input that failed; sorted."""
 
     restored: list = field(default_factory=list)
     skipped: list = field(default_factory=list)
@@ -38,6 +40,13 @@ class FolderReport:
     def __str__(self):
         others = (f"{len(paths)} {name}" for name, paths in vars(self).items() if paths and name != "restored")
         return ", ".join([f"{len(self.restored)} restored", *others])
+
+    @classmethod
+    def of(cls, reports):
+        """The one of several processes."""
+        return cls(
+            *(sorted(chain(*lists)) for lists in zip(*(vars(report).values() for report in reports), strict=True))
+        )
 
 
 def restore_folder(
@@ -71,9 +80,15 @@ def restore_folder(
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
     run before made it from the same bytes with the same settings and weights, as the `Journal` in `target` says. An
     input that is no image, is damaged, or has a side below 16 pixels fails, and the others go on. An image
-    that does not fit into the memory is restored in files (see `out_of_core`). Raises `ValueError`
-    for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no image, and
-    `OSError` if `target` cannot be written, the disk is full, or another run writes into `target`.
+    that does not fit into the memory is restored in files (see `out_of_core`).
+
+    Under `accelerate launch` or torchrun every process calls this with its own copy of the model. The first lists the
+    images and names the results; each process restores every n-th of the list, and all return the report of all. A run
+    that was stopped resumes with any number of processes.
+
+    Raises `ValueError` for a wrong argument or if a result would replace an input, `FileNotFoundError` if there is no
+    image, and `OSError` if `target` cannot be written, the disk is full, another run writes into `target`, or another
+    process has ended early.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}: got {format!r}.")
@@ -83,25 +98,25 @@ def restore_folder(
     if max_pixels is not None:
         check_count("max_pixels", max_pixels)
     restorer = Restorer(model, **options)
-    source, target = Path(source), Path(target)
-    unreadable = []
-    sources = find_pictures(source, target, unreadable.append)
-    root = source if source.is_dir() else source.parent
-    names = output_names([path.relative_to(root) for path in sources], FORMATS[format])
-    outputs = dict(zip(sources, (target / name for name in names), strict=True))
-    refuse_inputs(sources, target, outputs.values())
-    bar = Progress(len(sources) + len(unreadable), progress, say)
-    with alone(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
-        run = _Run(restorer, target, outputs, bar, format, quality, force, max_pixels, each)
+    target = Path(target)
+    pairs, unreadable = from_first(lambda: plan_outputs(Path(source), target, FORMATS[format]))
+    pairs, unreadable = share(pairs), share(unreadable)
+    bar = Progress(len(pairs) + len(unreadable), progress and first_process(), say)
+    with alone_together(target), bar, _Threads(1) as reader, _Threads(WRITERS) as writers:
+        from_first(lambda: _remove_scratch(target))
+        run = _Run(restorer, target, bar, format, quality, force, max_pixels, each)
         for error in unreadable:
             run.fail(error.filename, error)
-        jobs = run.read_jobs(reader.ahead(run.read, sources))
+        jobs = run.read_jobs(reader.ahead(run.read, pairs))
         groups = batches(
             jobs, lambda job: (job.oversize and job.output, restorer.padded(job.picture.size)), batch_size
         )
-        results = chain.from_iterable(run.compute(group) for group in groups)
+        results = chain.from_iterable(restorer.in_order(run.compute, groups, run.one_tile))
         run.collect(writers.ahead(run.write, results))
-    return run.report
+        report = FolderReport.of(gather([run.report]))
+        if first_process():
+            run.journal.merge()
+    return report
 
 
 def fingerprint(model):
@@ -127,25 +142,25 @@ class _Job:
 class _Run:
     """The stages of `restore_folder`, and what became of each input."""
 
-    def __init__(self, restorer, target, outputs, progress, format, quality, force, max_pixels, each):
-        self.restorer, self.target, self.outputs, self.progress = restorer, target, outputs, progress
+    def __init__(self, restorer, target, progress, format, quality, force, max_pixels, each):
+        self.restorer, self.target, self.progress = restorer, target, progress
         self.format, self.quality, self.force, self.max_pixels = format, quality, force, max_pixels
         self.each = each
-        self.journal, self.report, self.scratch = Journal(target / JOURNAL), FolderReport(), target / SCRATCH
-        shutil.rmtree(self.scratch, ignore_errors=True)  # of a run that was killed
+        rank, _ = processes()
+        self.journal, self.report, self.scratch = Journal(target, rank), FolderReport(), target / f"{SCRATCH}-{rank}"
         chosen = {f.name: getattr(restorer, f.name) for f in fields(restorer) if f.name not in ("model", "tile_batch")}
         self.settings = chosen | {"model": fingerprint(restorer.model), "format": format}
         if format in LOSSY:
             self.settings["quality"] = quality
 
-    def read(self, path):
-        """The job of an input, its image enlarged; in the reading thread."""
+    def read(self, pair):
+        """The job of a pair of `plan_outputs`, its image enlarged; in the reading thread."""
+        path, name = Path(pair[0]), pair[1]
         if path.exists() and not path.is_file():
             raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
-        output = self.outputs[path]
+        output = self.target / name
         if output.exists() and not output.is_file():
             raise ValueError(f"A restored image must not replace what is no file: '{output}' is none. Move it away.")
-        name = output.relative_to(self.target).as_posix()
         entry = {"file": name, "source": sha256(path), "settings": self.settings}
         if not self.force and self.journal.is_finished(entry, output):
             return _Job(path, output, entry, None)
@@ -170,7 +185,7 @@ class _Run:
 
     def read_jobs(self, futures):
         """The jobs to do; what failed and what is finished is recorded."""
-        for path, future in futures:
+        for (path, _), future in futures:
             try:
                 job = future.result()
             except (OSError, ValueError, MemoryError) as error:
@@ -200,6 +215,10 @@ class _Run:
             return []
         seconds = (time.monotonic() - began) / len(group)
         return [replace(job, picture=picture, seconds=seconds) for job, picture in zip(group, restored, strict=True)]
+
+    def one_tile(self, group):
+        """Whether the images of a group are computed beside other groups."""
+        return not group[0].oversize and self.restorer.takes_one_tile(group[0].picture.size, len(group))
 
     def write(self, job):
         """Write the restored image of a job; in a writing thread."""
@@ -240,6 +259,12 @@ class _Run:
         self.report.failed.append((Path(path), reason))
         self.progress.say(reason)
         self.progress.advance()
+
+
+def _remove_scratch(target):
+    """Remove what processes that were killed left between the stages."""
+    for folder in target.glob(f"{SCRATCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _line(text):

@@ -1,8 +1,10 @@
 """Which images of a folder are restored, and the names of the results."""
 
 import os
+import posixpath
 import unicodedata
 from collections import Counter
+from pathlib import PurePosixPath
 
 from ..images.scan import SUFFIXES, scan_folder
 
@@ -37,46 +39,75 @@ def find_pictures(source, target, on_error):
     return paths
 
 
+def plan_outputs(source, target, suffix):
+    """`(pairs, errors)`: `(image, name of its result)` of all images, as strings, sorted by the images' paths.
+
+    Names are relative to the folder `target` (`output_names`). No image is opened, so that a hundred thousand of them
+    are planned in seconds. `errors` are those of folders that cannot be read. Raises as `find_pictures`, and
+    `ValueError` if a result would replace an image.
+    """
+    errors = []
+    sources = find_pictures(source, target, errors.append)
+    root = source if source.is_dir() else source.parent
+    names = output_names([path.relative_to(root).as_posix() for path in sources], suffix)
+    pairs = [(str(path), name) for path, name in zip(sources, names, strict=True)]
+    _refuse_inputs(pairs, target)
+    return pairs, errors
+
+
 def output_names(names, suffix):
-    """A file name with `suffix` for each of `names` (relative paths), no two of which meet on any file system.
+    """A file name with `suffix` for each of `names` (relative, "/" between folders); no two meet on any file system.
 
     `a/b.jpg` becomes `a/b.png`, and `a/b.jpg.png` where another file would be called so too, or a folder is, or where
     the short name is another image's whole one. Names that differ in case alone are numbered. Case and Unicode
     normal forms, which some file systems ignore, tell no names apart.
     """
-    whole = {_key(name) for name in names}
-    short = Counter(_key(name.with_suffix("")) for name in names)
-    taken = {_key(parent) for name in names for parent in name.parents}
+    stems = [posixpath.splitext(name)[0] for name in names]
+    whole, short = {_key(name) for name in names}, Counter(map(_key, stems))
+    folders = {
+        folder for parent in {*map(posixpath.dirname, names)} for folder in (parent, *PurePosixPath(parent).parents)
+    }
+    taken = {_key(str(folder)) for folder in folders}
     chosen = []
-    for name in names:
-        stem = name.with_suffix("")
-        if short[_key(stem)] > 1 or _key(stem) in whole or _key(_add(stem, suffix)) in taken:
+    for name, stem in zip(names, stems, strict=True):
+        if short[_key(stem)] > 1 or _key(stem) in whole or _key(stem + suffix) in taken:
             stem = name
-        output, number = _add(stem, suffix), 2
+        output, number = stem + suffix, 2
         while _key(output) in taken:
-            output, number = _add(stem, f"-{number}{suffix}"), number + 1
+            output, number = f"{stem}-{number}{suffix}", number + 1
         taken.add(_key(output))
         chosen.append(output)
     return chosen
 
 
-def refuse_inputs(sources, target, outputs):
-    """Raise `ValueError` if a file of `outputs`, in the folder `target`, is one of the files `sources`.
+def _refuse_inputs(pairs, target):
+    """Raise `ValueError` if a result that is there, in the folder `target`, is one of the images.
 
     Those that cannot be looked up, for a permission or too long a name, pass: they fail later, alone.
     """
-    inputs = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in sources if os.path.exists(path))}
-    for output in outputs:
-        if os.path.exists(output) and (output.stat().st_dev, output.stat().st_ino) in inputs:
+    outputs = {_identity(os.path.join(target, name)): name for _, name in pairs}
+    outputs.pop(None, None)
+    if not outputs:
+        return
+    for source, _ in pairs:
+        replaced = outputs.get(_identity(source))
+        if replaced is not None:
             raise ValueError(
-                f"A restored image must not replace an image to restore: '{target}' holds {output.name}. "
-                "Choose another folder for the output."
+                f"A restored image must not replace an image to restore: '{target}' holds {replaced}. Choose another "
+                "folder for the output."
             )
 
 
-def _key(path):
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path.as_posix()).casefold())
+def _identity(path):
+    """What two paths of one file have in common; None of a path that cannot be looked up."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
 
 
-def _add(path, ending):
-    return path.with_name(path.name + ending)
+def _key(name):
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -6,7 +6,7 @@ import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from numbers import Integral, Real
 
 import torch
@@ -21,8 +21,9 @@ from ..tiling.grid import PLANNERS, WINDOWS
 from ..tiling.vae import MODES, exact_in_tiles
 from ..utils.device import fast_attention
 from ..utils.memory import free_memory, out_of_memory
-from ..utils.workers import on_threads
+from ..utils.workers import in_order, on_threads
 from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, in_exact_tiles, retry_smaller
+from .batches import batches
 from .colour import check_method, colour_strips
 
 
@@ -91,16 +92,24 @@ def restore(
     options = dict(scale=scale, timestep=timestep, strength=strength, colour_fix=colour_fix, seed=seed)
     restorer = Restorer(model, **options, **tiling, as_released=as_released)
     pictures = enumerate(Picture.from_image(image) for image in images)
+    groups = batches(pictures, lambda item: restorer.padded(restorer.size(item[1].size)), batch_size)
     restored, seconds = [None] * len(images), dict.fromkeys(STAGES, 0.0)
+
+    def compute(group):
+        numbers, group = zip(*group, strict=True)
+        results, clock = restorer([restorer.enlarge(picture) for picture in group])
+        return dict(zip(numbers, results, strict=True)), clock
+
+    def one_tile(group):
+        return restorer.takes_one_tile(restorer.size(group[0][1].size), len(group))
+
     with _progress(len(images), progress) as bar:
-        for group in batches(pictures, lambda item: restorer.padded(restorer.size(item[1].size)), batch_size):
-            numbers, group = zip(*group, strict=True)
-            results, clock = restorer([restorer.enlarge(picture) for picture in group])
-            for number, result in zip(numbers, results, strict=True):
+        for results, clock in restorer.in_order(compute, groups, one_tile):
+            for number, result in results.items():
                 restored[number] = result.image()
             for stage in STAGES:
                 seconds[stage] += clock[stage]
-            bar.update(len(group))
+            bar.update(len(results))
     return RestoreResult(restored, seconds)
 
 
@@ -200,6 +209,28 @@ class Restorer:
         """The bicubic enlargement of a `Picture` to its restored size."""
         return picture.enlarge(*self.size(picture.size))
 
+    def in_order(self, function, groups, one_tile):
+        """Yield `function(group)` of each of `groups`, images that are restored at once, in order.
+
+        On a CPU neighbours that take one tile each (`one_tile(group)`, see `takes_one_tile`) share the workers; of the
+        others each has all workers, for its tiles.
+        """
+        workers = self._workers
+        for shared, part in groupby(groups, key=one_tile):
+            yield from in_order(function, part, workers if shared else 1)
+
+    def takes_one_tile(self, size, count=1):
+        """Whether `count` images of the restored `size` are computed on one thread, wherever others are.
+
+        Those of a small network on a CPU are that fit into a tile at once, with a megapixel at most: so their bytes
+        depend neither on the threads nor on their neighbours.
+        """
+        width, height = self.padded(size)
+        if self.tile is None or not self._small_on_cpu or self._compiled or count * width * height > SMALL:
+            return False
+        tile = self.settings(height, width, count).tile
+        return tile is None or width * height <= (tile * compression(self.model.vae)) ** 2
+
     @torch.inference_mode()
     def __call__(self, pictures):
         """`(restored, seconds)` of enlarged `Picture`s of one padded size; the seconds are those of each stage.
@@ -266,18 +297,24 @@ class Restorer:
     @cached_property
     def _exact_in_tiles(self):
         """Whether tiles of the autoencoder change nothing but the speed, with one worker too: equal results."""
-        compiled = self.model.vae.decoder._compiled_call_impl is not None  # as one piece
-        return self._small_on_cpu and not compiled and exact_in_tiles(self.model.vae)
+        return self._small_on_cpu and not self._compiled and exact_in_tiles(self.model.vae)
+
+    @property
+    def _compiled(self):
+        """Whether the autoencoder is compiled: as one piece, for all threads."""
+        return self.model.vae.decoder._compiled_call_impl is not None
 
     def _in_memory(self, pictures, enlarged, settings):
         results = [torch.empty_like(pixels[0]) for pixels in enlarged]
         sizes = [pixels.shape[-2:] for pixels in enlarged]
+        one_thread = self.takes_one_tile(enlarged[0].shape[:-3:-1], len(enlarged))
         padded = torch.cat([_pad(pixels, self.model.multiple) for pixels in enlarged])
 
         def write(number, rows, pixels):
             results[number][:, rows] = pixels[0]
 
-        seconds = self.run(padded, enlarged, sizes, settings, write)
+        with on_threads(1) if one_thread else nullcontext():
+            seconds = self.run(padded, enlarged, sizes, settings, write)
         return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, results, strict=True)], seconds
 
     def run(self, padded, enlarged, sizes, settings, write, store=lambda stage: {}):
@@ -345,22 +382,6 @@ def check_name(name, value, names, optional=False):
     if not (value in names or (optional and value is None)):
         known = ", ".join(names) + (" or None" if optional else "")
         raise ValueError(f"{name} must be one of {known}: got {value!r}.")
-
-
-def batches(items, key, size):
-    """Lists of at most `size` items with equal `key`, each in the items' order.
-
-    At most 4 times `size` items wait for others of their kind; then those that have waited longest go on.
-    """
-    waiting = {}
-    for item in items:
-        group = waiting.setdefault(key(item), [])
-        group.append(item)
-        if len(group) == size:
-            yield waiting.pop(key(item))
-        elif sum(map(len, waiting.values())) >= 4 * size:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
 
 
 def _pad(pixels, multiple):

@@ -9,23 +9,25 @@ import torch
 from torch import nn
 
 from .copying import copied_with
+from .processes import processes_here
 
 
 def free_memory(device):
     """Bytes that `device` can still give: of a CUDA device with what torch holds unused, of the CPU what is available.
 
-    Raises `ValueError` where the system does not say.
+    Of several processes of a launcher on one device each is given its part. Raises `ValueError` where the system does
+    not say.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return torch.cuda.mem_get_info(device)[0] // -(-processes_here() // torch.cuda.device_count()) + unused
     if device.type == "cpu":
         linux = Path("/proc/meminfo")
         if linux.is_file():  # unlike the free pages, this counts the file cache that can be dropped
             lines = dict(line.split(":") for line in linux.read_text().splitlines())
-            return int(lines["MemAvailable"].split()[0]) * 1024
+            return int(lines["MemAvailable"].split()[0]) * 1024 // processes_here()
         if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes_here()
     raise ValueError(f"The free memory of {device.type} is not known on this system: give the tile in pixels.")
 
 
