@@ -1,6 +1,7 @@
 """`omgsr train`, `pretrain`, `midstep`, `manifest`: what is trained, and on which photographs."""
 
 import argparse
+import warnings
 
 from ..presets import FAMILIES, PRETRAINING
 from .options import (
@@ -60,13 +61,17 @@ def add_train(commands):
     )
 
     model = parser.add_argument_group("model")
-    model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
     model.add_argument(
-        "--variant", required=True, help="s (DDPM) or f (flow matching); of mini s-long, -polish, -adaptive, -dial too"
+        "--preset", help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)"
     )
     model.add_argument(
+        "--variant", required=True,
+        help="s (DDPM), f (flow matching), of open z (Z-Image), k (FLUX.2-klein); of mini s-long, -polish, -adaptive, "
+        "-dial too",
+    )  # fmt: skip
+    model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
-        help="side of a crop in pixels; required of paper and release (default: that of mini and smoke)",
+        help="side of a crop in pixels; required of full-size bases (default: that of mini and smoke)",
     )  # fmt: skip
     model.add_argument("--base", metavar="MODEL", help="folder or mirror of the base model" + RECIPE)
     model.add_argument("--start", metavar="DIR", help="folder of the adapters to continue from" + RECIPE)
@@ -123,15 +128,17 @@ def train(
 
     A stopped training resumes with the same command.
     """
-    from ..presets import recipe
+    from ..presets import preset_of, recipe, timestep_caution
 
     variant = variant if resolution is None else f"{variant}-{resolution}"
-    measured = timestep == "auto"
+    preset, measured = preset or preset_of(variant), timestep == "auto"
     changes = {name: options.pop(name) for name in CHANGES}
     chosen = recipe(preset, variant, **changes, timestep=None if measured else timestep)
     for name, value in (("photos", photos), ("out", out)):
         if not (dry_run or value):
             raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
+    if not measured and (caution := timestep_caution(chosen)):
+        warnings.warn(caution, stacklevel=2)
     import torch
 
     torch.set_num_threads(threads)
@@ -172,7 +179,7 @@ def add_midstep(commands):
     files.add_argument("--size", type=positive, default=512, metavar="N", help="crop side in pixels, from 16")
     files.add_argument("--scale", type=positive, default=4, metavar="N", help="of the degradation, from 1")
     model = parser.add_argument_group("model")
-    model.add_argument("--vae", default="mini", help="mini, a folder or a hub id of a diffusers autoencoder")
+    model.add_argument("--vae", default="mini", help="mini, a folder or a hub id of a diffusers autoencoder or base")
     model.add_argument("--family", default=FAMILIES["s"], choices=[*FAMILIES.values()], help="noise schedule")
     add_seed(model)
 

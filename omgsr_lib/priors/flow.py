@@ -90,9 +90,9 @@ class FlowPrior(nn.Module):
 
     def folded(self, timestep, prompt):
         """The denoiser folded at `timestep` and a `fold.Prompt`."""
-        from ..fold.flux import FoldedFlux
+        from ..fold.flux import folded_flux
 
-        return FoldedFlux(self, timestep, prompt)
+        return folded_flux(self, timestep, prompt)
 
     # Sizes
 

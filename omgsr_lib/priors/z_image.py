@@ -53,7 +53,7 @@ class ZImagePrior(nn.Module):
 
         Raises `ValueError` for a side without positions: of Z-Image from 1024 latents, 8192 pixels.
         """
-        self.check_sides(latents)
+        check_sides(latents, self.denoiser.config.axes_lens)
         clean = 1 - self.schedule.sigmas[self.schedule.expand(timestep, len(latents)).cpu()]
         prompt = self.prompt_embeds[0].to(latents.dtype)
         output = self.denoiser(
@@ -63,16 +63,6 @@ class ZImagePrior(nn.Module):
             return_dict=False,
         )[0]
         return -torch.stack(output)[:, :, 0]
-
-    def check_sides(self, latents):
-        """Raises `ValueError` unless the sides of `latents` are even and have positions."""
-        most = [2 * length for length in self.denoiser.config.axes_lens[1:]]
-        height, width = latents.shape[-2:]
-        if height % 2 or width % 2 or height > most[0] or width > most[1]:
-            raise ValueError(
-                f"Z-Image packs 2x2 latents and has positions for {most[0]}x{most[1]}: got {height}x{width}. "
-                "Pad the image, or predict in tiles."
-            )
 
     @staticmethod
     def classes():
@@ -129,3 +119,14 @@ class ZImagePrior(nn.Module):
         """A random denoiser and prompt tensors of the size of Z-Image-Turbo: 6.2 G parameters; the empty prompt."""
         prompt_embeds = torch.randn(1, 8, 2560)  # hidden states of Qwen3: its template around nothing
         return cls.classes()[0](axes_lens=[1536, 512, 512]), {"prompt_embeds": prompt_embeds}
+
+
+def check_sides(latents, axes_lens):
+    """Raises `ValueError` unless the sides of `latents` are even and within Z-Image's positions, `axes_lens`."""
+    height, width = latents.shape[-2:]
+    most = [2 * length for length in axes_lens[1:]]
+    if height % 2 or width % 2 or height > most[0] or width > most[1]:
+        raise ValueError(
+            f"Z-Image packs 2x2 latents, at most {most[0]}x{most[1]}: got {height}x{width}. Pad the image, or predict "
+            "in tiles."
+        )

@@ -27,6 +27,8 @@ LICENCES = {
         "license_name": "flux-1-dev-non-commercial-license",
         "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
     },
+    "Tongyi-MAI/Z-Image-Turbo": {"license": "apache-2.0"},
+    "black-forest-labs/FLUX.2-klein-4B": {"license": "apache-2.0"},
 }
 OWN = {"library_name": "diffusers", "license": "apache-2.0"}
 
