@@ -178,7 +178,7 @@ def test_equal_tokens_are_merged(family, tokens, form):
 def test_equal_tokens_with_positions_are_not_merged(family):
     """A prompt of 40 tokens, which Z-Image pads to 64, in an order that matters."""
     prior, latents = TINY[family](), noise((1, 4, 6, 10))
-    prior.prompt_embeds = noise((1, 20, 16), seed=5).repeat(1, 2, 1)
+    prior.prompt_embeds = noise((1, 20, prior.prompt_embeds.shape[-1]), seed=5).repeat(1, 2, 1)
     expected = prior(latents, 244)
     assert difference(fold_prior(prior, 244)(latents, 244), expected) <= 1e-6
     prior.prompt_embeds = prior.prompt_embeds.flip(1)

@@ -120,11 +120,11 @@ class Flux2Prior(nn.Module):
             num_single_layers=2,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=16,
+            joint_attention_dim=48,
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False,
         )
-        return cls(transformer.eval(), cls.new_scheduler(), torch.randn(1, 4, 16))
+        return cls(transformer.eval(), cls.new_scheduler(), torch.randn(1, 4, 48))
 
     @classmethod
     def full_size(cls):

@@ -107,7 +107,7 @@ class ZImagePrior(nn.Module):
             n_kv_heads=2,
             cap_feat_dim=16,
             axes_dims=[4, 6, 6],
-            axes_lens=[64, 64, 64],
+            axes_lens=[1024, 64, 64],
         )
         with torch.no_grad():
             transformer.x_pad_token.normal_()
