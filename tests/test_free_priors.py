@@ -153,9 +153,9 @@ def test_restoring_in_tiles_folded_or_from_a_folder(family, tmp_path):
     expected = restore(model, image, **options).images[0]
     assert expected.size == (112, 80)
     folder = model.save_pretrained(tmp_path / "model")
-    assert restore(OMGSR.from_pretrained(folder), image, **options).images[0].tobytes() == expected.tobytes()
-    folded = restore(model.fold(), image, **options).images[0]
-    assert (to_pixels(folded) - to_pixels(expected)).abs().max() <= 2 / 255 + 1e-6
+    level = 2 / 255 + 1e-6
+    for other in (OMGSR.from_pretrained(folder), model.fold()):
+        assert (to_pixels(restore(other, image, **options).images[0]) - to_pixels(expected)).abs().max() <= level
 
 
 def test_sides_without_positions_are_refused():

@@ -62,8 +62,9 @@ def add_train(commands):
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--preset", help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)"
-    )
+        "--preset",
+        help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)",
+    )  # fmt: skip
     model.add_argument(
         "--variant", required=True,
         help="s (DDPM), f (flow matching), of open z (Z-Image), k (FLUX.2-klein); of mini s-long, -polish, -adaptive, "

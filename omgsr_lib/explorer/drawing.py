@@ -20,7 +20,7 @@ _GAP = 6
 
 
 def columns_of(view):
-    """Columns `(variant, panel)` of the view of a variant or "both", panels of `cache.PANELS` besides "lq" and "photo"."""
+    """Columns `(variant, panel)` of a variant's view or of "both": panels of `cache.PANELS` and "lq", "photo"."""
     if view == "both":
         return [(None, "lq"), *((v, p) for v in "sf" for p in ("prior", "tuned")), (None, "photo")]
     return [(None, "lq"), *((view, p) for p in ("noisy", "prior", "tuned")), (None, "photo")]

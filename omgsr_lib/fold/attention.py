@@ -1,4 +1,4 @@
-"""Attention of a folded transformer: root-mean-square norms of queries and keys, rotary embedding, one fused kernel."""
+"""Attention of a folded transformer: norms of queries and keys, rotary embedding, one fused kernel."""
 
 from typing import NamedTuple
 

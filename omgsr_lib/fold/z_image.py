@@ -139,7 +139,9 @@ def _packed_input(embedder):
 
 def _packed_output(projection):
     """The negative of `projection` in the order of `pack_latents`."""
-    weight, bias = (-x.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1) for x in (projection.weight, projection.bias))
+    weight, bias = (
+        -x.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1) for x in (projection.weight, projection.bias)
+    )
     return replace(projection, weight=weight, bias=bias)
 
 

@@ -11,7 +11,7 @@ from . import prior_class
 
 
 def full_size_autoencoder(family, *, device="meta", dtype=torch.bfloat16, seed=0):
-    """The autoencoder of `family`: 84 M parameters; 4 channels of "ddpm", 16 of "flow" and "z_image", 32 of "flux2"."""
+    """The autoencoder of `family`, 84 M parameters: 4 channels of "ddpm", 16 of "flow", "z_image", 32 of "flux2"."""
     import diffusers
 
     prior = prior_class(family)

@@ -25,7 +25,7 @@ def latent_space(preset, variant):
 def load_latent_space(name, family):
     """Autoencoder `name` with the schedule of `family` (`load_schedule`).
 
-    `name`: "mini" (ships with the package), "tiny" (random), a folder or a hub id of any diffusers autoencoder, or of a
+    `name`: "mini" (ships with the package), "tiny" (random), a folder or a hub id of any diffusers autoencoder or of a
     base with its `vae/`.
     """
     if name == "tiny":
@@ -35,7 +35,7 @@ def load_latent_space(name, family):
         name = WEIGHTS / "mini-autoencoder"
     try:
         vae = load_autoencoder(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, ConnectionError):  # the latter if only vae/ is in the hub's cache
         vae = load_autoencoder(name, subfolder="vae")
     return vae, load_schedule(family)
 

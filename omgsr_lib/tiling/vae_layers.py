@@ -50,8 +50,8 @@ class Layer:
 def encoder_layers(vae):
     """Layers from pixels in `[-1, 1]` to what `vae.encode` makes its posterior or latents of.
 
-    `vae`: `AutoencoderKL[Flux2]` (Stable Diffusion, FLUX), `AutoencoderDC` without attention or `AutoencoderTiny`. Raises
-    `ValueError` for others.
+    `vae`: `AutoencoderKL[Flux2]` (Stable Diffusion, FLUX), `AutoencoderDC` without attention or `AutoencoderTiny`.
+    Raises `ValueError` for others.
     """
     encoder = vae.encoder
     match type(vae).__name__:
