@@ -79,7 +79,7 @@ _BASES = {
     "Z-Image":     ("Tongyi-MAI/Z-Image-Turbo",              "z_image", _Z_IMAGE, "",       True,  None),
     "klein":       ("black-forest-labs/FLUX.2-klein-4B",     "flux2", _KLEIN,    "",        True,  None),
 }  # fmt: skip
-# Bases whose t* was not measured in their own latent space, and whose it is.
+# Bases with the t* of another model, and which one.
 _BORROWED = {
     "Tongyi-MAI/Z-Image-Turbo": "FLUX.1-dev's, which has the same autoencoder",
     "black-forest-labs/FLUX.2-klein-4B": "FLUX.1-dev's, which has another autoencoder",
