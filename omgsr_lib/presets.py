@@ -1,8 +1,8 @@
 """Every hyper-parameter of every preset, one aligned table each, with its source.
 
 `paper` is the first version of the paper (August 2025), `first-release` the code that the authors published with it,
-`release` their later code (October 2025 and on); `mini` follows `paper` at the scale of the priors in this package;
-`smoke` is for tests.
+`release` their later code (October 2025 and on); `open` is for bases with a free licence; `mini` follows `paper` at
+the scale of the priors in this package; `smoke` is for tests.
 """
 
 from dataclasses import dataclass, replace
@@ -60,11 +60,14 @@ class Recipe:
 # What a training starts from; the commits of the hub ids.
 _SD_TURBO, _FLUX = "b261bac6fd2cf515557d5d0707481eafa0485ec2", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"
 _SD21_BASE = "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06"
+_Z_IMAGE, _KLEIN = "f332072aa78be7aecdf3ee76d5c247082da564a6", "e7b7dc27f91deacad38e78976d1f2b499d76a294"
 _BASE_COLUMNS = ("base", "family", "revision", "prompt", "checkpointing", "start")
 _BASES = {
     #               base                                     family  commit      prompt     recomp. start
     "tiny-ddpm":   ("tiny",                                  "ddpm", None,       "",        False, None),
     "tiny-flow":   ("tiny",                                  "flow", None,       "",        False, None),
+    "tiny-z":      ("tiny",                                  "z_image", None,    "",        False, None),
+    "tiny-k":      ("tiny",                                  "flux2", None,      "",        False, None),
     "mini-ddpm":   ("mini-ddpm",                             "ddpm", None,       "",        False, None),
     "mini-flow":   ("mini-flow",                             "flow", None,       "",        False, None),
     "mini-s":      ("mini-ddpm",                             "ddpm", None,       "",        False, "mini-s"),
@@ -73,7 +76,14 @@ _BASES = {
     "SD2.1-base":  ("stabilityai/stable-diffusion-2-1-base", "ddpm", _SD21_BASE, "",        False, None),
     "FLUX v1":     ("black-forest-labs/FLUX.1-dev",          "flow", _FLUX,      PROMPT_V1, True,  None),
     "FLUX":        ("black-forest-labs/FLUX.1-dev",          "flow", _FLUX,      "",        True,  None),
+    "Z-Image":     ("Tongyi-MAI/Z-Image-Turbo",              "z_image", _Z_IMAGE, "",       True,  None),
+    "klein":       ("black-forest-labs/FLUX.2-klein-4B",     "flux2", _KLEIN,    "",        True,  None),
 }  # fmt: skip
+# Bases with the t* of another model, and which one.
+_BORROWED = {
+    "Tongyi-MAI/Z-Image-Turbo": "FLUX.1-dev's, which has the same autoencoder",
+    "black-forest-labs/FLUX.2-klein-4B": "FLUX.1-dev's, which has another autoencoder",
+}
 
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
@@ -113,6 +123,10 @@ _IMAGES = {
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
 # as they did. Their effective batch is 8 with two GPUs, 16 with four.
+#
+# `open`, not published: the values of `release` with the losses of `paper`, whose networks have free licences too. t*
+# has the SNR of FLUX.1-dev's 244: Z-Image has its autoencoder and another shift; FLUX.2 has the same shift and another
+# latent space, in which that is no more than a start.
 _COLUMNS = (
     "timestep", "resolution", "scale", "vae_rank", "denoiser_rank",
     "learning_rate", "warmup", "decay", "steps", "batch_size", "accumulation", "save_every",
@@ -122,6 +136,8 @@ _ROWS = {
     "smoke": {
         "s":          ("tiny-ddpm",  "mini",       "fixed",  273,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
         "f":          ("tiny-flow",  "mini",       "fixed",  244,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
+        "z":          ("tiny-z",     "mini",       "fixed",  254,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
+        "k":          ("tiny-k",     "mini",       "fixed",  244,   80, 4,  8, 16, 5e-4,  20, 0.3,      2, 4, 1,   50),
     },
     "mini": {
         "s":          ("mini-ddpm",  "mini",       "fixed",  255,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
@@ -150,6 +166,12 @@ _ROWS = {
     "release": {
         "s-512":      ("SD2.1-base", "release",    "fixed",  273,  512, 4, 16, 32, 5e-5,   0, 0.0,  6_000, 1, 4, 1000),
         "f-1024":     ("FLUX",       "release",    "fixed",  244, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+    },
+    "open": {
+        "z-512":      ("Z-Image",    "paper",      "fixed",  254,  512, 4, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+        "z-1024":     ("Z-Image",    "paper 1024", "fixed",  254, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+        "k-512":      ("klein",      "paper",      "fixed",  244,  512, 4, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+        "k-1024":     ("klein",      "paper 1024", "fixed",  244, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
     },
 }  # fmt: skip
 
@@ -189,7 +211,7 @@ PRETRAINING = {
     "estimator":   Pretraining(steps=1000, batch_size=64, learning_rate=1e-3),
 }  # fmt: skip
 
-PRESETS = ("smoke", "mini", "latents", "paper", "first-release", "release")
+PRESETS = ("smoke", "mini", "latents", "paper", "first-release", "release", "open")
 
 PACKAGED_PRIORS = ("mini-ddpm", "mini-flow")  # folders of omgsr_lib/weights, beside mini-autoencoder
 
@@ -207,6 +229,10 @@ MODELS = {
     "omgsr-s-1024": ("paper", "s-1024"),
     "omgsr-f-512": ("paper", "f-512"),
     "omgsr-f-1024": ("release", "f-1024"),
+    "omgsr-z-512": ("open", "z-512"),
+    "omgsr-z-1024": ("open", "z-1024"),
+    "omgsr-k-512": ("open", "k-512"),
+    "omgsr-k-1024": ("open", "k-1024"),
 }
 
 # Sides in pixels of the tiles of a prediction where those of training are not the best: the UNet of mini-s gains from
@@ -226,7 +252,7 @@ def small(name):
 
 
 def recipe(preset, variant, **changes):
-    """The `Recipe` of a preset and variant ("s", "f", or with a resolution: "s-512").
+    """The `Recipe` of a preset and variant ("s", "f", "z", "k", or with a resolution: "s-512").
 
     `changes` that are not None replace fields. Raises `ValueError` that lists what there is.
     """
@@ -234,6 +260,24 @@ def recipe(preset, variant, **changes):
         known = ", ".join(f"{p} {v}" for p, v in RECIPES)
         raise ValueError(f"A recipe must be one of: {known}. Got {preset!r} {variant!r}.")
     return replace(RECIPES[preset, variant], **{name: value for name, value in changes.items() if value is not None})
+
+
+def preset_of(variant):
+    """The preset of a variant where none is named: the only one that has it, else "mini"."""
+    having = [preset for preset, name in RECIPES if name == variant]
+    return having[0] if len(having) == 1 else "mini"
+
+
+def timestep_caution(recipe):
+    """One line if the recipe's t* is another model's, with the command that measures its own; else None."""
+    own = recipe.timestep not in {row.timestep for row in RECIPES.values() if row.base == recipe.base}
+    if own or recipe.base not in _BORROWED:
+        return None
+    return (
+        f"The mid-timestep {recipe.timestep} was not measured for {recipe.base}: it has the SNR of "
+        f"{_BORROWED[recipe.base]}. Measure it with --timestep auto, or with omgsr midstep --photos PATH --vae "
+        f"{recipe.base} --family {recipe.family} --size {recipe.resolution} --scale {recipe.scale}."
+    )
 
 
 def preset_recipe(preset, variant, **changes):

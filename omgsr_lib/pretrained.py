@@ -32,7 +32,7 @@ def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, d
 
     Args:
         name: "mini-s", "mini-f", "mini-s-adaptive" or "mini-f-adaptive" (they ship with the package),
-            "omgsr-{s,f}-{512,1024}", or a folder.
+            "omgsr-{s,f,z,k}-{512,1024}", or a folder.
         base: folder or hub id in diffusers layout, instead of the preset's.
         adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
             the un-tuned prior is returned.
@@ -110,7 +110,8 @@ def from_base(
     """
     options = dict(dtype=dtype, revision=revision)
     if base == "tiny":
-        vae, prior = tiny_autoencoder(seed=seed), prior_class(family).tiny(seed=seed)
+        kind = prior_class(family)
+        vae, prior = tiny_autoencoder(seed=seed, kind=kind.autoencoder_class), kind.tiny(seed=seed)
     elif base in presets.PACKAGED_PRIORS:
         verify_hashes(WEIGHTS)
         vae = load_autoencoder(WEIGHTS / "mini-autoencoder", dtype=dtype)
@@ -124,7 +125,7 @@ def from_base(
 
 
 def full_size(cls, family, timestep, *, device="meta", dtype=torch.bfloat16, seed=0):
-    """The un-tuned model at the size of SD-Turbo or SD2.1-base ("ddpm") or FLUX.1-dev ("flow"), without weights.
+    """The un-tuned model at the size of the published base of `family`, without weights (`priors.full_size`).
 
     On the meta device, to count; on a GPU with random weights from `seed`, to time.
     """

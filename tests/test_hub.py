@@ -8,7 +8,7 @@ from huggingface_hub import errors
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
-from omgsr_lib.priors import DDPMPrior, FlowPrior
+from omgsr_lib.priors import PRIORS
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder
 
@@ -40,10 +40,10 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def folders(tmp_path):
-    for prior in (DDPMPrior.tiny(), FlowPrior.tiny()):
+    for prior in (kind.tiny() for kind in PRIORS.values()):
         save_prior(prior, tmp_path / prior.family)
         save_model(tiny_autoencoder(), tmp_path / prior.family / "vae")
-    return {family: tmp_path / family for family in ("ddpm", "flow")}
+    return {family: tmp_path / family for family in PRIORS}
 
 
 def change(file, **settings):
@@ -100,6 +100,11 @@ def test_a_base_of_the_other_family_names_both(folders, hub):
         OMGSR.from_pretrained("omgsr-s-512", base=folders["flow"])
     with pytest.raises(ValueError, match=r"flow model needs a flow base .with transformer/.*ddpm.* is a ddpm base"):
         OMGSR.from_pretrained("omgsr-f-512", base=folders["ddpm"])
+
+    with pytest.raises(ValueError, match=r"ddpm model needs a ddpm base.*z_image.* is a z_image base"):
+        OMGSR.from_pretrained("omgsr-s-512", base=folders["z_image"])
+    with pytest.raises(ValueError, match="flux2 family needs a Flux2Transf.*: .* has a ZImageTransformer2DModel"):
+        OMGSR.from_pretrained("omgsr-k-512", base=folders["z_image"])
 
     def on_the_hub(file, **options):
         if file.startswith("unet/"):

@@ -84,7 +84,7 @@ def test_start_is_gaussian_times_zero_and_all_else_is_frozen():
     assert all(not p.any() for name, p in lora_parameters(module).items() if ".lora_B." in name)
 
 
-@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+@pytest.mark.parametrize("kind", ["encoder", *PRIORS])
 def test_files_and_round_trip(kind, tmp_path):
     module, targets = module_of(kind)
     torch.manual_seed(3)
@@ -264,10 +264,12 @@ def test_folder_names_are_the_official_ones():
     assert {family: prior.adapter_folders for family, prior in PRIORS.items()} == {
         "ddpm": ("unet_lora_adapter", "vae_encoder_lora_adapter"),
         "flow": ("flux_adapter", "vae_encoder_adapter"),
+        "z_image": ("z_image_adapter", "vae_encoder_adapter"),
+        "flux2": ("flux2_adapter", "vae_encoder_adapter"),
     }
 
 
-@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+@pytest.mark.parametrize("kind", ["encoder", *PRIORS])
 def test_removing_gives_the_module_without_adapters(kind):
     module, targets = module_of(kind)
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -278,7 +280,7 @@ def test_removing_gives_the_module_without_adapters(kind):
     assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("kind", ["encoder", "ddpm", "flow"])
+@pytest.mark.parametrize("kind", ["encoder", *PRIORS])
 def test_widening_keeps_the_function_and_gains_trainable_rows(kind):
     module, targets = module_of(kind)
     add_lora(module, 2, targets)

@@ -10,12 +10,13 @@ from omgsr_lib import pretrained
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import PROMPT_V1, recipe
 from omgsr_lib.priors import PRIORS
+from omgsr_lib.priors.latents import scale_latents, unscale_latents
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.utils.files import sha256
 
 
-TIMESTEPS = {"ddpm": 273, "flow": 244}
+TIMESTEPS = {"ddpm": 273, "flow": 244, "z_image": 254, "flux2": 244}
 
 
 def untuned(family):
@@ -32,7 +33,7 @@ def tuned(family, ranks=(4, 4)):
     return model
 
 
-@pytest.fixture(params=["ddpm", "flow"])
+@pytest.fixture(params=PRIORS)
 def family(request):
     return request.param
 
@@ -45,15 +46,17 @@ def pixels():
 @torch.no_grad()
 def test_forward_by_hand(family, pixels):
     model = untuned(family)
-    latents = model.vae.encode(pixels).latent_dist.mean * 0.18215
+    mean = model.vae.encode(pixels).latent_dist.mean
+    latents = scale_latents(model.vae, mean) if family == "flux2" else mean * 0.18215
     output = model.prior(latents, model.timestep)
     if family == "ddpm":
         abar = float(model.prior.scheduler.alphas_cumprod[273])
         clean = (latents - (1 - abar) ** 0.5 * output) / abar**0.5
         images = model.vae.decode(clean / 0.18215).sample.clamp(-1, 1)
     else:
-        clean = latents - 0.50511247 * output
-        images = model.vae.decode(clean / 0.18215).sample
+        clean = latents - {254: 0.50564034, 244: 0.50511247}[model.timestep] * output
+        unscaled = unscale_latents(model.vae, clean) if family == "flux2" else clean / 0.18215
+        images = model.vae.decode(unscaled).sample
     found = model(pixels)
     torch.testing.assert_close(found.lq_latents, latents, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.clean_latents, clean, rtol=0, atol=1e-5)

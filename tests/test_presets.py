@@ -79,7 +79,7 @@ def test_changes_replace_fields_unless_none():
 
 @pytest.mark.parametrize(("preset", "variant"), [("mini", "x"), ("latents", "s"), ("paper", "s"), ("", "")])
 def test_unknown_recipes_list_what_there_is(preset, variant):
-    with pytest.raises(ValueError, match="smoke s, smoke f, mini s.*release f-1024. Got"):
+    with pytest.raises(ValueError, match="smoke s, smoke f, smoke z.* mini s.*open k-1024. Got"):
         recipe(preset, variant)
 
 
@@ -87,5 +87,6 @@ def test_tiles_are_those_of_training_but_of_the_small_unet():
     assert {name: default_tile(name) for name in MODELS} == {
         "mini-s": 512, "mini-f": 128, "mini-s-adaptive": 512, "mini-f-adaptive": 128,
         "omgsr-s-512": 512, "omgsr-s-1024": 1024, "omgsr-f-512": 512, "omgsr-f-1024": 1024,
+        "omgsr-z-512": 512, "omgsr-z-1024": 1024, "omgsr-k-512": 512, "omgsr-k-1024": 1024,
     }  # fmt: skip
     assert default_tile("some/folder") is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omgsr_lib.priors import DDPMPrior, FlowPrior, prompts
+from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior, prompts
 from omgsr_lib.priors.loading import load_autoencoder, load_prior, randomise, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.tiling.grid import plan_tiles, tiled
@@ -14,9 +14,9 @@ def latents_of(batch, height=8, width=8, seed=0):
     return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module", params=["ddpm", "flow"])
+@pytest.fixture(scope="module", params=PRIORS)
 def prior(request):
-    return {"ddpm": DDPMPrior.tiny, "flow": FlowPrior.tiny}[request.param]().requires_grad_(False)
+    return PRIORS[request.param].tiny().requires_grad_(False)
 
 
 @torch.no_grad()

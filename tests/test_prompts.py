@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_pipelines import save_pipeline
 
 from omgsr_lib.model import OMGSR
-from omgsr_lib.priors import prompts
+from omgsr_lib.priors import PRIORS, prompts
 from omgsr_lib.priors.loading import load_prior
 from omgsr_lib.priors.prompts import cache_file, cache_folder, encode_prompt, load_prompt_embeds
 
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bases")
-    return {family: save_pipeline(family, folder / family) for family in ("ddpm", "flow")}
+    return {family: save_pipeline(family, folder / family) for family in PRIORS}
 
 
 @pytest.fixture
@@ -54,8 +54,19 @@ def test_embeddings_are_those_of_the_text_encoders(bases):
     assert torch.equal(found["prompt_embeds"], t5(tokens)[0]) and found["prompt_embeds"].shape == (1, 512, 16)
     assert torch.equal(found["pooled_prompt_embeds"], pooled)
 
+    for family, thinking, layers in (("z_image", True, [-2]), ("flux2", False, [9, 18, 27])):
+        pipe, base = bases[family]
+        found = load_prompt_embeds(base, family, PROMPT)["prompt_embeds"]
+        text = f"user {PROMPT} assistant" + ("" if thinking else " think")
+        tokens = pipe.tokenizer(text, return_tensors="pt").input_ids
+        length = tokens.shape[1]
+        states = pipe.text_encoder.to(torch.bfloat16)(tokens, output_hidden_states=True).hidden_states
+        expected = torch.cat([states[layer] for layer in layers], dim=-1)
+        torch.testing.assert_close(found[:, :length], expected, rtol=0.02, atol=0.02)
+        assert found.shape == (1, length if thinking else 512, 16 * len(layers))
 
-@pytest.mark.parametrize("family", ["ddpm", "flow"])
+
+@pytest.mark.parametrize("family", PRIORS)
 def test_text_encoders_run_once_and_are_freed(family, bases, cache, encoded):
     _, base = bases[family]
     gc.collect()
@@ -70,9 +81,9 @@ def test_text_encoders_run_once_and_are_freed(family, bases, cache, encoded):
 
 
 def count_text_encoders():
-    from transformers import CLIPTextModel, T5EncoderModel
+    from transformers import CLIPTextModel, Qwen3ForCausalLM, T5EncoderModel
 
-    return sum(type(thing) in (CLIPTextModel, T5EncoderModel) for thing in gc.get_objects())
+    return sum(type(thing) in (CLIPTextModel, Qwen3ForCausalLM, T5EncoderModel) for thing in gc.get_objects())
 
 
 def test_one_entry_per_text_base_revision_and_family(tmp_path):
@@ -122,7 +133,7 @@ def test_a_failed_write_leaves_nothing(bases, cache, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["ddpm", "flow"])
+@pytest.mark.parametrize("family", PRIORS)
 def test_a_pipeline_folder_is_a_base(family, bases):
     pipe, base = bases[family]
     prior = load_prior(base, family, prompt=PROMPT)

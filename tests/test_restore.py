@@ -11,9 +11,9 @@ from omgsr_lib.restore.colour import fix_colour
 from omgsr_lib.restore.pipeline import restore
 
 
-@pytest.fixture(scope="module", params=["ddpm", "flow"])
+@pytest.fixture(scope="module", params=["ddpm", "flow", "flux2"])
 def model(request):
-    return OMGSR.from_base("tiny", request.param, {"ddpm": 273, "flow": 244}[request.param])
+    return OMGSR.from_base("tiny", request.param, {"ddpm": 273}.get(request.param, 244))
 
 
 @pytest.fixture(scope="module")

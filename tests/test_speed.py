@@ -14,7 +14,7 @@ from omgsr_lib.utils.device import KERNELS, fast_attention
 from omgsr_lib.utils.memory import meta_twin
 
 
-TIMESTEPS = {"ddpm": 273, "flow": 244}
+TIMESTEPS = {"ddpm": 273, "flow": 244, "z_image": 254, "flux2": 244}
 
 
 def tuned(family):
@@ -32,7 +32,7 @@ def output(model, pixels):
         return model(pixels.to(next(model.parameters()).dtype)).images
 
 
-@pytest.fixture(params=["ddpm", "flow"])
+@pytest.fixture(params=TIMESTEPS)
 def family(request):
     return request.param
 

@@ -36,6 +36,7 @@ class Convolutions(ModelMixin, ConfigMixin):
 class ConvolutionalPrior(nn.Module):
     family, subfolder, prompt_tensors = "third", "convolutions", ()
     latent_multiple, rim, clamps_images, prediction_type = 1, 2, True, "v_prediction"
+    autoencoder_class = "AutoencoderKL"
     lora_targets, adapter_folders = ["first", "last"], ("third_adapter", "encoder_adapter")
 
     def __init__(self, denoiser, scheduler):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_pixels
 from omgsr_lib.priors.latents import decode_latents, encode_latents
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
+from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.tiling import vae as tiled_vae
 from omgsr_lib.tiling.vae import FlatPass, decode_tiled, encode_tiled
 from omgsr_lib.tiling.vae_layers import decoder_layers, encoder_layers
@@ -65,6 +66,7 @@ def tiny():
 AUTOENCODERS = {
     "sd": stable_diffusion_layout,
     "flux": lambda: stable_diffusion_layout(16),
+    "flux2": lambda: tiny_autoencoder(kind="AutoencoderKLFlux2"),
     "dc": residual_autoencoder,
     "tiny": tiny,
 }

@@ -64,7 +64,7 @@ def variant(request):
     return request.param
 
 
-@pytest.mark.parametrize("stop", [3, 4])
+@pytest.mark.parametrize(("variant", "stop"), [("s", 3), ("s", 4), ("f", 3), ("f", 4), ("z", 3), ("k", 3)])
 def test_a_run_that_was_killed_goes_on_exactly(variant, stop, tmp_path):
     options = dict(seed=5, steps=6, every=2, progress=False)
     whole, chosen = new_model(variant, batch_size=1)

@@ -2,12 +2,12 @@
 
 import torch
 
-from omgsr_lib.priors import DDPMPrior, FlowPrior
+from omgsr_lib.priors import PRIORS
 from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-WIDTH = 16  # of both text encoders: `prompt_width` of the tiny priors
+WIDTH = 16  # of the text encoders: `prompt_width` of the tiny priors
 
 
 def clip(seed=0):
@@ -41,20 +41,44 @@ def t5(seed=0):
     return tokenizer, T5EncoderModel(config).eval()
 
 
-def save_pipeline(family, folder):
-    """Write a `StableDiffusionPipeline` ("ddpm") or `FluxPipeline` ("flow") to `folder`; returns it and the folder."""
-    from diffusers import FluxPipeline, StableDiffusionPipeline
+def qwen3(seed=0):
+    """A tokenizer of single letters with a template of chats, and Qwen3 with more than 27 layers."""
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer, text_encoder = clip()
-    parts = dict(vae=tiny_autoencoder(), tokenizer=tokenizer, text_encoder=text_encoder)
+    tokens = ["<|endoftext|>", *LETTERS, "\u0120"]
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant{% endif %}{% if not enable_thinking %} think{% endif %}"
+    )
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokens),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=28,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return tokenizer, Qwen3ForCausalLM(config).eval()
+
+
+def save_pipeline(family, folder):
+    """Write the diffusers pipeline of `family`, a key of `PRIORS`, to `folder`; returns it and the folder."""
+    import diffusers
+
+    prior = PRIORS[family].tiny()
+    parts = dict(vae=tiny_autoencoder(kind=prior.autoencoder_class), scheduler=prior.scheduler)
+    parts["tokenizer"], parts["text_encoder"] = clip() if family in ("ddpm", "flow") else qwen3()
     if family == "ddpm":
-        prior = DDPMPrior.tiny()
-        parts |= dict(unet=prior.denoiser, scheduler=prior.scheduler, safety_checker=None, feature_extractor=None)
-        pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        parts |= dict(unet=prior.denoiser, safety_checker=None, feature_extractor=None)
+        pipe = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    elif family == "flow":
+        parts["tokenizer_2"], parts["text_encoder_2"] = t5()
+        pipe = diffusers.FluxPipeline(**parts, transformer=prior.denoiser)
     else:
-        prior = FlowPrior.tiny()
-        tokenizer_2, text_encoder_2 = t5()
-        parts |= dict(tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2)
-        pipe = FluxPipeline(**parts, transformer=prior.denoiser, scheduler=prior.scheduler)
+        kind = {"z_image": diffusers.ZImagePipeline, "flux2": diffusers.Flux2KleinPipeline}[family]
+        pipe = kind(**parts, transformer=prior.denoiser)
     pipe.save_pretrained(folder)
     return pipe, folder

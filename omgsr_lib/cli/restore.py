@@ -43,8 +43,9 @@ def add_commands(commands):
 
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", default="mini-s", metavar="NAME", help="mini-{s,f}[-adaptive], omgsr-{s,f}-{512,1024} or a folder"
-    )
+        "--model", default="mini-s", metavar="NAME",
+        help="mini-{s,f}[-adaptive], omgsr-{s,f,z,k}-{512,1024} or a folder",
+    )  # fmt: skip
     model.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model (default: the model's own)")
     model.add_argument("--adapter", metavar="DIR", help="folder with the adapters (default: the model's own)")
     model.add_argument(

@@ -1,6 +1,7 @@
 """`omgsr train`, `pretrain`, `midstep`, `manifest`: what is trained, and on which photographs."""
 
 import argparse
+import warnings
 
 from ..presets import FAMILIES, PRETRAINING
 from .options import (
@@ -63,15 +64,18 @@ def add_train(commands):
     )
 
     model = parser.add_argument_group("model")
-    model.add_argument("--preset", default="mini", help="smoke, mini, paper, first-release or release")
     model.add_argument(
-        "--variant",
-        required=True,
-        help="s (DDPM) or f (flow matching); preset mini adds -long, -polish, -adaptive and -dial",
-    )
+        "--preset",
+        help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)",
+    )  # fmt: skip
+    model.add_argument(
+        "--variant", required=True,
+        help="s (DDPM), f (flow matching); preset mini adds -long, -polish, -adaptive and -dial; "
+        "open has z (Z-Image) and k (FLUX.2-klein)",
+    )  # fmt: skip
     model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
-        help="crop side in pixels; required with paper and release (default: that of mini or smoke)",
+        help="crop side in pixels; required with full-size bases (default: that of mini or smoke)",
     )  # fmt: skip
     model.add_argument("--base", metavar="MODEL", help="folder or mirror of the base model" + RECIPE)
     model.add_argument("--start", metavar="DIR", help="folder of the adapters to continue from" + RECIPE)
@@ -130,15 +134,17 @@ def train(
 
     A stopped training resumes with the same command.
     """
-    from ..presets import recipe
+    from ..presets import preset_of, recipe, timestep_caution
 
     variant = variant if resolution is None else f"{variant}-{resolution}"
-    measured = timestep == "auto"
+    preset, measured = preset or preset_of(variant), timestep == "auto"
     changes = {name: options.pop(name) for name in CHANGES}
     chosen = recipe(preset, variant, **changes, timestep=None if measured else timestep)
     for name, value in (("photos", photos), ("out", out)):
         if not (dry_run or value):
             raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
+    if not measured and (caution := timestep_caution(chosen)):
+        warnings.warn(caution, stacklevel=2)
     import torch
 
     torch.set_num_threads(threads)
@@ -180,7 +186,7 @@ def add_midstep(commands):
     files.add_argument("--scale", type=positive, default=4, metavar="N", help="scale of the degradation, from 1")
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--vae", default="mini", metavar="MODEL", help="mini, a folder or a hub id of a diffusers autoencoder"
+        "--vae", default="mini", metavar="MODEL", help="mini, a folder or a hub id of a diffusers autoencoder or base"
     )
     model.add_argument("--family", default=FAMILIES["s"], choices=[*FAMILIES.values()], help="noise schedule")
     add_seed(model)

@@ -21,7 +21,7 @@ from ..images.detail import most_detailed
 from ..lora import remove_lora
 from ..metrics.evaluate import score_pairs
 from ..model import OMGSR
-from ..presets import FAMILIES, preset_recipe
+from ..presets import FAMILIES, RECIPES, preset_recipe
 from ..priors.latents import decoded_noisy_latents, encode_pairs
 from ..restore.pairs import restored_pairs
 from ..schedules import pair_power
@@ -36,7 +36,7 @@ CHOICES = (AS_IT_IS, *STRENGTHS)
 
 
 def explorer_models(names=("mini-s", "mini-f"), *, base=None, adapter=None):
-    """`{variant: (prior, tuned model)}` of names and folders that `OMGSR.from_pretrained` takes, "s" before "f".
+    """`{variant: (prior, tuned model)}` of names and folders that `OMGSR.from_pretrained` takes, as in `FAMILIES`.
 
     With adaptive models the slider is their dial, and t* is each photograph's own. `base` and `adapter` as there.
     Raises `ValueError` for two models of one family, or one without adapters.
@@ -66,7 +66,8 @@ def preset_models(preset, names=None):
         raise ValueError(
             f"The explorer's notebook takes preset mini or smoke: got {preset!r}. No adapters of others ship."
         )
-    return {variant: (OMGSR.from_recipe(preset_recipe(preset, variant)),) * 2 for variant in FAMILIES}
+    variants = [variant for variant in FAMILIES if ("mini", variant) in RECIPES]
+    return {variant: (OMGSR.from_recipe(preset_recipe(preset, variant)),) * 2 for variant in variants}
 
 
 class Explorer:

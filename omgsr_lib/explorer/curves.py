@@ -5,7 +5,7 @@ import numpy as np
 from .drawing import INK
 
 
-COLOURS = {"s": "#0072B2", "f": "#D55E00"}  # those of OMGSR-S and OMGSR-F in the figures
+COLOURS = {"s": "#0072B2", "f": "#D55E00", "z": "#009E73", "k": "#CC79A7"}  # S and F as in the figures
 HEADINGS = {
     "snr": "How noisy zₜ is",
     "gap": "How far zₜ is from the LQ latent",

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 
-VIEWS = {"s": "OMGSR-S", "f": "OMGSR-F", "both": "S and F", "compare": "Before / after"}
+VIEWS = {
+    "s": "OMGSR-S", "f": "OMGSR-F", "z": "OMGSR-Z", "k": "OMGSR-K", "both": "S and F", "compare": "Before / after",
+}  # fmt: skip
 ROWS = ("Image", "Detail", "Difference")
 DETAIL = {3: 44, 5: 36, 6: 28}  # side in pixels of the detail by the number of columns: it is shown 4 times enlarged
 DIFFERENCE_LIMIT = 64  # grey levels that get the brightest colour of the difference
@@ -18,7 +20,7 @@ _GAP = 6
 
 
 def columns_of(view):
-    """Columns `(variant, panel)` of view "s", "f" or "both", panels of `cache.PANELS` besides "lq" and "photo"."""
+    """Columns `(variant, panel)` of a variant's view or of "both": panels of `cache.PANELS` and "lq", "photo"."""
     if view == "both":
         return [(None, "lq"), *((v, p) for v in "sf" for p in ("prior", "tuned")), (None, "photo")]
     return [(None, "lq"), *((view, p) for p in ("noisy", "prior", "tuned")), (None, "photo")]
@@ -27,7 +29,7 @@ def columns_of(view):
 def views_of(cache):
     """`{view: name}`, those that the variants of a cache allow."""
     one = [variant for variant in VIEWS if variant in cache.variants]
-    return {view: VIEWS[view] for view in [*one, *(["both"] if len(one) == 2 else []), "compare"]}
+    return {view: VIEWS[view] for view in [*one, *(["both"] if one[:2] == ["s", "f"] else []), "compare"]}
 
 
 def variants_of(cache, view):

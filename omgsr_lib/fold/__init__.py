@@ -27,7 +27,7 @@ FACTS = (
 
 
 class Prompt(NamedTuple):
-    """Hidden states of the fixed prompt, in any order: no prior gives prompt tokens a position.
+    """Hidden states of the fixed prompt: in any order, unless the prior gives its tokens positions.
 
     Attributes:
         tokens: `(T, width)` float64.
@@ -75,7 +75,7 @@ def fold_prior(prior, timestep, *, merge_tokens=True):
         prior: with or without adapters; it stays as it is, and shares no tensor with the result. Tensors may be on the
             meta device: the folded ones are then shapes as well.
         merge_tokens: take k equal tokens of the prompt as one with `log k` added to its attention scores, which gives
-            the same outputs. Tokens on the meta device are all taken as different.
+            the same outputs. Tokens with positions, or on the meta device, are all taken as different.
 
     Returns a `FoldedPrior` in the precision of `prior`. Raises `ValueError` if `timestep` is not in the schedule, the
     prior is folded already or its network has options that are not covered.
@@ -88,7 +88,7 @@ def fold_prior(prior, timestep, *, merge_tokens=True):
 
 def _folded_prompt(prior, merge_tokens):
     tokens = prior.prompt_embeds[0].double()
-    if merge_tokens and not tokens.is_meta:
+    if merge_tokens and not (prior.prompt_positions or tokens.is_meta):
         merged, counts = tokens.unique(dim=0, return_counts=True)
         if len(merged) < len(tokens):
             return Prompt(merged, counts)

@@ -47,7 +47,16 @@ class Affine:
 
     def after(self, scale, shift):
         """`x -> self(scale * x + shift)`: takes in the affine part of the norm before it."""
-        return replace(self, weight=self.weight * scale, bias=self.bias + self.weight @ shift)
+        return replace(self.scaled(scale), bias=self.bias + self.weight @ shift)
+
+    def scaled(self, scale):
+        """`x -> self(scale * x)`."""
+        return replace(self, weight=self.weight * scale)
+
+    def split(self, sizes):
+        """The maps to parts of the output of these `sizes`."""
+        parts = zip(self.weight.split(sizes), self.bias.split(sizes), strict=True)
+        return [replace(self, weight=weight, bias=bias) for weight, bias in parts]
 
     def gated(self, gate):
         """`x -> gate * self(x)`."""

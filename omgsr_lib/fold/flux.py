@@ -5,60 +5,74 @@ before it. The text is constant up to the first joint attention, and of the last
 Tokens of all images of a batch lie in one matrix, `(B * tokens, width)`, outside attention.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..priors.latents import pack_latents, position_ids, unpack_latents
 from .affine import Affine, embed, frozen
+from .attention import Positions, attend, attention, norm_weights, rotate
 
 
 EPS = 1e-6  # of every norm of FLUX
-THETA = 10000  # longest wavelength of the rotary embedding over 2 pi
 
 
-class Positions(NamedTuple):
-    """What the attention of `S` tokens, text first, needs to know of them.
+def folded_flux(prior, timestep, prompt):
+    """The `FluxTransformer2DModel` of `prior` at `timestep`, with the constant `prompt` (a `Prompt`)."""
+    flux = prior.denoiser
+    check_blocks(flux)
+    condition = F.silu(_condition(prior, timestep, prompt.tokens.device))
+    text = Affine.of(flux.context_embedder)(prompt.tokens)
 
-    Attributes:
-        rotation: `(S, 1, 1, head / 2, 2)` float32, cosine and sine of the rotary embedding times the root of the
-            head's width.
-        floor: the norm of a vector whose elements are the root of `EPS`, `()`.
-        kind: `(S,)` int64, 0 for text, 1 for image.
-        mask: `(1, 1, 1, S)`, log of the number of equal text tokens that one stands for; None if there are none.
-    """
+    def single(block):
+        attn = block.attn
+        value_key_query, mlp = [Affine.of(layer) for layer in (attn.to_v, attn.to_k, attn.to_q)], block.proj_mlp
+        modulation = Affine.of(block.norm.linear)(condition).chunk(3)
+        return attn, [*value_key_query, Affine.of(mlp)], Affine.of(block.proj_out), modulation, gelu_
 
-    rotation: torch.Tensor
-    floor: torch.Tensor
-    kind: torch.Tensor
-    mask: torch.Tensor | None
+    def double(block, text):
+        modulations = [Affine.of(norm.linear)(condition).chunk(6) for norm in (block.norm1_context, block.norm1)]
+        layers = [(feed.net[0].proj, feed.net[2]) for feed in (block.ff_context, block.ff)]
+        return DoubleBlock(block.attn, modulations, layers, gelu_, text)
+
+    *blocks, last = flux.single_transformer_blocks
+    return FoldedFlux(
+        text=text.to(flux.context_embedder.weight.dtype),
+        counts=prompt.counts,
+        text_ids=torch.zeros(len(text), 3, dtype=torch.float64),
+        axes=flux.config.axes_dims_rope,
+        theta=10_000,
+        x_embedder=Affine.of(flux.x_embedder).linear(),
+        double_blocks=[double(block, None if k else text) for k, block in enumerate(flux.transformer_blocks)],
+        single_blocks=[SingleBlock(*single(block)) for block in blocks],
+        last_block=LastBlock(*single(last), len(text)),
+        proj_out=projection_out(flux, condition),
+    )
 
 
 class FoldedFlux(nn.Module):
-    """The `FluxTransformer2DModel` of `prior` at `timestep`, with the constant `prompt` (a `Prompt`)."""
+    """A folded transformer of FLUX.1 (`folded_flux`) or FLUX.2 (`flux2.folded_flux2`).
 
-    def __init__(self, prior, timestep, prompt):
+    Args:
+        text: constant tokens `(T, width)` that enter the first block.
+        counts: of `Prompt`.
+        text_ids: position ids of the text `(T, axes)`, float64, on the CPU.
+        axes: widths of the rotary embedding of each position id; `theta`: its longest wavelength over 2 pi.
+        x_embedder, double_blocks, single_blocks, last_block, proj_out: the layers, in their order.
+    """
+
+    def __init__(
+        self, *, text, counts, text_ids, axes, theta, x_embedder, double_blocks, single_blocks, last_block, proj_out
+    ):
         super().__init__()
-        flux = prior.denoiser
-        if not (flux.transformer_blocks and flux.single_transformer_blocks):
-            raise ValueError("Folding takes FLUX transformers with double and single blocks. Use this one unfolded.")
-        condition = F.silu(_condition(prior, timestep, prompt.tokens.device))
-        text = Affine.of(flux.context_embedder)(prompt.tokens)
-        *single, last = flux.single_transformer_blocks
-        self.axes = tuple(flux.config.axes_dims_rope)
-        self.text = frozen(text.to(flux.context_embedder.weight.dtype))
-        self.register_buffer("counts", prompt.counts)
-        self.x_embedder = Affine.of(flux.x_embedder).linear()
-        self.double_blocks = nn.ModuleList(
-            DoubleBlock(block, condition, None if index else text)
-            for index, block in enumerate(flux.transformer_blocks)
-        )
-        self.single_blocks = nn.ModuleList(SingleBlock(block, condition) for block in single)
-        self.last_block = LastBlock(last, condition, len(text))
-        scale, shift = Affine.of(flux.norm_out.linear)(condition).chunk(2)
-        self.proj_out = Affine.of(flux.proj_out).after(1 + scale, shift).linear(norm_eps=EPS)
+        self.axes, self.theta, self.text_ids = tuple(axes), theta, text_ids
+        self.text = frozen(text)
+        self.register_buffer("counts", counts)
+        self.x_embedder = x_embedder
+        self.double_blocks = nn.ModuleList(double_blocks)
+        self.single_blocks = nn.ModuleList(single_blocks)
+        self.last_block = last_block
+        self.proj_out = proj_out
         self._cached = None
 
     def forward(self, latents):
@@ -84,10 +98,10 @@ class FoldedFlux(nn.Module):
         return self._cached[1]
 
     def _new_positions(self, height, width, device, dtype):
-        image = position_ids(height, width).double()
-        ids = torch.cat([image.new_zeros(len(self.text), 3), image])
+        image = F.pad(position_ids(height, width).double(), (0, len(self.axes) - 3))
+        ids = torch.cat([self.text_ids, image])
         angles = [
-            torch.outer(column, THETA ** -(torch.arange(0, axis, 2, dtype=torch.float64) / axis))
+            torch.outer(column, self.theta ** -(torch.arange(0, axis, 2, dtype=torch.float64) / axis))
             for column, axis in zip(ids.T, self.axes, strict=True)
         ]
         angles = torch.cat(angles, dim=1)
@@ -104,23 +118,27 @@ class FoldedFlux(nn.Module):
 class DoubleBlock(nn.Module):
     """Text and image attend to both, each with its own layers.
 
-    `text`: the constant `(T, width)` that enters the first block.
+    Args:
+        attn: diffusers' attention.
+        modulations: of text and image: shift, scale, gate of the attention, then of the feed-forward.
+        layers: of text and image: the first and the second layer of the feed-forward.
+        activate: between these, as `gelu_`.
+        text: the constant `(T, width)` that enters the first block.
     """
 
-    def __init__(self, block, condition, text=None):
+    def __init__(self, attn, modulations, layers, activate, text=None):
         super().__init__()
-        attn = block.attn
         self.heads = attn.heads
-        text_scale, image_scale = _scale(attn.norm_added_k, attn.norm_added_q), _scale(attn.norm_k, attn.norm_q)
-        self.scale = frozen(torch.stack([text_scale, image_scale]))
+        text_scale = norm_weights(attn.norm_added_k, attn.norm_added_q)
+        self.scale = frozen(torch.stack([text_scale, norm_weights(attn.norm_k, attn.norm_q)]))
         projections = attn.add_v_proj, attn.add_k_proj, attn.add_q_proj
-        self.text = Stream(block.norm1_context, projections, attn.to_add_out, block.ff_context, condition, text)
+        self.text = Stream(modulations[0], projections, attn.to_add_out, *layers[0], activate, text)
         projections = attn.to_v, attn.to_k, attn.to_q
-        self.image = Stream(block.norm1, projections, attn.to_out[0], block.ff, condition)
+        self.image = Stream(modulations[1], projections, attn.to_out[0], *layers[1], activate)
 
     def forward(self, text, image, batch, positions):
         vkq = _join(self.text.vkq(text), self.image.vkq(image), batch).unflatten(-1, (3, self.heads, -1))
-        attended = _attend(vkq, self.scale.index_select(0, positions.kind), positions)
+        attended = attend(vkq, self.scale.index_select(0, positions.kind), positions)
         to_text, to_image = attended.split([len(text) // batch, len(image) // batch], dim=1)
         return self.text.update(text, to_text), self.image.update(image, to_image)
 
@@ -128,18 +146,19 @@ class DoubleBlock(nn.Module):
 class Stream(nn.Module):
     """The layers of a double block for one kind of tokens; `constant` where these are the same for every image."""
 
-    def __init__(self, norm, projections, out, feed_forward, condition, constant=None):
+    def __init__(self, modulation, projections, out, up, down, activate, constant=None):
         super().__init__()
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = Affine.of(norm.linear)(condition).chunk(6)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation
         vkq = Affine.stacked(*(Affine.of(layer) for layer in projections)).after(1 + scale, shift)
         self.vkq = vkq.linear(EPS) if constant is None else Constant(vkq(_norm(constant)).to(vkq.dtype))
         self.out = Affine.of(out).gated(gate).linear()
-        self.up = Affine.of(feed_forward.net[0].proj).after(1 + scale_mlp, shift_mlp).linear(EPS)
-        self.down = Affine.of(feed_forward.net[2]).gated(gate_mlp).linear()
+        self.up = Affine.of(up).after(1 + scale_mlp, shift_mlp).linear(EPS)
+        self.down = Affine.of(down).gated(gate_mlp).linear()
+        self.activate = activate
 
     def update(self, x, attended):
         x = self.out(attended.reshape(x.shape)).add_(x)
-        return self.down(_gelu_(self.up(x))).add_(x)
+        return self.down(self.activate(self.up(x))).add_(x)
 
 
 class Constant(nn.Module):
@@ -154,43 +173,47 @@ class Constant(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Text and image in one: attention and feed-forward side by side."""
+    """Text and image in one: attention and feed-forward side by side.
 
-    def __init__(self, block, condition):
+    Args:
+        attn: diffusers' attention.
+        inputs: `Affine`s to values, keys, queries and the feed-forward.
+        out: `Affine` of attention and feed-forward, one after the other.
+        modulation: shift, scale, gate.
+        activate: of the feed-forward, as `gelu_`.
+    """
+
+    def __init__(self, attn, inputs, out, modulation, activate):
         super().__init__()
-        attn = block.attn
-        shift, scale, gate = Affine.of(block.norm.linear)(condition).chunk(3)
-        self.heads = attn.heads
-        self.scale = frozen(_scale(attn.norm_k, attn.norm_q))
-        layers = attn.to_v, attn.to_k, attn.to_q, block.proj_mlp
-        self.up = Affine.stacked(*(Affine.of(layer) for layer in layers)).after(1 + scale, shift).linear(EPS)
-        self.out = Affine.of(block.proj_out).gated(gate).linear()
+        shift, scale, gate = modulation
+        self.heads, self.activate = attn.heads, activate
+        self.scale = frozen(norm_weights(attn.norm_k, attn.norm_q))
+        self.up = Affine.stacked(*inputs).after(1 + scale, shift).linear(EPS)
+        self.out = out.gated(gate).linear()
 
     def forward(self, x, batch, positions):
         width = x.shape[1]
         up = self.up(x)
         vkq = up[:, : 3 * width].view(batch, -1, 3, self.heads, width // self.heads)
-        vkq[:, :, 2] = _attend(vkq, self.scale, positions)
-        _gelu_(up[:, 3 * width :])
-        return self.out(up[:, 2 * width :]).add_(x)
+        vkq[:, :, 2] = attend(vkq, self.scale, positions)
+        fed = self.activate(up[:, 3 * width :])
+        return self.out(up[:, 2 * width : 3 * width + fed.shape[1]]).add_(x)
 
 
 class LastBlock(nn.Module):
-    """A single block of which only the image's tokens are wanted: the text gives keys and values alone."""
+    """A single block of which only the image's tokens are wanted: the text gives keys and values alone.
 
-    def __init__(self, block, condition, tokens):
+    Arguments as of `SingleBlock`; `tokens`: number of the text's.
+    """
+
+    def __init__(self, attn, inputs, out, modulation, activate, tokens):
         super().__init__()
-        attn = block.attn
-        shift, scale, gate = Affine.of(block.norm.linear)(condition).chunk(3)
-        self.heads, self.tokens = attn.heads, tokens
-        self.scale = frozen(_scale(attn.norm_k, attn.norm_q))
-        value_key, up = (attn.to_v, attn.to_k), (attn.to_q, block.proj_mlp)
-        value_key, up = (
-            Affine.stacked(*(Affine.of(layer) for layer in layers)).after(1 + scale, shift)
-            for layers in (value_key, up)
-        )
+        shift, scale, gate = modulation
+        self.heads, self.tokens, self.activate = attn.heads, tokens, activate
+        self.scale = frozen(norm_weights(attn.norm_k, attn.norm_q))
+        value_key, up = (Affine.stacked(*part).after(1 + scale, shift) for part in (inputs[:2], inputs[2:]))
         self.value_key, self.up = value_key.linear(), up.linear()
-        self.out = Affine.of(block.proj_out).gated(gate).linear()
+        self.out = out.gated(gate).linear()
 
     def forward(self, x, batch, positions):
         """`(B * image tokens, width)` of all tokens `(B * tokens, width)`."""
@@ -200,54 +223,32 @@ class LastBlock(nn.Module):
         up = self.up(normed_image)
         query = up[:, :width].view(batch, -1, 1, self.heads, width // self.heads)
         value_key = self.value_key(normed).view(batch, -1, 2, self.heads, width // self.heads)
-        _rotate(query, self.scale[1:], positions.rotation[self.tokens :], positions.floor)
-        _rotate(value_key[:, :, 1:], self.scale[:1], positions.rotation, positions.floor)
-        query[:, :, 0] = _attention(*value_key.permute(2, 0, 3, 1, 4), query[:, :, 0].transpose(1, 2), positions.mask)
-        _gelu_(up[:, width:])
-        return self.out(up).add_(image)
+        rotate(query, self.scale[1:], positions.rotation[self.tokens :], positions.floor)
+        rotate(value_key[:, :, 1:], self.scale[:1], positions.rotation, positions.floor)
+        query[:, :, 0] = attention(*value_key.permute(2, 0, 3, 1, 4), query[:, :, 0].transpose(1, 2), positions.mask)
+        fed = self.activate(up[:, width:])
+        return self.out(up[:, : width + fed.shape[1]]).add_(image)
 
 
-def _attend(vkq, scale, positions):
-    """Attention `(B, S, heads, head)` of values, keys and queries `(B, S, 3, heads, head)`; changes the last two."""
-    _rotate(vkq[:, :, 1:], scale, positions.rotation, positions.floor)
-    return _attention(*vkq.permute(2, 0, 3, 1, 4).unbind(), positions.mask)
+def gelu_(x):
+    """GELU in place; like every activation here it returns the part of `x` with the result, its first columns."""
+    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
-def _attention(value, key, query, mask):
-    """Attention `(B, S, heads, head)` of `(B, heads, S, head)`."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+def check_blocks(flux):
+    """Raises `ValueError` unless `flux` has double and single blocks."""
+    if not (flux.transformer_blocks and flux.single_transformer_blocks):
+        raise ValueError("Folding takes FLUX transformers with double and single blocks. Use this one unfolded.")
 
 
-def _rotate(x, scale, rotation, floor):
-    """In place, on queries and keys `(B, S, 2, heads, head)`: root-mean-square norm, `scale`, rotary embedding.
-
-    `x / sqrt(mean(x^2) + EPS) = x sqrt(head) / hypot(|x|, sqrt(head EPS))`, where `sqrt(head)` is in `rotation`.
-    """
-    wide = x if x.dtype.itemsize >= 4 else x.float()
-    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    wide.div_(torch.hypot(length, floor)).mul_(scale)
-    pairs = wide.unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # real numbers, which the compiler makes one kernel of; slower in eager mode
-        (first, second), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
-        pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-        x.copy_(pairs.flatten(-2))
-        return
-    torch.view_as_complex(pairs).mul_(torch.view_as_complex(rotation))
-    if wide is not x:
-        x.copy_(wide)
-
-
-def _scale(key, query):
-    """Weights of the norms of keys and queries, `(2, 1, head)`."""
-    return torch.stack([key.weight, query.weight]).detach()[:, None]
+def projection_out(flux, condition):
+    """The last norm, its modulation and the layer after it."""
+    scale, shift = Affine.of(flux.norm_out.linear)(condition).chunk(2)
+    return Affine.of(flux.proj_out).after(1 + scale, shift).linear(norm_eps=EPS)
 
 
 def _norm(x):
     return F.layer_norm(x, x.shape[-1:], eps=EPS)
-
-
-def _gelu_(x):
-    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
 def _join(text, image, batch):

@@ -21,6 +21,7 @@ class DDPMPrior(nn.Module):
     label = "SD"
     subfolder = "unet"  # of a base, where the denoiser lies
     prompt_tensors = ("prompt_embeds",)
+    prompt_positions = False  # the order of the prompt's tokens changes nothing
     prediction_type = "epsilon"  # for which the published timesteps and adapters were trained
     latent_multiple = 1
     rim = 8  # latents at a tile's border where the zero padding of the convolutions shows, up to 0.7 of 255 levels
@@ -29,6 +30,7 @@ class DDPMPrior(nn.Module):
     adapter_folders = ("unet_lora_adapter", "vae_encoder_lora_adapter")  # of the denoiser and of the encoder
     compiles_blocks = False  # the network is compiled as a whole
     quantisable = False  # mostly convolutions, 1.7 GB
+    autoencoder_class = "AutoencoderKL"
     autoencoder = dict(latent_channels=4, scaling_factor=0.18215)  # at full size
 
     def __init__(self, denoiser, scheduler, prompt_embeds):

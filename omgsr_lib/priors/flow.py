@@ -23,6 +23,7 @@ class FlowPrior(nn.Module):
     label = "FLUX"
     subfolder = "transformer"  # of a base, where the denoiser lies
     prompt_tensors = ("prompt_embeds", "pooled_prompt_embeds")
+    prompt_positions = False  # all of the prompt's tokens have the same one
     prediction_type = "flow_prediction"
     guidance = 1.0  # of the distilled guidance embedding, in training and inference alike
     rim = 0  # nothing is padded
@@ -36,6 +37,7 @@ class FlowPrior(nn.Module):
     adapter_folders = ("flux_adapter", "vae_encoder_adapter")  # of the denoiser and of the encoder
     compiles_blocks = True  # blocks repeat: a few compilations serve all of them
     quantisable = True  # linear layers
+    autoencoder_class = "AutoencoderKL"
     autoencoder = dict(
         latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
     )  # at full size
@@ -88,9 +90,9 @@ class FlowPrior(nn.Module):
 
     def folded(self, timestep, prompt):
         """The denoiser folded at `timestep` and a `fold.Prompt`."""
-        from ..fold.flux import FoldedFlux
+        from ..fold.flux import folded_flux
 
-        return FoldedFlux(self, timestep, prompt)
+        return folded_flux(self, timestep, prompt)
 
     # Sizes
 

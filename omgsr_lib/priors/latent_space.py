@@ -23,18 +23,23 @@ def latent_space(preset, variant):
 
 
 def load_latent_space(name, family):
-    """Autoencoder `name` with the schedule of `family` ("ddpm": Stable Diffusion's, "flow": FLUX's).
+    """Autoencoder `name` with the schedule of `family` (`load_schedule`).
 
-    `name`: "mini" (ships with the package), "tiny" (random), a folder or a hub id of any diffusers autoencoder.
+    `name`: "mini" (ships with the package), "tiny" (random), a folder or a hub id of any diffusers autoencoder or of a
+    base with its `vae/`.
     """
     if name == "tiny":
-        return tiny_autoencoder(), load_schedule(family)
+        return tiny_autoencoder(kind=prior_class(family).autoencoder_class), load_schedule(family)
     if name == "mini":
         verify_hashes(WEIGHTS)
         name = WEIGHTS / "mini-autoencoder"
-    return load_autoencoder(name), load_schedule(family)
+    try:
+        vae = load_autoencoder(name)
+    except (FileNotFoundError, ConnectionError):  # the latter if only vae/ is in the hub's cache
+        vae = load_autoencoder(name, subfolder="vae")
+    return vae, load_schedule(family)
 
 
 def load_schedule(family):
-    """The schedule of Stable Diffusion ("ddpm") or of FLUX.1-dev at 1024 pixels ("flow"), without a download."""
+    """The schedule of the published base of `family`, of FLUX.1-dev and FLUX.2 at 1024 pixels; without a download."""
     return NoiseSchedule.from_scheduler(prior_class(family).new_scheduler())

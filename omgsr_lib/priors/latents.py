@@ -11,7 +11,7 @@ def encode_latents(vae, pixels, *, generator=None):
     Takes every diffusers autoencoder, whether it returns a posterior (`AutoencoderKL`: its mean, or a sample if a
     `generator` is given), a latent (`AutoencoderDC`) or latents (`AutoencoderTiny`); the last two are
     deterministic.
-    `z = (latent - shift_factor) * scaling_factor`, as in the Stable Diffusion and FLUX pipelines.
+    Scaled as in the pipelines of Stable Diffusion, FLUX and FLUX.2 (`scale_latents`).
     """
     encoded = vae.encode(pixels)
     if hasattr(encoded, "latent_dist"):
@@ -24,17 +24,18 @@ def encode_latents(vae, pixels, *, generator=None):
     return scale_latents(vae, latents)
 
 
-def posterior_latents(vae, encoded, *, noise=None):
+def posterior_latents(vae, encoded, *, noise=None, corner=(0, 0)):
     """Scaled latents of what the encoder of `vae` returned: the moments of `AutoencoderKL`, the latent of others.
 
-    Of a posterior its mean, or the sample that standard normal `noise` of the latents' shape makes.
+    Of a posterior its mean, or the sample that standard normal `noise` of the latents' shape makes; `corner` as in
+    `scale_latents`.
     """
-    if type(vae).__name__ != "AutoencoderKL":
-        return scale_latents(vae, encoded)
+    if type(vae).__name__ not in ("AutoencoderKL", "AutoencoderKLFlux2"):
+        return scale_latents(vae, encoded, corner)
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     posterior = DiagonalGaussianDistribution(encoded)
-    return scale_latents(vae, posterior.mean if noise is None else posterior.mean + posterior.std * noise)
+    return scale_latents(vae, posterior.mean if noise is None else posterior.mean + posterior.std * noise, corner)
 
 
 def decode_latents(vae, latents):
@@ -42,15 +43,20 @@ def decode_latents(vae, latents):
     return vae.decode(unscale_latents(vae, latents)).sample
 
 
-def scale_latents(vae, latents):
-    """`(latents - shift_factor) * scaling_factor`: from the encoder's to scaled latents."""
-    scale, shift = _scale_and_shift(vae)
+def scale_latents(vae, latents, corner=(0, 0)):
+    """`(latents - shift) * scale`: from the encoder's to scaled latents.
+
+    With `scaling_factor` and `shift_factor` of the autoencoder's configuration; of FLUX.2's autoencoder with its batch
+    normalisation, which has a mean and a deviation for each channel and place in a 2x2 patch. `corner`: row and
+    column in the image of the first of `latents`.
+    """
+    scale, shift = _scale_and_shift(vae, latents, corner)
     return (latents - shift) * scale
 
 
-def unscale_latents(vae, latents):
+def unscale_latents(vae, latents, corner=(0, 0)):
     """The inverse of `scale_latents`: what the decoder takes."""
-    scale, shift = _scale_and_shift(vae)
+    scale, shift = _scale_and_shift(vae, latents, corner)
     return latents / scale + shift
 
 
@@ -110,6 +116,13 @@ def decoded_noisy_latents(vae, schedule, hq_latents, timesteps, *, seed=0):
     return [decode_latents(vae, latents)[0].clamp(-1, 1) for latents in noisy]
 
 
-def _scale_and_shift(vae):
+def _scale_and_shift(vae, latents, corner):
     config = vae.config
-    return config.scaling_factor or 1.0, getattr(config, "shift_factor", None) or 0.0
+    if not hasattr(vae, "bn"):
+        return config.scaling_factor or 1.0, getattr(config, "shift_factor", None) or 0.0
+    scale, shift = (vae.bn.running_var + config.batch_norm_eps).rsqrt(), vae.bn.running_mean
+    rows, columns = (
+        (torch.arange(length, device=latents.device) + start) % 2
+        for length, start in zip(latents.shape[-2:], corner, strict=True)
+    )
+    return [table.to(latents).unflatten(0, (-1, 2, 2))[:, rows[:, None], columns] for table in (scale, shift)]

@@ -3,7 +3,7 @@
 from ..presets import PACKAGED_PRIORS
 
 
-OWN = {"license": "apache-2.0"}  # of this package's weights
+OWN = {"license": "apache-2.0"}  # Apache-2.0, as of this package's weights
 BASES = {
     "stabilityai/stable-diffusion-2-1-base": {"license": "openrail++"},
     "stabilityai/sd-turbo": {
@@ -16,6 +16,8 @@ BASES = {
         "license_name": "flux-1-dev-non-commercial-license",
         "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
     },
+    "Tongyi-MAI/Z-Image-Turbo": OWN,
+    "black-forest-labs/FLUX.2-klein-4B": OWN,
 }
 
 

@@ -40,7 +40,7 @@ def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=No
 
 
 def load_prior(source, family, *, prompt="", prompt_embeds=None, dtype=torch.float32, revision=None):
-    """The `family` ("ddpm", "flow") prior in a folder or under a hub id, frozen and in evaluation mode.
+    """The prior of `family`, a key of `PRIORS`, in a folder or under a hub id, frozen and in evaluation mode.
 
     `prompt_embeds` names a safetensors file with the prior's `prompt_tensors`; without it the file of that name in
     the folder `source` is taken, and without that `prompt` is encoded once with the text encoders of `source`
@@ -77,7 +77,7 @@ def _check_denoiser(source, prior, revision):
 
     def is_base_of(kind, **options):
         try:
-            return bool(config_of(kind, **options))
+            return config_of(kind, **options)["_class_name"] == kind.classes()[0].__name__
         except OSError:
             return False
 
@@ -110,7 +110,7 @@ def empty_prior(source, family, config, embeds):
 
     Args:
         source: holds `scheduler/`.
-        family: "ddpm" or "flow".
+        family: a key of `PRIORS`.
         config: options of its denoiser.
         embeds: shapes of its prompt embeddings, by name.
     """
@@ -141,7 +141,7 @@ def save_prior(prior, folder, *, dtype=torch.float32):
 def save_model(model, folder, dtype=torch.float32):
     """Write a diffusers model in its own layout, weights rounded to `dtype`, LoRA wrappers left out."""
     state = {
-        name.replace(".base_layer.", "."): value.detach().to(dtype).contiguous()
+        name.replace(".base_layer.", "."): (value.to(dtype) if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
         if ".lora_" not in name
     }

@@ -263,7 +263,8 @@ def encode_tiled(vae, pixels, *, mode="flat", generator=None, new=None, progress
         return posterior_latents(vae, run_exact(layers, pixels), noise=noise)
 
     def latents(rows, columns, encoded):
-        return posterior_latents(vae, encoded, noise=None if noise is None else noise[..., rows, columns])
+        part = None if noise is None else noise[..., rows, columns]
+        return posterior_latents(vae, encoded, noise=part, corner=(rows.start, columns.start))
 
     flat = FlatPass(layers, lambda y, x: pixels[..., y, x].to(like), *pixels.shape[-2:], **options)
     return _collect(flat, latents, new, progress)
@@ -275,9 +276,11 @@ def decode_tiled(vae, latents, *, mode="flat", new=None, progress=None, **option
     layers, like = decoder_layers(vae), next(vae.parameters())
     if mode == "exact":
         return run_exact(layers, unscale_latents(vae, latents))
-    flat = FlatPass(
-        layers, lambda y, x: unscale_latents(vae, latents[..., y, x].to(like)), *latents.shape[-2:], **options
-    )
+
+    def crop(y, x):
+        return unscale_latents(vae, latents[..., y, x].to(like), (y.start, x.start))
+
+    flat = FlatPass(layers, crop, *latents.shape[-2:], **options)
     return _collect(flat, lambda rows, columns, decoded: decoded, new, progress)
 
 

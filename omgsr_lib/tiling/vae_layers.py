@@ -50,12 +50,12 @@ class Layer:
 def encoder_layers(vae):
     """Layers from pixels in `[-1, 1]` to what `vae.encode` makes its posterior or latents of.
 
-    `vae`: `AutoencoderKL` (Stable Diffusion, FLUX), `AutoencoderDC` without attention or `AutoencoderTiny`. Raises
-    `ValueError` for others.
+    `vae`: `AutoencoderKL[Flux2]` (Stable Diffusion, FLUX), `AutoencoderDC` without attention or `AutoencoderTiny`.
+    Raises `ValueError` for others.
     """
     encoder = vae.encoder
     match type(vae).__name__:
-        case "AutoencoderKL":
+        case "AutoencoderKL" | "AutoencoderKLFlux2":
             layers = [Layer(encoder.conv_in, reach=1)]
             for block in encoder.down_blocks:
                 layers += _residuals(block.resnets)
@@ -75,7 +75,7 @@ def decoder_layers(vae):
     """Layers from unscaled latents to pixels; autoencoders as in `encoder_layers`."""
     decoder = vae.decoder
     match type(vae).__name__:
-        case "AutoencoderKL":
+        case "AutoencoderKL" | "AutoencoderKLFlux2":
             layers = [] if vae.post_quant_conv is None else [Layer(vae.post_quant_conv)]
             layers += [Layer(decoder.conv_in, reach=1), *_middle(decoder.mid_block)]
             for block in decoder.up_blocks:

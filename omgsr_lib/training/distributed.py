@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..utils.journal import alone
 
@@ -45,5 +46,4 @@ def shard_frozen(denoiser, mesh=None):
 
 
 def _blocks(denoiser):
-    names = ("transformer_blocks", "single_transformer_blocks", "down_blocks", "up_blocks")
-    return [block for name in names for block in getattr(denoiser, name, ())]
+    return [block for part in denoiser.children() if isinstance(part, nn.ModuleList) for block in part]
