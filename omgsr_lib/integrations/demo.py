@@ -25,16 +25,16 @@ except ImportError as err:
 
 
 SHOWN = 24_000_000  # pixels of an image in the page; what a browser of a telephone shows
-TILES = [("automatic: the model's best, if the memory holds it", "auto"), ("none: one pass", None)]
+TILES = [("automatic", "auto"), ("none, one pass", None)]
 TILES += [(f"{side} pixels", side) for side in (128, 256, 512, 1024)]
+TILES_INFO = "In pixels of the output; automatic takes what the model does best with, if the memory holds it."
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 TITLE = "OMGSR: a photograph restored in one step"
 INTRODUCTION = f"# {TITLE}\n\nThe photograph stays on the computer where `omgsr demo` runs."
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: auto; }
-#compare, #preview { min-height: 340px; }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: .3em 1em; margin: 0; }
-#facts dt { color: var(--body-text-color-subdued); }
+#facts dt { opacity: .7; }
 #facts dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 """
 
@@ -59,7 +59,7 @@ class _Watched(Restorer):
 
     def run(self, padded, enlarged, sizes, settings, write):
         def store(stage):
-            self.tell(None, stage)
+            self.tell(0, stage)
             return dict(progress=lambda done, total: self.tell(done / total, f"{stage}: tile {done} of {total}"))
 
         return super().run(padded, enlarged, sizes, settings, write, store)
@@ -70,7 +70,7 @@ def restore_file(model, source, folder, name, tell, **options):
 
     Args:
         name: of the model, part of the file's name.
-        tell: `tell(share, text)` is called with what is done: a share from 0 to 1 or None, and words.
+        tell: `tell(share, text)` is called with what is being done: how much of it, from 0 to 1, and words.
         options: those of `Restorer`.
 
     Returns `(before, after, facts)`: paths of the bicubic enlargement and of the restored image, and what to say of
@@ -93,7 +93,7 @@ def restore_file(model, source, folder, name, tell, **options):
             raise
         raise ValueError(large + "Choose a smaller scale or smaller tiles.") from error
     seconds = time.monotonic() - began
-    tell(None, "writing the file")
+    tell(0, "writing the file")
     timestep = model.timestep if restorer.timestep is None else restorer.timestep
     auto = estimates(model, restorer.timestep)
     stem = f"{Path(source).stem}_{Path(name).name}_x{restorer.scale:g}_t{'auto' if auto else timestep}"
@@ -156,7 +156,7 @@ def demo_page(models, names, folder):
         with _plain_errors():
             if source is None:
                 raise ValueError("There is no photograph yet: drop one first.")
-            tell(None, f"loading {name}")
+            tell(0, f"loading {name}")
             options = dict(scale=scale, timestep=None if as_trained else int(timestep), tile=tile)
             before, after, facts = restore_file(models[name], source, folder, name, tell, **options)
         lines = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in facts.items())
@@ -178,14 +178,14 @@ def demo_page(models, names, folder):
                     as_trained = gr.Checkbox(value=True, label=as_trained_at(first), elem_id="as-trained")
                     timestep = gr.Slider(
                         0, 999, value=first.timestep, step=1, label="Timestep of injection", interactive=False,
-                        info="0 takes the photograph for clean, 999 for noise", elem_id="timestep",
+                        info="0: clean, 999: noise.", elem_id="timestep",
                     )  # fmt: skip
-                scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale", info="output side / input side")
-                tile = gr.Dropdown(TILES, value="auto", label="Tiles", info="in pixels of the output")
+                scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale", info="Output side / input side.")
+                tile = gr.Dropdown(TILES, value="auto", label="Tiles", info=TILES_INFO)
                 start = gr.Button("Restore", variant="primary", elem_id="start")
             with gr.Column(scale=2, min_width=340):
                 preview = gr.Image(
-                    label="Photograph", interactive=False, buttons=[], height=460, elem_id="preview",
+                    label="As it is", interactive=False, buttons=[], height=460, elem_id="preview",
                 )  # fmt: skip
                 compare = gr.ImageSlider(
                     label="Bicubic enlargement | restored", interactive=False, visible=False, buttons=["fullscreen"],
