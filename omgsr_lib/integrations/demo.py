@@ -28,11 +28,13 @@ SHOWN = 24_000_000  # pixels of an image in the page; what a browser of a teleph
 TILES = [("automatic", "auto"), ("none, one pass", None)]
 TILES += [(f"{side} pixels", side) for side in (128, 256, 512, 1024)]
 TILES_INFO = "In pixels of the output; automatic takes what the model does best with, if the memory holds it."
+STAGES = {"encode": "encoding", "estimate": "estimating", "predict": "predicting", "decode": "decoding"}
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 TITLE = "OMGSR: a photograph restored in one step"
 INTRODUCTION = f"# {TITLE}\n\nThe photograph stays on the computer where `omgsr demo` runs."
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: auto; }
+#preview { height: clamp(260px, 50vw, 460px) !important; }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: .3em 1em; margin: 0; }
 #facts dt { opacity: .7; }
 #facts dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -59,8 +61,10 @@ class _Watched(Restorer):
 
     def run(self, padded, enlarged, sizes, settings, write):
         def store(stage):
-            self.tell(0, stage)
-            return dict(progress=lambda done, total: self.tell(done / total, f"{stage}: tile {done} of {total}"))
+            self.tell(0, STAGES[stage])
+            return dict(
+                progress=lambda done, total: self.tell(done / total, f"{STAGES[stage]}: tile {done} of {total}")
+            )
 
         return super().run(padded, enlarged, sizes, settings, write, store)
 
@@ -78,6 +82,7 @@ def restore_file(model, source, folder, name, tell, **options):
     and for wrong options.
     """
     began = time.monotonic()
+    tell(0, "reading the photograph")
     restorer = _Watched(model, **options)
     restorer.tell = tell
     picture = open_photograph(source)
@@ -199,9 +204,8 @@ def demo_page(models, names, folder):
         model.change(choose, model, [as_trained, timestep], **once)
         as_trained.change(lambda on: gr.Slider(interactive=not on), as_trained, timestep, **quick)
         source.change(look, source, outputs, show_progress_on=preview, api_visibility="private")
-        start.click(
-            run, [source, model, as_trained, timestep, scale, tile], outputs, show_progress_on=[preview, compare], **once
-        )
+        inputs = [source, model, as_trained, timestep, scale, tile]
+        start.click(run, inputs, outputs, show_progress_on=[preview, compare], **once)
     return page
 
 
@@ -216,8 +220,7 @@ def _plain_errors():
     try:
         yield
     except (ValueError, OSError) as error:
-        text = escape(str(error))
-        raise gr.Error(text, duration=None, title="Not restored", print_exception=False) from error
+        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
 
 
 def serve(load, name, names, host, port):
@@ -235,7 +238,8 @@ def serve(load, name, names, host, port):
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise OSError(f"{host} port {port} cannot be used ({error.strerror}): choose another with --port.") from error
+            remedy = "choose others with --host and --port"
+            raise OSError(f"{host} port {port} cannot be used ({error.strerror}): {remedy}.") from error
     models = Models(load)
     models[name]  # a wrong name or folder ends the command, not the first click
     folder = TemporaryDirectory(prefix="omgsr-demo-")

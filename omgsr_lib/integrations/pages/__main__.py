@@ -14,7 +14,7 @@ def main():
     parser = argparse.ArgumentParser(prog="omgsr_lib.integrations.pages", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results/mini"), help="folder of executed results")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="where the front page comes from")
-    parser.add_argument("--out", type=Path, default=Path("runs/pages"), help="folder of the pages; replaced")
+    parser.add_argument("--out", type=Path, default=Path("runs/pages"), help="folder of the pages")
     options = parser.parse_args()
     try:
         build(options.results, options.readme, options.out)
@@ -28,8 +28,8 @@ def main():
 def build(results, readme, out):
     """Write the pages of the folder `results` and the front page from the file `readme` into the folder `out`.
 
-    Returns `out`. Raises `FileNotFoundError` if results are missing, `ImportError` without the extra `pages` and `ValueError` if
-    Sphinx fails; `out` then stays as it was.
+    Returns `out`. Raises `FileNotFoundError` if results are missing, `ImportError` without the extra `pages` and
+    `ValueError` if Sphinx fails; `out` then stays as it was.
     """
     try:
         import myst_nb  # noqa: F401

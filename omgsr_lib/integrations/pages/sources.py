@@ -37,7 +37,8 @@ def write_sources(results, readme, source):
     (source / "report.md").write_text(_framed(report), encoding="utf-8")
     for path in source.glob("*/tables/*.md"):
         title = path.stem.replace("_", " ")
-        path.write_text(f"---\norphan: true\n---\n# {title[0].upper()}{title[1:]}\n\n{path.read_text(encoding='utf-8')}")
+        table = path.read_text(encoding="utf-8")
+        path.write_text(f"---\norphan: true\n---\n# {title[0].upper()}{title[1:]}\n\n{table}", encoding="utf-8")
     (source / "explorer.md").write_text(_explorer_page(), encoding="utf-8")
     names = [path.stem for path in notebooks]
     text = Path(readme).read_text(encoding="utf-8")
