@@ -33,7 +33,7 @@ SYSTEM_FONTS = ["system-ui", "sans-serif"]
 TITLE = "OMGSR: a photograph restored in one step"
 INTRODUCTION = f"# {TITLE}\n\nThe photograph stays on the computer where `omgsr demo` runs."
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container { width: 100%; max-width: 1240px !important; margin: auto; }
 #preview { height: clamp(260px, 50vw, 460px) !important; }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: .3em 1em; margin: 0; }
 #facts dt { opacity: .7; }
@@ -220,7 +220,7 @@ def _plain_errors():
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+        raise gr.Error(escape(str(error)), duration=20, print_exception=False) from error
 
 
 def serve(load, name, names, host, port):
