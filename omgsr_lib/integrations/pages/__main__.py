@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ...utils.files import atomic_folder
-from .sources import write_sources
+from .sources import COPIED, write_sources
 
 
 def main():
@@ -41,9 +41,9 @@ def build(results, readme, out):
     with tempfile.TemporaryDirectory() as folder, atomic_folder(out) as part:
         source = Path(folder, "source")
         write_sources(results, readme, source)
-        configuration = str(Path(__file__).parent)
-        doctrees = str(Path(folder, "doctrees"))
-        if build_main(["-q", "-W", "--keep-going", "-c", configuration, "-d", doctrees, str(source), str(part)]):
+        options = ["-c", str(Path(__file__).parent), "-d", str(Path(folder, "doctrees"))]
+        options += ["-D", f"html_extra_path={source / COPIED}"]
+        if build_main(["-q", "-W", "--keep-going", *options, str(source), str(part)]):
             raise ValueError("Sphinx could not build the pages: see the lines above.")
     return Path(out)
 

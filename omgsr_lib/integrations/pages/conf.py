@@ -1,8 +1,5 @@
 """Settings of Sphinx: no code is executed, and no page asks for anything outside its folder."""
 
-from pathlib import Path
-
-
 project = "OMGSR, reproduced"
 author = "The OMGSR Reproduction contributors"
 html_title = project
@@ -29,8 +26,3 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "secondary_sidebar_items": {"index": ["page-toc"], "notebooks/*": ["page-toc"]},
 }
-
-
-def setup(app):
-    """The files that are copied as they are lie with the sources, not beside this file."""
-    app.config.html_extra_path = [str(Path(app.srcdir) / "_copied")]
