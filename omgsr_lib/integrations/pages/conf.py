@@ -19,6 +19,7 @@ html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_show_copyright = html_show_sphinx = False
 html_copy_source = True
+html_show_search_summary = False  # it would fetch the pages, which a browser refuses from the disk
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
