@@ -152,8 +152,10 @@ def restore(source, out, model, tile, colour_fix, **options):
     return 1 if report.failed else 0
 
 
-def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, **options):
-    """The `OMGSR` of this name, ready to restore, on the GPU if there is one; `options` are those of `prepare`.
+def prepared_model(
+    name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, device=None, **options
+):
+    """The `OMGSR` of this name, ready to restore, by default on the GPU if there is one; `options` as in `prepare`.
 
     Of several processes of a launcher each has its own, on its own GPU, in the precision that the first chooses.
     """
@@ -175,7 +177,7 @@ def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precisi
     return prepare(
         model,
         dtype=dtype,
-        device=process_device(),
+        device=device or process_device(),
         compile=compile is not None,
         cache=compile,
         **options,
