@@ -72,6 +72,7 @@ def test_missing_results_are_one_line_and_leave_nothing(tmp_path, capsys, monkey
 
 @pytest.mark.slow
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    assert list(site.parent.iterdir()) == [site]
     theme = site / "_static"  # holds templates too
     pages = {path.resolve(): Links(path) for path in site.rglob("*.html") if not path.is_relative_to(theme)}
     assert {"index.html", "report.html", "explorer.html"} <= {path.name for path in site.glob("*.html")}

@@ -1,6 +1,7 @@
 """`python -m omgsr_lib.integrations.pages`: the study's results as a folder of web pages; `make pages` runs it."""
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -38,13 +39,15 @@ def build(results, readme, out):
         from sphinx.cmd.build import build_main
     except ImportError as error:
         raise ImportError("The pages need Sphinx and its parts: pip install -e '.[pages]'.") from error
-    with tempfile.TemporaryDirectory() as folder, atomic_folder(out) as part:
-        source = Path(folder, "source")
+    with tempfile.TemporaryDirectory() as folder:
+        source, doctrees, pages = (str(Path(folder, name)) for name in ("source", "doctrees", "pages"))
         write_sources(results, readme, source)
-        options = ["-c", str(Path(__file__).parent), "-d", str(Path(folder, "doctrees"))]
-        options += ["-D", f"html_extra_path={source / COPIED}"]
-        if build_main(["-q", "-W", "--keep-going", *options, str(source), str(part)]):
+        options = ["-q", "-W", "--keep-going", "-c", str(Path(__file__).parent), "-d", doctrees]
+        options += ["-D", f"html_extra_path={Path(source, COPIED)}"]
+        if build_main([*options, source, pages]):
             raise ValueError("Sphinx could not build the pages: see the lines above.")
+        with atomic_folder(out) as part:
+            shutil.copytree(pages, part, dirs_exist_ok=True)
     return Path(out)
 
 
