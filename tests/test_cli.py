@@ -93,6 +93,7 @@ try:
 except SystemExit as stop:
     code = stop.code
 heavy = "torch torchvision diffusers transformers peft accelerate numpy pandas matplotlib papermill nbclient PIL"
+heavy += " gradio"
 print(code, sorted(set(heavy.split()) & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

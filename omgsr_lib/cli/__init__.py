@@ -9,7 +9,7 @@ import sys
 import warnings
 
 from ..study.papermill import NotebookFailed
-from . import evaluate, reproduce, restore, train
+from . import demo, evaluate, reproduce, restore, train
 from .options import say
 
 
@@ -64,6 +64,7 @@ def build_parser():
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     restore.add_commands(commands)
+    demo.add_commands(commands)
     reproduce.add_commands(commands)
     train.add_commands(commands)
     evaluate.add_commands(commands)

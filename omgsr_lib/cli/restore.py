@@ -145,8 +145,10 @@ def restore(source, out, model, tile, colour_fix, **options):
     return 1 if report.failed else 0
 
 
-def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, **options):
-    """The `OMGSR` of this name, ready to restore, on the GPU if there is one; `options` are those of `prepare`."""
+def prepared_model(
+    name, *, base=None, adapter=None, prompt_embeds=None, precision=None, compile=None, device=None, **options
+):
+    """The `OMGSR` of this name, ready to restore, by default on the GPU if there is one; `options` as in `prepare`."""
     import torch
 
     from ..model import OMGSR
@@ -163,7 +165,7 @@ def prepared_model(name, *, base=None, adapter=None, prompt_embeds=None, precisi
     return prepare(
         model,
         dtype=dtype,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         compile=compile is not None,
         cache=compile,
         **options,
