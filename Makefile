@@ -22,7 +22,7 @@ run_all = @failed=; for file in $(1); do echo "$$file"; $(BIN)/python "$$file" -
 	if [ "$$failed" ]; then echo "A goal was missed by$$failed" >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study train-mini test test-browser lint bench bench-gpu lab clean
+.PHONY: help reproduce study train-mini test test-browser lint bench bench-gpu lab demo pages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -82,6 +82,14 @@ bench-gpu: $(READY) ## measure full-size models with random weights on a GPU; wi
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+demo: $(READY) ## open a page that restores a photograph, on this computer only (takes Pillow 12)
+	@$(BIN)/pip install -q -e '.[demo]'
+	$(BIN)/omgsr demo
+
+pages: $(READY) ## build the notebooks, report and explorer of results/mini as a static site in runs/pages
+	@$(BIN)/pip install -q -c constraints.txt -e '.[pages]'
+	$(BIN)/python -m omgsr_lib.integrations.pages
 
 clean: ## remove .venv and caches; results and runs stay
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .import_linter_cache

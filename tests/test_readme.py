@@ -15,7 +15,14 @@ from omgsr_lib.report.claims import CONTRADICTED, MIXED, SHOWN, UNDECIDED, claim
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FOLDERS = ("omgsr_lib/restore", "omgsr_lib/training", "omgsr_lib/weights", "notebooks", "benchmarks")
+FOLDERS = (
+    "omgsr_lib/restore",
+    "omgsr_lib/training",
+    "omgsr_lib/weights",
+    "omgsr_lib/integrations",
+    "notebooks",
+    "benchmarks",
+)
 FILES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
 # What the claim of each row of the README's table is called in report.md, in their order.
 CLAIMS = ("lie closer", "computed before training", "initial one, t 999$", "refinement loss .* helps$",

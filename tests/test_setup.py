@@ -25,11 +25,12 @@ PIN = re.compile(r"([A-Za-z0-9_.-]+)==([0-9][0-9A-Za-z.]*)")
 FAKE_PYTHON = f"""#!/bin/sh
 if [ "$1" = -c ]; then exec {sys.executable} -c "import sys; sys.version_info = ${{VERSION:-(3, 11, 0)}}; $2"; fi
 mkdir -p .venv/bin
-for tool in pip omgsr pytest ruff lint-imports playwright; do
+for tool in pip python omgsr pytest ruff lint-imports playwright; do
     printf '#!/bin/sh\\necho %s "$@" >> log\\n[ ! -e broken ]\\n' $tool > .venv/bin/$tool
     chmod +x .venv/bin/$tool
 done
 """
+PAGES = "-m omgsr_lib.integrations.pages"
 INSTALL = [
     "pip install -q -c constraints.txt torch torchvision",
     "pip install -q -c constraints.txt -e .[dev]",
@@ -160,6 +161,13 @@ def test_make_test_browser_takes_the_systems_chromium_or_downloads_one(clone):
     result, log = make(clone, "test-browser", "CHROMIUM=")
     assert result.returncode != 0 and log == [extra]
     assert "apt-get install chromium, or make test-browser CHROMIUM=path" in result.stderr
+
+
+def test_make_installs_the_extras_of_demo_and_pages(clone):
+    make(clone, "lint")
+    assert make(clone, "demo")[1] == ["pip install -q -e .[demo]", "omgsr demo"]
+    result, log = make(clone, "pages")
+    assert result.returncode == 0 and log == ["pip install -q -c constraints.txt -e .[pages]", f"python {PAGES}"]
 
 
 def test_make_refuses_an_old_python_in_one_line(clone):
