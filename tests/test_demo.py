@@ -52,25 +52,23 @@ def test_a_gpu_that_is_not_there_is_one_line(capsys, monkeypatch):
     assert "--device cpu" in capsys.readouterr().err
 
 
-def test_a_16_bit_photograph_keeps_its_bits_and_an_adaptive_model_its_estimate(tmp_path):
-    pytest.importorskip("gradio", reason="the demo page needs pip install -e '.[demo]'")
-    from omgsr_lib.integrations.demo import restore_file
-
-    model, told = OMGSR.from_pretrained("mini-s-adaptive").merge(), []
+def test_a_16_bit_photograph_keeps_its_bits_and_a_large_one_is_shown_smaller(tmp_path, monkeypatch):
+    demo = pytest.importorskip("omgsr_lib.integrations.demo", reason="pip install -e '.[demo]'", exc_type=ImportError)
     samples = np.random.default_rng(0).integers(0, 65536, (24, 32), dtype=np.uint16)
     Image.fromarray(samples).save(tmp_path / "deep.png")
-    out = tmp_path / "out"
-    out.mkdir()
+    model, told = OMGSR.from_base("tiny", "ddpm", 273), []
 
-    def tell(share, text):
-        assert 0 <= share <= 1
-        told.append(text)
+    def restored():
+        tell = lambda share, text: told.append((share, text))  # noqa: E731
+        options = dict(scale=2, timestep=None, tile=32)
+        return demo.restore_file(model, tmp_path / "deep.png", tmp_path, "models/tiny", tell, **options)
 
-    before, after, facts = restore_file(
-        model, tmp_path / "deep.png", out, "mini-s-adaptive", tell, scale=2, timestep=None, tile=32
-    )
-    assert facts["Timestep"] == "estimated" and facts["Size"] == "32x24 to 64x48 pixels"
-    assert after.name == "deep_mini-s-adaptive_x2_tauto.png"
-    with Image.open(before) as bicubic, Image.open(after) as restored:
-        assert bicubic.mode == "L" and restored.mode == "I;16" and bicubic.size == restored.size == (64, 48)
-    assert [text for text in told if text.startswith("predicting: tile 6 of 6")]
+    (before, after), file, facts = restored()
+    assert facts["Timestep"] == "273, as trained" and facts["Size"] == "32x24 to 64x48 pixels"
+    assert after == file and file.name == "deep_tiny_x2_t273.png"
+    with Image.open(before) as bicubic, Image.open(file) as whole:
+        assert (bicubic.mode, whole.mode) == ("L", "I;16") and bicubic.size == whole.size == (64, 48)
+    assert any(text.startswith("predicting: tile ") for _, text in told) and all(0 <= share <= 1 for share, _ in told)
+    monkeypatch.setattr(demo, "SHOWN", 64 * 48 // 4)
+    images, file, _ = restored()
+    assert [Image.open(path).size for path in (*images, file)] == [(32, 24), (32, 24), (64, 48)]

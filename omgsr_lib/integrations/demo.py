@@ -77,9 +77,9 @@ def restore_file(model, source, folder, name, tell, **options):
         tell: `tell(share, text)` is called with what is being done: how much of it, from 0 to 1, and words.
         options: those of `Restorer`.
 
-    Returns `(before, after, facts)`: paths of the bicubic enlargement and of the restored image, and what to say of
-    them, `{term: text}`. Raises `ValueError` for a file that is no image, is too small or too large for the memory,
-    and for wrong options.
+    Returns `((before, after), file, facts)`: paths of what the page shows, the bicubic enlargement and the restored
+    image, the path of the file in full size, and what to say of it, `{term: text}`. Raises `ValueError` for a file
+    that is no image, is too small or too large for the memory, and for wrong options.
     """
     began = time.monotonic()
     tell(0, "reading the photograph")
@@ -103,9 +103,10 @@ def restore_file(model, source, folder, name, tell, **options):
     auto = estimates(model, restorer.timestep)
     stem = f"{Path(source).stem}_{Path(name).name}_x{restorer.scale:g}_t{'auto' if auto else timestep}"
     folder = Path(mkdtemp(dir=folder))
-    before, after = folder / f"{stem}_bicubic.png", folder / f"{stem}.png"
-    enlarged.to_8_bits().image().save(before)
-    restored.save(after, "png")
+    file = folder / f"{stem}.png"
+    restored.save(file, "png")
+    before = _save_shown(enlarged, folder / f"{stem}_bicubic.png")
+    after = file if width * height <= SHOWN else _save_shown(restored, folder / f"{stem}_shown.png")
     facts = {
         "Size": "{}x{} to {}x{} pixels".format(*picture.size, width, height),
         "Model": name,
@@ -113,7 +114,17 @@ def restore_file(model, source, folder, name, tell, **options):
         "Time": f"{seconds:.1f} s",
     }
     notes = (*restored.notes, *restored.losses("png").values())
-    return before, after, facts | ({"Notes": "; ".join(notes)} if notes else {})
+    return (before, after), file, facts | ({"Notes": "; ".join(notes)} if notes else {})
+
+
+def _save_shown(picture, path):
+    """Save a `Picture` for the page, a large one smaller; returns `path`."""
+    image = picture.to_8_bits().image()
+    excess = image.width * image.height / SHOWN
+    if excess > 1:
+        image = image.resize([max(1, round(side / excess**0.5)) for side in image.size], Image.BICUBIC)
+    image.save(path)
+    return path
 
 
 def open_photograph(source):
@@ -126,17 +137,6 @@ def open_photograph(source):
         width, height = picture.size
         raise ValueError(f"A photograph must measure at least {MIN_SIDE} pixels on each side: it is {width}x{height}.")
     return picture
-
-
-def shown(path):
-    """The image file for the page: itself, or of a large one a smaller copy."""
-    with Image.open(path) as image:
-        excess = image.width * image.height / SHOWN
-        if excess <= 1:
-            return path
-        small = image.resize([max(1, round(side / excess**0.5)) for side in image.size], Image.BICUBIC)
-    small.save(path.with_suffix(".shown.png"))
-    return path.with_suffix(".shown.png")
 
 
 def demo_page(models, names, folder):
@@ -163,12 +163,12 @@ def demo_page(models, names, folder):
                 raise ValueError("There is no photograph yet: drop one first.")
             tell(0, f"loading {name}")
             options = dict(scale=scale, timestep=None if as_trained else int(timestep), tile=tile)
-            before, after, facts = restore_file(models[name], source, folder, name, tell, **options)
+            shown, file, facts = restore_file(models[name], source, folder, name, tell, **options)
         lines = "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in facts.items())
         return (
             gr.Image(visible=False),
-            gr.ImageSlider(value=(shown(before), shown(after)), visible=True),
-            gr.DownloadButton(value=after, visible=True),
+            gr.ImageSlider(value=shown, visible=True),
+            gr.DownloadButton(value=file, visible=True),
             f"<dl>{lines}</dl>",
         )
 
