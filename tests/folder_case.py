@@ -4,7 +4,8 @@ import numpy as np
 from hostile_inputs import picture
 
 from omgsr_lib.model import OMGSR
-from omgsr_lib.restore.folder import JOURNAL, restore_folder
+from omgsr_lib.restore.folder import restore_folder
+from omgsr_lib.utils.journal import JOURNAL
 
 
 def tiny_model():
