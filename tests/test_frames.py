@@ -86,8 +86,8 @@ def edit(path, change):
         (lambda f: (f / "case.json").write_text("[]"), ValueError, "of format 2"),
         (lambda f: (f / "curves.csv").unlink(), FileNotFoundError, "curves.csv' is missing"),
         (lambda f: edit(f / "index.csv", lambda t: t.replace("psnr_prior", "lpips")), ValueError, "needs the columns"),
-        (lambda f: edit(f / "index.csv", lambda t: t.replace("s,0,", "s,zero,")), ValueError, "no number"),
-        (lambda f: edit(f / "index.csv", lambda t: t + "s\n"), ValueError, "no number"),
+        (lambda f: edit(f / "index.csv", lambda t: t.replace("s,0,", "s,zero,")), ValueError, "not a number"),
+        (lambda f: edit(f / "index.csv", lambda t: t + "s\n"), ValueError, "not a number"),
         (lambda f: (f / "s_t0000.png").unlink(), FileNotFoundError, "missing image: '.*s_t0000.png"),
         (lambda f: (f / "s_t0000.png").write_text("text"), ValueError, "readable PNG: '.*s_t0000.png"),
         (
