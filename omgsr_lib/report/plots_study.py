@@ -29,7 +29,7 @@ def plot_growth(growth):
             ax.axhline(0, color=METHOD_COLOURS["mid"], lw=0.7, zorder=1)
             ax.set_xscale("log")
             ax.set_xlim(marks[0] / 1.5, marks[-1] * 1.5)
-            ax.set_xticks(marks, [f"{crops:,}" for crops in marks])
+            ax.set_xticks(marks, [f"{crops:,.0f}" for crops in marks])
             ax.xaxis.set_minor_formatter(NullFormatter())
         low, high = row[0].get_ylim()
         for ax in row:
