@@ -17,6 +17,7 @@ from omgsr_lib.report.contrasts import (
     growth_table,
     power_table,
     read_study,
+    wide,
 )
 from omgsr_lib.report.sweep import optimum_of, sweep_table
 from omgsr_lib.study import ablation as study_module
@@ -162,6 +163,10 @@ def test_a_study_that_was_not_run_is_none(frame, tmp_path):
     assert read_study(tmp_path / "study.csv") is None
     frame.to_csv(tmp_path / "study.csv", index=False)
     pd.testing.assert_frame_equal(read_study(tmp_path / "study.csv")[frame.columns], frame, check_dtype=False)
+    wide(frame).to_csv(tmp_path / "study.csv", index=False)
+    order, again = [name for name in frame if name != "value"], read_study(tmp_path / "study.csv")[frame.columns]
+    sort = dict(by=order, ignore_index=True)
+    pd.testing.assert_frame_equal(again.sort_values(**sort), frame.sort_values(**sort), check_dtype=False)
     frame.drop(columns=["resolution", "crops"]).to_csv(tmp_path / "study.csv", index=False)
     assert set(read_study(tmp_path / "study.csv")["crops"]) == {400}  # of the former study, which did not say
     frame.drop(columns="without").to_csv(tmp_path / "study.csv", index=False)
@@ -193,7 +198,7 @@ def test_a_stopped_study_resumes_and_says_what_it_costs(data, tmp_path, monkeypa
     monkeypatch.setattr(study_module, "execute_run", fake_runs(executed))
     frame = study(tmp_path / "study", data, MIDS)
     assert executed == runs and "38 runs, 33 to do" in capsys.readouterr().out
-    assert len(frame) == len(pd.read_csv(tmp_path / "study" / "study.csv")) == 38 * len(IMAGES) * 2
+    assert len(frame) == len(read_study(tmp_path / "study" / "study.csv")) == 38 * len(IMAGES) * 2
     study(tmp_path / "study", data, MIDS)
     assert executed == runs
     study(tmp_path / "study", data, MIDS, full=True, only="no-chunks")

@@ -19,7 +19,7 @@ from ..data.pairs import Pairs, assert_disjoint
 from ..presets import recipe
 from ..priors.loading import WEIGHTS
 from ..report.claims import BASES, NOT_RUN
-from ..report.contrasts import LARGE, read_study
+from ..report.contrasts import LARGE, read_study, wide
 from ..training.checkpoint import keep_settings
 from ..utils.files import atomic_write, part_hashes, sha256
 from ..utils.precision import native_precision
@@ -58,7 +58,7 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
     """Run what is missing of the study in `folder`, `jobs` processes of one thread each; returns all scores.
 
     Prints how many core-hours that takes, measured from a few steps of each kind on this machine. Writes
-    `<folder>/runs/<name>@<crops>.csv`, then `<folder>/study.csv`, one row per run, crops seen, image and metric, and
+    `<folder>/runs/<name>@<crops>.csv`, then `<folder>/study.csv`, one row per run, crops seen and image, and
     `<folder>/skipped.csv`. Scores that a `study.csv` holds stay if its `run.json` names the same settings and images;
     others are replaced.
 
@@ -109,7 +109,7 @@ def study(folder, data, mid_timesteps, *, full=False, only=None, jobs=2, plan=Fa
     }
     record = start_run("study", facts, seed=0, folder=folder)
     with atomic_write(record.path("study.csv")) as part:
-        frame.to_csv(part, index=False, float_format="%.6g")
+        wide(frame).to_csv(part, index=False, float_format="%.6g")
     _write_reasons(record.path(SKIPPED), reasons)
     record.finish()
     return frame

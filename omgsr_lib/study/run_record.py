@@ -15,7 +15,6 @@ import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
 from pathlib import Path, PurePath
 
 from ..utils.files import atomic_write, part_hashes, sha256, write_json
@@ -166,7 +165,7 @@ class Run:
         Args:
             name: `.csv` for a data frame (six significant digits, no index), `.png` for a figure of lines and text,
                 `.jpg` for photographs.
-            content: data frame, matplotlib figure, PIL image, or the bytes of a PNG file; those become a JPEG for `.jpg`.
+            content: data frame, matplotlib figure, PIL image, or the bytes of an image file.
             options: of `report.plots.save_figure`, such as `dpi`.
 
         Returns the data frame itself, or an `IPython.display.Image` of the file.
@@ -176,19 +175,16 @@ class Run:
             with atomic_write(path) as part:
                 content.to_csv(part, index=False, float_format="%.6g")
             return content
-        from IPython.display import Image as Shown
-        from PIL import Image
+        from IPython.display import Image
 
         from ..report.plots import save_figure
 
         if hasattr(content, "savefig"):
             save_figure(content, path, **options)
         else:
-            if isinstance(content, bytes) and path.suffix == ".jpg":
-                content = Image.open(BytesIO(content))
             with atomic_write(path) as part:
                 part.write_bytes(content) if isinstance(content, bytes) else content.save(part, **JPEG)
-        return Shown(filename=str(path))
+        return Image(filename=str(path))
 
     def add_output(self, path):
         """Record an output inside the run's folder (of a folder: every file in it). Returns it as a `Path`."""
