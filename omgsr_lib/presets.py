@@ -211,7 +211,7 @@ PRETRAINING = {
     "estimator":   Pretraining(steps=1000, batch_size=64, learning_rate=1e-3),
 }  # fmt: skip
 
-PRESETS = ("smoke", "mini", "latents", "paper", "first-release", "release", "open")
+PRESETS = ("smoke", "mini", "latents", "paper", "first-release", "release")  # of the notebooks, which train S and F
 
 PACKAGED_PRIORS = ("mini-ddpm", "mini-flow")  # folders of omgsr_lib/weights, beside mini-autoencoder
 
