@@ -58,7 +58,7 @@ def front_page(readme, notebooks):
     text = f"{head.rstrip()}\n\n## {FINDINGS}\n\n{findings.strip()}\n"
     text = text.replace(f"({LINKED}", "(").replace("```math", "```{math}")
     text = re.sub(r"<!--.*?-->\n", "", text, flags=re.S)
-    text = re.sub(r"\| (\d\d) \|$", lambda found: f"| {_link(found[1], notebooks)} |", text, flags=re.M)
+    text = re.sub(r"\| (\d\d\w?) \|$", lambda found: f"| {_link(found[1], notebooks)} |", text, flags=re.M)
     lines = "\n".join(f"- [](notebooks/{name}.ipynb)" for name in notebooks)
     listed = "\n".join(f"{NOTEBOOKS}/{name}" for name in notebooks)
     return (
