@@ -18,9 +18,10 @@ from ..utils.journal import Journal
 from ..utils.memory import out_of_memory
 from ..utils.processes import alone_together, first_process, from_first, gather, processes, share
 from .batches import batches
+from .checks import check_count
 from .names import plan_outputs
 from .out_of_core import DISK_BYTES, fits_memory, restore_oversize
-from .pipeline import Restorer, check_count, estimates
+from .pipeline import Restorer, estimates
 
 
 SCRATCH = ".omgsr-scratch"

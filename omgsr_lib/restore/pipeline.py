@@ -24,6 +24,7 @@ from ..utils.memory import free_memory, out_of_memory
 from ..utils.workers import in_order, on_threads
 from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, in_exact_tiles, retry_smaller
 from .batches import batches
+from .checks import check_count, check_name
 from .colour import check_method, colour_strips
 
 
@@ -369,19 +370,6 @@ class Restorer:
 def estimates(model, timestep):
     """Whether `model` has an estimator that chooses where `timestep` is asked for: None or "auto"."""
     return timestep in (None, "auto") and getattr(model, "estimator", None) is not None
-
-
-def check_count(name, value):
-    """Raise `ValueError` unless `value`, of the argument `name`, is an integer of at least 1."""
-    if not (isinstance(value, Integral) and value >= 1):
-        raise ValueError(f"{name} must be an integer of at least 1: got {value!r}.")
-
-
-def check_name(name, value, names, optional=False):
-    """Raise `ValueError` unless `value`, of the argument `name`, is one of `names`, or None if it is `optional`."""
-    if not (value in names or (optional and value is None)):
-        known = ", ".join(names) + (" or None" if optional else "")
-        raise ValueError(f"{name} must be one of {known}: got {value!r}.")
 
 
 def _pad(pixels, multiple):
