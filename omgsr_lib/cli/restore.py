@@ -10,20 +10,23 @@ def add_commands(commands):
     parser = add_command(commands, restore, "omgsr restore photos --out restored --scale 3 --model mini-s")
 
     files = parser.add_argument_group("input and output")
-    files.add_argument("source", help="image, or folder whose images are restored, those of its folders too")
+    files.add_argument("source", help="an image, or a folder, searched with all its subfolders")
     files.add_argument("--out", required=True, metavar="DIR", help="folder for the restored files")
     files.add_argument(
-        "--scale", type=number(float, 1), default=4.0, metavar="X", help="output side / input side, any number from 1"
+        "--scale", type=number(float, 1), default=4.0, metavar="X", help="enlargement of each side, any number from 1"
     )
     files.add_argument(
-        "--format", default="png", choices=["png", "jpeg", "webp", "tiff"], help="16 bits stay in png and tiff"
+        "--format",
+        default="png",
+        choices=["png", "jpeg", "webp", "tiff"],
+        help="format of the restored files; png and tiff keep 16 bits",
     )
     files.add_argument(
         "--quality",
         type=number(int, 1, 100),
         default=95,
         metavar="N",
-        help="of jpeg and webp, 1 (smallest file) to 100 (best)",
+        help="quality of jpeg and webp, from 1 (smallest file) to 100 (best)",
     )
     files.add_argument(
         "--colour-fix", default="adain", choices=["adain", "wavelet", "none"],
@@ -34,7 +37,9 @@ def add_commands(commands):
         help="cut to 8 bits before and after the colour fix, as the authors' code does, instead of rounding once",
     )  # fmt: skip
     files.add_argument(
-        "--force", action="store_true", help="restore what is finished again, and replace files of other origin"
+        "--force",
+        action="store_true",
+        help="restore again what is finished, and overwrite files that this command did not write",
     )
     files.add_argument(
         "--max-pixels", type=positive, metavar="N",
@@ -59,7 +64,7 @@ def add_commands(commands):
     )  # fmt: skip
     model.add_argument(
         "--strength", type=float, default=0.0, metavar="X",
-        help="moves timestep auto: below 0 the result keeps to the image, above 0 the prior adds more, some -2 to 2",
+        help="shifts timestep auto: below 0 stays closer to the input, above 0 lets the prior add more; try -2 to 2",
     )  # fmt: skip
     model.add_argument(
         "--seed", type=int, metavar="N",
@@ -97,7 +102,7 @@ def add_commands(commands):
     )
     speed.add_argument(
         "--precision", choices=["no", "bf16"],
-        help="of weights and activations; no: 32 bits (default: the faster one here, measured once for a small model)",
+        help="of weights and activations; no: 32 bits (default: of a small model the faster one here, measured once)",
     )  # fmt: skip
     speed.add_argument(
         "--fold", action="store_true", help="compute once what no image changes; at the model's own timestep only"

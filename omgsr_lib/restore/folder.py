@@ -158,7 +158,7 @@ class _Run:
         """The job of a pair of `plan_outputs`, its image enlarged; in the reading thread."""
         path, name = Path(pair[0]), pair[1]
         if path.exists() and not path.is_file():
-            raise ValueError(f"A photograph must be a file: '{path}' is none. Remove or replace it.")
+            raise ValueError(f"A photograph must be a regular file: '{path}' is not. Remove or replace it.")
         output = self.target / name
         if output.exists() and not output.is_file():
             raise ValueError(f"A restored image must not replace what is no file: '{output}' is none. Move it away.")
@@ -273,7 +273,7 @@ def _line(text):
 
 
 class _Threads(ThreadPoolExecutor):
-    """`count` threads that work ahead of whoever takes their results."""
+    """`count` threads that work ahead of the code that takes their results."""
 
     def __init__(self, count):
         super().__init__(max_workers=count)
