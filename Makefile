@@ -83,10 +83,12 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 demo: $(READY) ## open a page that restores a photograph, on this computer only (takes Pillow 12)
+	@echo "Installing the extra demo, unless it is there"
 	@$(BIN)/pip install -q -e '.[demo]'
 	$(BIN)/omgsr demo
 
 pages: $(READY) ## build the notebooks, report and explorer of results/mini as a static site in runs/pages
+	@echo "Installing the extra pages, unless it is there"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[pages]'
 	$(BIN)/python -m omgsr_lib.integrations.pages
 

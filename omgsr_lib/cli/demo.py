@@ -27,6 +27,7 @@ def demo(model, device, host, port):
 
     It runs until Ctrl-C, offline, and deletes what was uploaded at the end.
     """
+    print(f"loading {model}", flush=True)
     from torch import cuda
 
     from ..integrations.demo import serve
@@ -34,7 +35,6 @@ def demo(model, device, host, port):
 
     if device == "cuda" and not cuda.is_available():
         raise ValueError("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.")
-    print(f"loading {model}", flush=True)
     page, address, folder = serve(partial(prepared_model, device=device), model, ("mini-s", "mini-f"), host, port)
     with folder:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)

@@ -25,6 +25,7 @@ KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONHASHSEED": "0",
     "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:Mismatch dtype between input and weight:UserWarning",  # torch, of FLUX under autocast
 }
 
 

@@ -17,6 +17,7 @@ def main():
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="where the front page comes from")
     parser.add_argument("--out", type=Path, default=Path("runs/pages"), help="folder of the pages")
     options = parser.parse_args()
+    print(f"building the pages of {options.results}", flush=True)
     try:
         build(options.results, options.readme, options.out)
     except (OSError, ValueError, ImportError) as error:

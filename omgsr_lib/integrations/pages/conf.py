@@ -9,6 +9,7 @@ exclude_patterns = ["_copied"]
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of libraries to whoever runs a notebook
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
