@@ -20,7 +20,7 @@ class Recipe:
     family: str  # of the prior, a key of `priors.PRIORS`
     revision: str | None = None  # commit of the hub id
     start: str | None = None  # adapters to start from, a folder of the package's weights
-    checkpointing: bool = False  # recompute the denoiser's activations in the backward pass
+    checkpointing: bool = False  # recompute activations of denoiser and autoencoder in the backward pass
     prompt: str = ""
 
     timestep: int  # mid-timestep t*, an index into the schedule

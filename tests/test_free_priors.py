@@ -103,7 +103,7 @@ def test_timesteps_have_the_snr_of_flux():
 
 
 def test_a_timestep_of_another_model_is_a_warning_with_the_command_that_measures_it(capsys, monkeypatch):
-    monkeypatch.setattr("omgsr_lib.study.costs.dry_run", lambda chosen, precision: f"t* {chosen.timestep}")
+    monkeypatch.setattr("omgsr_lib.study.costs.dry_run", lambda chosen, **options: f"t* {chosen.timestep}")
     command = ["train", "--variant", "k", "--resolution", "1024", "--dry-run"]
     assert main(command) == 0
     out, err = capsys.readouterr()

@@ -136,7 +136,7 @@ def test_checkpointing_keeps_the_inputs_of_the_blocks_and_computes_them_twice():
     def counts(blocks, single_blocks):
         prior = flux(blocks, single_blocks)
         plain = count(lambda: prior(latents, 200), [prior])
-        return plain, count(lambda: prior(latents, 200), [prior], checkpointed=prior.denoiser), prior
+        return plain, count(lambda: prior(latents, 200), [prior], recomputed=prior.denoiser), prior
 
     plain, checkpointed, prior = counts(1, 1)
     with torch.no_grad():
@@ -149,13 +149,13 @@ def test_checkpointing_keeps_the_inputs_of_the_blocks_and_computes_them_twice():
     outside += 2 * (width * 2 * width + image * width * 16)  # modulation and projection of the result
     assert checkpointed.flops - plain.flops == forward - outside
     assert not prior.denoiser.is_gradient_checkpointing
+    largest = 0
     for blocks in ((2, 1), (1, 2)):
         deeper, checkpointed_deeper, _ = counts(*blocks)
         assert checkpointed_deeper.kept - checkpointed.kept == (image + text) * width * 4
-        block = deeper.kept - plain.kept  # what one block keeps; the peak is in the backward pass of the largest
-        assert checkpointed.peak - checkpointed.kept >= block - 2 * (image + text) * width * 4 > 0
-        assert checkpointed_deeper.peak - checkpointed_deeper.kept == checkpointed.peak - checkpointed.kept
-    assert checkpointed.kept < checkpointed.peak < plain.kept == plain.peak
+        largest = max(largest, deeper.kept - plain.kept)  # what one block keeps
+        assert 0 <= checkpointed_deeper.peak - checkpointed.peak < 1.1 * (image + text) * width * 4  # about one input
+    assert largest < checkpointed.peak < largest + checkpointed.kept < plain.kept == plain.peak
 
 
 def test_what_a_part_with_its_own_backward_pass_kept_is_given_back():

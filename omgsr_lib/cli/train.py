@@ -117,7 +117,8 @@ def add_train(commands):
     )
     speed.add_argument(
         "--checkpointing", action=argparse.BooleanOptionalAction,
-        help="recompute the denoiser's activations, for less memory" + RECIPE,
+        help="recompute the activations of denoiser and autoencoder: less memory, more operations, the same result"
+             + RECIPE,
     )  # fmt: skip
     speed.add_argument("--workers", type=from_zero, default=0, metavar="N", help="processes that load data, from 0")
     add_threads(speed)
@@ -151,7 +152,7 @@ def train(
     if dry_run:
         from ..study.costs import dry_run
 
-        print(dry_run(chosen, precision=options["precision"] or "bf16"))
+        print(dry_run(chosen, precision=options["precision"] or "bf16", optimizer=options["optimizer"]))
         return
     from ..training.model_card import command_line
     from ..training.run import finetune

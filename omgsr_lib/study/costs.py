@@ -22,7 +22,8 @@ from ..utils.meter import Meter, count
 
 
 AUTOENCODER_MODES = ("one piece", "exact", "flat")  # of an autoencoder
-OPTIMIZER_BYTES = 12  # per trained parameter: gradient and both moments of Adam, in float32
+RECOMPUTED = ("LoRA encoder", "denoiser", "decoder")  # the parts that checkpointing recomputes
+OPTIMIZER_BYTES = {"adamw": 12, "adamw8bit": 6}  # per trained parameter: gradient in float32, both moments of Adam
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,28 @@ class TrainingCosts:
         return sum(self.memory.values())
 
 
-def dry_run(recipe, *, precision="bf16"):
+def dry_run(recipe, *, precision="bf16", optimizer="adamw"):
     """What `omgsr train --dry-run` prints, with the recipe's own base and loss networks; nothing is downloaded."""
     model = meta_model(recipe, precision)
     with torch.device("meta"):
         networks = build_losses(recipe, model.vae, pretrained=False)
-    return format_dry_run(recipe, training_costs(recipe, model=model, precision=precision, **networks._asdict()))
+    costs = training_costs(recipe, model=model, precision=precision, optimizer=optimizer, **networks._asdict())
+    return format_dry_run(recipe, costs)
 
 
-def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16"):
+def training_costs(
+    recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16", optimizer="adamw"
+):  # fmt: skip
     """The `TrainingCosts` of a `presets.Recipe`, in seconds for any size.
 
     Args:
         model: `OMGSR` on the meta device, by default `meta_model`. It gets the recipe's adapters if it has none.
         perceptual, discriminator: the `LossNetworks` on the meta device; the parts of those not given are left out.
-        precision: as in `train`: "bf16" with the casts of autocast, or "no".
+        precision, optimizer: as in `train`; precision "bf16" with the casts of autocast, or "no".
 
-    FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the denoiser's blocks
-    keep their inputs only and are computed twice. Activations are the most that autograd keeps at any moment of the
-    generator's and the discriminator's pass.
+    FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the layers that
+    `recompute_activations` names keep their inputs only and are computed twice. Activations are the most that autograd
+    keeps at any moment of the generator's and the discriminator's pass.
     """
     model = meta_model(recipe, precision) if model is None else model
     if model.ranks is None:
@@ -87,12 +91,14 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
         numbers = {"parameters": _parameters(module), "trainable": _trainable(module), **vars(found)}
         rows.append({"part": name, **numbers})
 
-    part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
-    part("LoRA encoder", model.lq_vae, lambda: model.encode(pixels))
+    def recomputable(name, module, function, model):
+        part(name, module, function, recomputed=model if recipe.checkpointing and name in RECOMPUTED else None)
+
     denoiser = model.prior.denoiser
-    checkpointed = denoiser if recipe.checkpointing else None
-    part("denoiser", denoiser, lambda: model.predict_clean(latents), checkpointed=checkpointed)
-    part("decoder", model.vae.decoder, lambda: model.decode(latents))
+    part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
+    recomputable("LoRA encoder", model.lq_vae, lambda: model.encode(pixels), model.lq_vae)
+    recomputable("denoiser", denoiser, lambda: model.predict_clean(latents), denoiser)
+    recomputable("decoder", model.vae.decoder, lambda: model.decode(latents), model.vae)
     chunks = {"at_once": recipe.at_once}
     if perceptual is not None:
         distances = [perceptual, predicted, target, recipe.chunk]
@@ -110,7 +116,7 @@ def training_costs(recipe, *, model=None, perceptual=None, discriminator=None, p
     passes = [[row for row in rows if (row["part"] == "discriminator for D") == last] for last in (False, True)]
     memory = {
         "weights": _bytes(modules),
-        "optimizer": OPTIMIZER_BYTES * sum(row["trainable"] for row in rows),
+        "optimizer": OPTIMIZER_BYTES[optimizer] * sum(row["trainable"] for row in rows),
         "activations": max(map(_peak, passes)),
     }
     given = {"perceptual loss": perceptual, "discriminator": discriminator}

@@ -12,6 +12,7 @@ import torch
 from ..losses.build import LossNetworks, build_losses
 from ..presets import Recipe
 from ..restore.pairs import restored_pairs
+from ..utils.recompute import recompute_activations
 from .batches import StepBatches
 from .checkpoint import Checkpoint, Tensors, append_log, read_checkpoint, read_log
 from .distributed import held, shard_frozen
@@ -122,7 +123,8 @@ def set_up(model, pairs, recipe, folder, options):
     networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
     heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
     if recipe.checkpointing:
-        model.prior.denoiser.enable_gradient_checkpointing()
+        for part in (model.prior.denoiser, model.lq_vae, model.vae):
+            recompute_activations(part)
     if accelerator.distributed_type == DistributedType.FSDP:
         shard_frozen(model.prior.denoiser)
     model.to(accelerator.device)

@@ -77,7 +77,8 @@ def generator_step(training, lq, hq, noise, *, sharpen=True):
             with nullcontext() if training.options.as_released else _frozen(discriminator.heads):
                 loss = generator_loss(discriminator, restored, noise, at_once=recipe.at_once)
             losses["adversarial"] = recipe.adversarial * loss
-    (sum(losses.values()) / recipe.accumulation).backward()
+    with sdpa_kernel(KERNELS):  # attention may be computed again
+        (sum(losses.values()) / recipe.accumulation).backward()
     return losses, restored.detach()
 
 

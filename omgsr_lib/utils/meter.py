@@ -6,6 +6,7 @@ FLOPs are twice the multiply-adds of every convolution, matrix product and atten
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -14,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from .recompute import recompute_activations
 
 
 # What CUDA's autocast computes in bfloat16 and in float32, of the functions that models and losses here call (the
@@ -41,15 +44,15 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.flops = self.peak = 0
         self._storages, self._held = {}, 0  # held: at least the bytes that are alive
-        self._as_on_gpu = _AsOnGPU(autocast)
+        self.as_on_gpu = _AsOnGPU(autocast)
 
     def __enter__(self):
-        self._as_on_gpu.__enter__()
+        self.as_on_gpu.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self._as_on_gpu.__exit__(*error)
+        self.as_on_gpu.__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -76,7 +79,7 @@ class Count:
     """What one computation takes.
 
     Attributes:
-        flops: forward and backward, with what checkpointing computes twice.
+        flops: forward and backward, with what is computed again.
         kept: bytes that autograd keeps from the forward pass for the backward pass, without parameters.
         peak: the most that it keeps at any moment of both, as where blocks or chunks have their own backward pass.
     """
@@ -86,27 +89,25 @@ class Count:
     peak: int = 0
 
 
-def count(function, modules, *, autocast=False, checkpointed=None):
+def count(function, modules, *, autocast=False, recomputed=None):
     """The `Count` of `function()` and, if its result needs a gradient, of the backward pass from it.
 
     Args:
         function: takes nothing, returns a tensor; computes on meta tensors with the parameters of `modules`.
         autocast: apply the casts of CUDA's autocast to bfloat16.
-        checkpointed: diffusers model that recomputes its blocks in the backward pass.
+        recomputed: diffusers model that recomputes its activations in the backward pass.
     """
     meter, kept = Meter(autocast=autocast), _Kept(modules)
-    blocks = _Blocks(meter, kept, modules)
     with (
-        _checkpointing(checkpointed, blocks) if checkpointed else nullcontext(),
+        _recomputing(recomputed, meter.as_on_gpu) if recomputed else nullcontext(),
         meter,
         torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda packed: packed.value),
     ):
         output = function()
-        held = kept.bytes - blocks.inside + blocks.inputs.bytes
+        held = kept.bytes
         if output.requires_grad:
             torch.autograd.backward(output.float().sum())
-    peak = kept.peak if checkpointed is None else held + blocks.largest
-    return Count(meter.flops + blocks.flops, held, peak)
+    return Count(meter.flops, held, kept.peak)
 
 
 class _Kept:
@@ -145,31 +146,44 @@ class _Packed:
         self.kept.drop(self.value.untyped_storage())
 
 
-class _Blocks:
-    """In place of diffusers' checkpointing: blocks run once, and what checkpointing would change is counted."""
+class _Recomputed(torch.autograd.Function):
+    """A layer that keeps its inputs only, as under `torch.utils.checkpoint`.
 
-    def __init__(self, meter, kept, modules):
-        self.meter, self.kept = meter, kept
-        self.inputs, self.packed = _Kept(modules), []
-        self.flops = self.inside = self.largest = 0
+    What the backward pass computes again goes through the counters, from which torch's own hides the tensors it keeps.
+    """
 
-    def __call__(self, block, *arguments):
-        self.packed += [self.inputs.pack(argument) for argument in arguments if isinstance(argument, torch.Tensor)]
-        flops, kept = self.meter.flops, self.kept.bytes
-        output = block(*arguments)
-        self.flops += self.meter.flops - flops
-        self.inside += self.kept.bytes - kept
-        self.largest = max(self.largest, self.kept.bytes - kept)
-        return output
+    @staticmethod
+    def forward(ctx, mode, layer, trained, *arguments):
+        ctx.mode, ctx.layer, ctx.arguments = mode, layer, [None if torch.is_tensor(a) else (a,) for a in arguments]
+        ctx.save_for_backward(*filter(torch.is_tensor, arguments))
+        return layer(*arguments)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        saved = iter(ctx.saved_tensors)
+        arguments = [next(saved) if other is None else other[0] for other in ctx.arguments]
+        arguments = [a.detach().requires_grad_(a.requires_grad) if torch.is_tensor(a) else a for a in arguments]
+        with torch.enable_grad(), ctx.mode:  # autograd calls this without the modes around the forward pass
+            outputs = tree_leaves(ctx.layer(*arguments))
+        wanted = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+        torch.autograd.backward(*zip(*wanted, strict=True))
+        return None, None, None, *(a.grad if torch.is_tensor(a) else None for a in arguments)
+
+
+def _recomputed(mode, layer, *arguments):
+    """The result of a `layer` with a trained parameter needs a gradient, whatever goes in."""
+    trained = next((parameter for parameter in layer.parameters() if parameter.requires_grad), None)
+    return _Recomputed.apply(mode, layer, trained, *arguments)
 
 
 @contextmanager
-def _checkpointing(model, blocks):
-    model.enable_gradient_checkpointing(gradient_checkpointing_func=blocks)
+def _recomputing(model, mode):
+    recompute_activations(model, partial(_recomputed, mode))
     try:
         yield
     finally:
-        model.disable_gradient_checkpointing()
+        if model.is_gradient_checkpointing:
+            model.disable_gradient_checkpointing()
 
 
 class _AsOnGPU(TorchFunctionMode):
