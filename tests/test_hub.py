@@ -1,6 +1,8 @@
 """priors/hub.py and the checks of a base: every way a base can be wrong, in one line that says what to do."""
 
 import json
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from huggingface_hub import errors
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors import PRIORS
-from omgsr_lib.priors.loading import load_autoencoder, load_prior, save_model, save_prior
+from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
 from omgsr_lib.priors.tiny import tiny_autoencoder
 
 
@@ -182,3 +184,13 @@ def test_the_revision_of_a_recipe_goes_with_its_own_base(hub):
         with pytest.raises(PermissionError):
             OMGSR.from_recipe(own, base=base, revision=revision)
         assert asked.pop() == expected
+
+
+def test_a_diffusers_that_cannot_be_imported_is_not_taken_for_a_damaged_base(monkeypatch):
+    class Broken(ModuleType):
+        def __getattr__(self, name):
+            raise RuntimeError(f"Failed to import diffusers, for {name}")
+
+    monkeypatch.setitem(sys.modules, "diffusers", Broken("diffusers"))
+    with pytest.raises(RuntimeError, match="^Failed to import diffusers"):
+        load_autoencoder(WEIGHTS / "mini-autoencoder")

@@ -28,11 +28,12 @@ def load_autoencoder(source, *, subfolder=None, dtype=torch.float32, revision=No
     Raises `ValueError` if `source` holds another kind of model, and what `hub.explained` says if it can't be read.
     """
     import diffusers
+    from diffusers import AutoencoderKL  # where diffusers itself cannot be imported, that is the error
 
     check_source(source)
     options = dict(subfolder=subfolder, revision=revision)
     with explained(source, revision):
-        name = diffusers.AutoencoderKL.load_config(source, **options)["_class_name"]
+        name = AutoencoderKL.load_config(source, **options)["_class_name"]
         if not name.startswith("Autoencoder"):
             raise ValueError(f"An autoencoder's config.json must name an Autoencoder class: '{source}' names {name}.")
         model = getattr(diffusers, name).from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
