@@ -49,7 +49,6 @@ class Recipe:
     critic_chunk: int | None  # side of the discriminator's overlapping chunks; None: the whole image
     at_once: int | None  # chunks that these two hold in memory together; None: all
     grid: float  # weight of the penalty on token-locked patterns; not in the paper
-    flat_grid: float  # weight of its form for flat surfaces; not in the paper either
     offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
     sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
 
@@ -89,21 +88,23 @@ _BORROWED = {
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave.
+# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, and
+# `smooth` that of the transformer's tokens, which is stronger.
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
-    "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "flat_grid", "sharpen_from",
+    "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
 )  # fmt: skip
 _LOSSES = {
-    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once  grid flat from
-    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4e3, 0.0, 0.0),
-    "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16,  0.3, "pixels",      None, None, 0.0, 0.0, 0.4),
-    "polish":     (1.0, 10.0, "l1",  3.0, "lpips-squeeze", None, 16,  0.4, "pixels",      None, None, 0.0, 5e4, 0.0),
-    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5, 0.0, 0.0, 0.0),
-    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5, 0.0, 0.0, 0.0),
-    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5, 0.0, 0.0, 0.0),
-    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5, 0.0, 0.0, 0.0),
-    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5, 0.0, 0.0, 0.0),
+    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from
+    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0),
+    "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.4),
+    "polish":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None, 6000.0, 0.0),
+    "smooth":     (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.15, "pixels",      None, None,  2e4,   0.0),
+    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
+    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
+    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
+    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
+    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5,    0.0, 0.0),
 }  # fmt: skip
 
 # How images are degraded and where they enter: as published at the fixed t*; from mild to extreme at the fixed t*
@@ -115,9 +116,9 @@ _IMAGES = {
 }  # fmt: skip
 
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
-# its own on other photographs. The adapters that ship are `long`, then `polish`; the full
-# length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them, dial as
-# the control of adaptive.
+# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then
+# `smooth`; the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue
+# from them, dial as the control of adaptive.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
@@ -142,11 +143,12 @@ _ROWS = {
         "s":          ("mini-ddpm",  "mini",       "fixed",  255,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
         "f":          ("mini-flow",  "mini",       "fixed",  183,  128, 4,  8, 16, 5e-4,  20, 0.3,    100, 4, 1,   50),
         "s-adaptive": ("mini-s",     "polish",     "own t*", 255,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
-        "f-adaptive": ("mini-f",     "polish",     "own t*", 183,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "f-adaptive": ("mini-f",     "smooth",     "own t*", 183,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
         "s-dial":     ("mini-s",     "polish",     "dial",   255,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
-        "f-dial":     ("mini-f",     "polish",     "dial",   183,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
+        "f-dial":     ("mini-f",     "smooth",     "dial",   183,  128, 4, 32, 64, 2e-4,  20, 0.5,    400, 8, 1,   50),
         "s-polish":   ("mini-ddpm",  "polish",     "dial",   255,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "f-polish":   ("mini-flow",  "polish",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
+        "f-smooth":   ("mini-flow",  "smooth",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    450, 8, 1,   90),
         "s-long":     ("mini-ddpm",  "long",       "dial",   255,  128, 4, 32, 64, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
         "f-long":     ("mini-flow",  "long",       "dial",   183,  128, 4, 32, 64, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
     },

@@ -265,30 +265,6 @@ def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_not_texture():
     assert shifted.item() == pytest.approx(expected.item(), rel=0.05)
 
 
-def test_flat_grid_loss_sees_a_pattern_of_flat_surfaces_that_changes_with_them():
-    from omgsr_lib.losses.grid import flat, flat_grid_loss, grid_loss
-
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: 0.02 * torch.randn(shape, generator=generator)  # noqa: E731
-    target = torch.zeros(1, 3, 64, 128)
-    target[..., 64:] = draw(3, 64, 64) * 10  # the right half is rough
-    mask = flat(target)
-    assert mask.shape == (1, 1, 64, 128) and mask[..., :54].all() and not mask[..., 74:].any()
-    tile = draw(8, 8)
-    pattern = torch.cat([sign * tile.repeat(8, 4) for sign in (1, -1, 1, 1)], 1)  # another one in each window of 32
-    seen = flat_grid_loss(target + pattern, target).item()
-    fine = tile - sum(tile.roll((rows, columns), (0, 1)) for rows in range(-2, 3) for columns in range(-2, 3)) / 25
-    assert seen == pytest.approx(fine.square().mean().item() / 2, rel=0.2)  # of the flat half
-    assert grid_loss(target[..., :64] + pattern[:, :64], target[..., :64]) < 0.05 * seen  # over the image they cancel
-    rough = pattern.clone()
-    rough[:, :74] = 0
-    assert flat_grid_loss(target + rough, target) == 0
-    texture = torch.stack([flat_grid_loss(target + draw(1, 3, 64, 128), target) for _ in range(8)]).mean()
-    assert texture < 0.05 * seen
-    with pytest.raises(ValueError, match="a window of 32 pixels: got images of .31, 128"):
-        flat_grid_loss(target[..., :31, :], target[..., :31, :])
-
-
 def test_views_are_cut_alike_from_every_corner():
     """Two images that are equal stay equal; each of the 4 x 4 corners, both mirrors and both axes turn up."""
     picture = torch.arange(20 * 24, dtype=torch.float32).reshape(1, 1, 20, 24).expand(2, 3, -1, -1)

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..adaptive.timesteps import own_timesteps
 from ..losses.adversarial import discriminator_loss, generator_loss
 from ..losses.augment import shifted_views
-from ..losses.grid import flat_grid_loss, grid_loss
+from ..losses.grid import grid_loss
 from ..losses.perceptual import chunked_distance
 from ..losses.refinement import refinement_loss
 from ..priors.latents import encode_latents
@@ -71,8 +71,6 @@ def generator_step(training, lq, hq, noise, *, sharpen=True):
             losses["perceptual"] = recipe.perceptual * loss
         if recipe.grid:
             losses["grid"] = recipe.grid * grid_loss(restored, hq)
-        if recipe.flat_grid:
-            losses["flat_grid"] = recipe.flat_grid * flat_grid_loss(restored, hq)
         if sharpen and discriminator is not None:
             with nullcontext() if training.options.as_released else _frozen(discriminator.heads):
                 loss = generator_loss(discriminator, restored, noise, at_once=recipe.at_once)
