@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .utils.files import atomic_folder, reading
+from .utils.workers import on_threads
 
 
 # Suffixes of the adapted layers of the autoencoder's encoder, as in the authors' adapters.
@@ -48,15 +49,17 @@ def lora_parameters(module):
 def merge_lora(module):
     """Add every adapter to its layer's weight and remove the wrappers, in place.
 
-    `W + (alpha / r) B A` is computed in float32 at least and rounded once to the precision of `W`.
+    `W + (alpha / r) B A` is computed in float32 at least and rounded once to the precision of `W`; on a CPU on one
+    thread, since rounding depends on the number of threads, and with it the bytes of restored images would.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            dtype = layer.get_base_layer().weight.dtype
-            layer.to(torch.promote_types(dtype, torch.float32)).merge()
-            module.set_submodule(name, layer.get_base_layer().to(dtype))
+    with on_threads(1):
+        for name, layer in list(module.named_modules()):
+            if isinstance(layer, BaseTunerLayer):
+                dtype = layer.get_base_layer().weight.dtype
+                layer.to(torch.promote_types(dtype, torch.float32)).merge()
+                module.set_submodule(name, layer.get_base_layer().to(dtype))
     return module
 
 

@@ -55,6 +55,17 @@ def test_an_error_ends_what_waits():
     assert len(done) <= 3 and torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("finish", [OMGSR.merge, OMGSR.fold])
+@pytest.mark.parametrize("name", ["mini-s", "mini-f"])
+def test_merged_weights_do_not_depend_on_the_number_of_threads(name, finish):
+    weights = []
+    for threads in (1, 2):
+        with on_threads(threads):
+            weights.append(finish(OMGSR.from_pretrained(name)).state_dict())
+    one, two = weights
+    assert one.keys() == two.keys() and not [key for key in one if not torch.equal(one[key], two[key])]
+
+
 def test_restored_bytes_do_not_depend_on_the_number_of_workers():
     model, image = OMGSR.from_pretrained("mini-f").merge(), Image.effect_noise((64, 128), 90)
     images = {}
