@@ -181,7 +181,7 @@ TABLE = [
     ("[brackets]*.png", PNG, ("RGB", (48, 40))),
     ("SHOUTED.PNG", PNG, ("RGB", (48, 40))),
     ("n" * 240 + ".png", PNG, ("RGB", (48, 40))),
-    ("link.png", lambda path: path.symlink_to("/dev/zero"), "must be a file"),
+    ("link.png", lambda path: path.symlink_to("/dev/zero"), "must be a regular file"),
     # what is no image, and damage
     ("empty.png", b"", UNREADABLE),
     ("text.png", b"not an image", UNREADABLE),
@@ -202,5 +202,5 @@ TABLE = [
     ("text-bomb.png", text_bomb(), ("RGB", (16, 16))),
     ("broken-link.png", lambda path: path.symlink_to("nowhere"), "No such file or directory: '.*broken-link.png'"),
     ("loop.png", lambda path: path.symlink_to(path.name), "symbolic links: '.*loop.png'"),
-    ("pipe.png", lambda path: os.mkfifo(path), "must be a file: '.*pipe.png' is none"),
+    ("pipe.png", lambda path: os.mkfifo(path), "must be a regular file: '.*pipe.png' is not"),
 ]
