@@ -170,12 +170,11 @@ def test_a_full_size_training(variant, expected, heads):
     ("variant", "resolution", "checkpointing", "published"),
     [("s-512", 512, False, 24), ("s-512", 512, True, 21), ("f-1024", 512, True, 42), ("f-1024", 1024, True, 79)],
 )
-def test_memory_that_the_authors_report(variant, resolution, checkpointing, published, monkeypatch):
+def test_memory_that_the_authors_report(variant, resolution, checkpointing, published):
     """GB in their README, in their precisions: autoencoders, DISTS and the UNet in float32, FLUX in bfloat16, denoiser
     and discriminator under autocast, two copies of the loss backbone. They measured operators' buffers and the CUDA
-    context too, which come to 1 to 5 GB. Of theirs the denoiser alone recomputes its activations.
+    context too, which come to 1 to 5 GB. With checkpointing the denoiser alone is recomputed.
     """
-    monkeypatch.setattr("omgsr_lib.study.costs.RECOMPUTED", ("denoiser",))
     chosen = recipe("release", variant, resolution=resolution)
     model = meta_model(chosen, "no")
     if chosen.family == "flow":

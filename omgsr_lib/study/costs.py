@@ -22,7 +22,6 @@ from ..utils.meter import Meter, count
 
 
 AUTOENCODER_MODES = ("one piece", "exact", "flat")  # of an autoencoder
-RECOMPUTED = ("LoRA encoder", "denoiser", "decoder")  # the parts that checkpointing recomputes
 OPTIMIZER_BYTES = {"adamw": 12, "adamw8bit": 6}  # per trained parameter: gradient in float32, both moments of Adam
 
 
@@ -91,14 +90,14 @@ def training_costs(
         numbers = {"parameters": _parameters(module), "trainable": _trainable(module), **vars(found)}
         rows.append({"part": name, **numbers})
 
-    def recomputable(name, module, function, model):
-        part(name, module, function, recomputed=model if recipe.checkpointing and name in RECOMPUTED else None)
+    def recomputed(module):
+        return module if recipe.checkpointing else None
 
     denoiser = model.prior.denoiser
     part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
-    recomputable("LoRA encoder", model.lq_vae, lambda: model.encode(pixels), model.lq_vae)
-    recomputable("denoiser", denoiser, lambda: model.predict_clean(latents), denoiser)
-    recomputable("decoder", model.vae.decoder, lambda: model.decode(latents), model.vae)
+    part("LoRA encoder", model.lq_vae, lambda: model.encode(pixels), recomputed=recomputed(model.lq_vae))
+    part("denoiser", denoiser, lambda: model.predict_clean(latents), recomputed=recomputed(denoiser))
+    part("decoder", model.vae.decoder, lambda: model.decode(latents), recomputed=recomputed(model.vae))
     chunks = {"at_once": recipe.at_once}
     if perceptual is not None:
         distances = [perceptual, predicted, target, recipe.chunk]
