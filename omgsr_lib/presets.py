@@ -51,6 +51,7 @@ class Recipe:
     grid: float  # weight of the penalty on token-locked patterns; not in the paper
     offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
     sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
+    target: str  # of these losses on images: "hq", or "shifts", what the model made at first as a mean over shifts
 
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
@@ -93,18 +94,20 @@ _BORROWED = {
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
+    "target",
 )  # fmt: skip
 _LOSSES = {
-    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from
-    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0),
-    "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.4),
-    "polish":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None, 6000.0, 0.0),
-    "smooth":     (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.15, "pixels",      None, None,  2e4,   0.0),
-    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
-    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
-    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0),
-    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0),
-    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5,    0.0, 0.0),
+    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from  target
+    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0, "hq"),
+    "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.4, "hq"),
+    "polish":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None, 6000.0, 0.0, "hq"),
+    "smooth":     (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.15, "pixels",      None, None,  2e4,   0.0, "hq"),
+    "even":       (1.0, 10.0, "l1",  0.0, "lpips-squeeze", None,  0, 0.0, "pixels",       None, None,  2e4,   0.0, "shifts"),
+    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0, "hq"),
+    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0, "hq"),
+    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0, "hq"),
+    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0, "hq"),
+    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5,    0.0, 0.0, "hq"),
 }  # fmt: skip
 
 # How images are degraded and where they enter: as published at the fixed t*; from mild to extreme at the fixed t*
@@ -149,6 +152,7 @@ _ROWS = {
         "s-polish":   ("mini-ddpm",  "polish",     "dial",   255,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "f-polish":   ("mini-flow",  "polish",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "f-smooth":   ("mini-flow",  "smooth",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    450, 8, 1,   90),
+        "f-even":     ("mini-flow",  "even",       "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,  1_400, 8, 1,  100),
         "s-long":     ("mini-ddpm",  "long",       "dial",   255,  128, 4, 32, 64, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
         "f-long":     ("mini-flow",  "long",       "dial",   183,  128, 4, 32, 64, 5e-4, 100, 0.5, 12_500, 8, 1,  250),
     },

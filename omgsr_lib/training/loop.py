@@ -1,5 +1,6 @@
 """Fine-tune OMGSR: one loop for both variants and any number of processes, which resumes exactly."""
 
+import copy
 import importlib.util
 import math
 import shutil
@@ -62,6 +63,7 @@ class Training:
     options: TrainOptions  # steps and every filled in
     accelerator: object  # of Accelerate: device and processes
     networks: LossNetworks  # perceptual, discriminator; each may be None
+    teacher: torch.nn.Module | None  # the model as it starts, where its mean over shifts is the target
     optimizers: dict  # "generator", "discriminator"
     schedules: dict  # of their learning rates
     checkpoint: Checkpoint
@@ -122,6 +124,7 @@ def set_up(model, pairs, recipe, folder, options):
     )
     networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
     heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
+    teacher = _teacher(model).to(accelerator.device) if recipe.target == "shifts" else None
     if recipe.checkpointing:
         for part in (model.prior.denoiser, model.lq_vae, model.vae):
             recompute_activations(part)
@@ -142,7 +145,7 @@ def set_up(model, pairs, recipe, folder, options):
     settings |= {name: getattr(options, name) for name in ("precision", "optimizer", "as_released")}
     settings |= {"processes": accelerator.num_processes, "data": pairs.describe()}
     checkpoint = Checkpoint(folder, parts, settings)
-    return Training(model, pairs, recipe, options, accelerator, networks, optimizers, schedules, checkpoint)
+    return Training(model, pairs, recipe, options, accelerator, networks, teacher, optimizers, schedules, checkpoint)
 
 
 def run(training, *, until=None):
@@ -210,6 +213,10 @@ def learning_rate_factor(recipe, step, steps):
 def describe(recipe):
     """The recipe as a flat dictionary for logs and manifests."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+
+
+def _teacher(model):
+    return copy.deepcopy(model).merge().requires_grad_(False)
 
 
 def _optimizer(name, parameters, recipe):

@@ -13,6 +13,7 @@ from ..losses.augment import shifted_views
 from ..losses.grid import grid_loss
 from ..losses.perceptual import chunked_distance
 from ..losses.refinement import refinement_loss
+from ..losses.shifts import shift_mean
 from ..priors.latents import encode_latents
 from ..utils.random import picture_generators
 from .distributed import average_gradients
@@ -61,16 +62,17 @@ def generator_step(training, lq, hq, noise, *, sharpen=True):
         restored, lq_latents = output.images.float(), output.lq_latents.float()
         with torch.no_grad():
             hq_latents = encode_latents(model.vae, hq, generator=noise).float()
-        losses = {"pixel": recipe.pixel * PIXEL_LOSSES[recipe.pixel_loss](restored, hq)}
+            target = hq if training.teacher is None else _shift_mean(training.teacher, lq, timestep, noise)
+        losses = {"pixel": recipe.pixel * PIXEL_LOSSES[recipe.pixel_loss](restored, target)}
         if recipe.refinement:
             loss = refinement_loss(lq_latents, hq_latents, schedule, timestep, generator=noise)
             losses["refinement"] = recipe.refinement * loss
         if sharpen and perceptual is not None:
-            views = shifted_views([restored, hq], recipe.offset, noise) if recipe.offset else [restored, hq]
+            views = shifted_views([restored, target], recipe.offset, noise) if recipe.offset else [restored, target]
             loss = chunked_distance(perceptual, *views, recipe.chunk, at_once=recipe.at_once)
             losses["perceptual"] = recipe.perceptual * loss
         if recipe.grid:
-            losses["grid"] = recipe.grid * grid_loss(restored, hq)
+            losses["grid"] = recipe.grid * grid_loss(restored, target)
         if sharpen and discriminator is not None:
             with nullcontext() if training.options.as_released else _frozen(discriminator.heads):
                 loss = generator_loss(discriminator, restored, noise, at_once=recipe.at_once)
@@ -101,6 +103,10 @@ def update(training):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
+
+
+def _shift_mean(teacher, lq, timestep, noise):
+    return shift_mean(lambda pixels: teacher(pixels, timestep).images.float(), lq, teacher.multiple, noise)
 
 
 @contextmanager
