@@ -59,6 +59,7 @@ $(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
 	$(MINI_TRAIN) --variant $*-long --out $(MINI)/$*
 	$(MINI_TRAIN) --variant $*-polish --start $(MINI)/$*/mini-$*-long --out $(MINI)/$*-polish
 	$(if $(filter f,$*),$(MINI_TRAIN) --variant f-smooth --start $(MINI)/f-polish/mini-f-polish --out $(MINI)/f-smooth)
+	$(if $(filter f,$*),$(MINI_TRAIN) --variant f-even --start $(MINI)/f-smooth/mini-f-smooth --out $(MINI)/f-even)
 	@touch $@
 
 test: lint ## run lint, unit tests and every notebook with the smoke preset

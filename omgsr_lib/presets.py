@@ -51,7 +51,7 @@ class Recipe:
     grid: float  # weight of the penalty on token-locked patterns; not in the paper
     offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
     sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
-    target: str  # of these losses on images: "hq", or "shifts", what the model made at first as a mean over shifts
+    target: str  # of the pixel, perceptual and grid loss: "hq", or "shifts", the first model's `losses.shifts`
 
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
@@ -89,8 +89,8 @@ _BORROWED = {
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, and
-# `smooth` that of the transformer's tokens, which is stronger.
+# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, `smooth`
+# more of the transformer's, whose tokens are larger, and `even` the rest: its target is the mean over shifts.
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
@@ -119,9 +119,9 @@ _IMAGES = {
 }  # fmt: skip
 
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
-# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then
-# `smooth`; the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue
-# from them, dial as the control of adaptive.
+# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then `smooth` and `even`;
+# the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them,
+# dial as the control of adaptive; those of mini-f have an `even` of their own.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,

@@ -11,6 +11,7 @@ from omgsr_lib.losses.chunks import overlap_chunks
 from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss
+from omgsr_lib.losses.shifts import shift_mean
 from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder
@@ -263,6 +264,47 @@ def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_not_texture():
     assert grid_loss(target + 0.3, target) < 1e-10
     shifted = grid_loss(target + pattern.roll(3, -1), target)
     assert shifted.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_the_mean_over_shifts_has_no_pattern_of_the_tokens():
+    """What alternates between half periods cancels in every mean, what else repeats with the period over all shifts;
+    what moves with the image stays."""
+    lq = torch.randn(2, 3, 32, 48, generator=seeded(0))
+    assert torch.equal(shift_mean(lambda pixels: pixels, lq, 8, seeded(0)), lq)
+
+    def restore(pixels):
+        height, width = pixels.shape[-2:]
+        return pixels + pattern.repeat(height // 8, width // 8)
+
+    alternating = (torch.arange(8) // 4 * 2.0 - 1).expand(8, 8)
+    for pattern in alternating, alternating.T:
+        torch.testing.assert_close(shift_mean(restore, lq, 8, seeded(3)), lq, rtol=0, atol=1e-6)
+    pattern = torch.randn(8, 8, generator=seeded(1))
+    noise = seeded(2)
+    mean = sum(shift_mean(restore, lq, 8, noise) for _ in range(1000)) / 1000
+    assert (mean - lq - pattern.mean()).abs().max() < 0.15 < (restore(lq) - lq - pattern.mean()).abs().max() / 10
+
+
+def test_the_mean_over_shifts_equals_shifting_by_hand():
+    kernel = torch.randn(3, 3, 5, 5, generator=seeded(0))
+
+    def restore(pixels):  # moves with the image, but for its borders, and a mean over tokens, which does not
+        tokens = pixels.unflatten(-1, (-1, 8)).mean(-1, keepdim=True).expand(-1, -1, -1, -1, 8).flatten(-2)
+        return torch.nn.functional.conv2d(pixels, kernel, padding=2) + tokens
+
+    lq = torch.randn(1, 3, 40, 40, generator=seeded(1))
+    first = [int(torch.randint(8, (1,), generator=noise)[0]) for noise in [seeded(5)] for _ in range(2)]
+    expected = 0
+    for y, x in (first, [(side + 4) % 8 for side in first]):
+        back = restore(lq.roll((-y, -x), (2, 3))).roll((y, x), (2, 3))
+        expected = expected + back[..., 16:24, 16:24] / 2
+    torch.testing.assert_close(shift_mean(restore, lq, 8, seeded(5))[..., 16:24, 16:24], expected)
+
+
+@pytest.mark.parametrize("period", [0, 7, 32])
+def test_a_period_of_shifts_is_even_and_below_the_sides(period):
+    with pytest.raises(ValueError, match=f"must be even and below the sides: got {period} for 32x48"):
+        shift_mean(lambda pixels: pixels, torch.zeros(1, 3, 32, 48), period, seeded(0))
 
 
 def test_views_are_cut_alike_from_every_corner():

@@ -17,12 +17,14 @@ from omgsr_lib.adaptive.timesteps import own_timesteps
 from omgsr_lib.data.pairs import EvaluationPair, Pairs
 from omgsr_lib.data.photos import to_image
 from omgsr_lib.losses.refinement import refinement_loss
+from omgsr_lib.losses.shifts import shift_mean
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors import DDPMPrior
 from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.training.checkpoint import append_log, load_state, read_log, save_state, trim_log
 from omgsr_lib.training.loop import learning_rate_factor, train, watch, watched_recipe
+from omgsr_lib.training.step import PIXEL_LOSSES
 from omgsr_lib.utils.journal import alone
 
 
@@ -111,6 +113,42 @@ def test_a_run_goes_on_with_its_own_photographs_alone(tmp_path):
     for other in dict(name="b.png"), dict(name="a.png", synthetic=1):
         with pytest.raises(ValueError, match="run' has data = '1 photographs, .*', got '1 photographs, "):
             run(**other)
+
+
+@pytest.mark.parametrize("variant", ["s", "f", "z", "k"])
+def test_images_are_compared_with_the_first_model_over_shifts(variant, tmp_path, monkeypatch):
+    """The target of every step, also of a resumed run, comes from the adapters that the training began with."""
+    seen, targets = [], []
+
+    def keep(restore, lq, period, noise):
+        mean = shift_mean(restore, lq, period, noise)
+        seen.append((restore(lq), period, mean))
+        return mean
+
+    def mse(restored, target):
+        targets.append(target)
+        return (restored - target).square().mean()
+
+    monkeypatch.setattr("omgsr_lib.training.step.shift_mean", keep)
+    monkeypatch.setitem(PIXEL_LOSSES, "mse", mse)
+    changes = dict(batch_size=1, target="shifts", perceptual=0.0, adversarial=0.0)
+    options = dict(steps=3, every=1, progress=False)
+    model, chosen = new_model(variant, **changes)
+    log = train(model, SmoothPairs(), chosen, tmp_path / "whole", **options).log
+    killed, _ = new_model(variant)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, SmoothPairs(stop=2), chosen, tmp_path / "killed", **options)
+    resumed, _ = new_model(variant)
+    assert train(resumed, SmoothPairs(), chosen, tmp_path / "killed", **options).log == log
+
+    first, _ = new_model(variant)
+    assert len(seen) == 6
+    for step, (image, period, mean) in enumerate(seen[:3]):
+        with torch.no_grad():
+            expected = first(SmoothPairs()[step]["lq"][None]).images
+        assert period == first.multiple and not torch.allclose(image, mean, atol=1e-3)
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)  # the teacher's adapters are merged
+        assert targets[step] is mean
 
 
 def test_adaptive_training_takes_each_picture_at_its_own_timestep(variant, tmp_path, monkeypatch):

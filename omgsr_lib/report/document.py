@@ -108,12 +108,15 @@ def in_sides(part):
 def _not_run(folder, claims):
     """What was not measured and what failed, each with its reason."""
     lines = ["## Not run, or failed", ""]
-    absent = claims[claims["measure"] == ""]
-    lines += [f"- {row.claim}{f' ({row.variant})' if row.variant else ''}: {row.note}." for row in absent.itertuples()]
+    absent = claims[claims["measure"] == ""].fillna({"variant": ""})
+    for (claim, note), rows in absent.groupby(["claim", "note"], sort=False):
+        variants = ", ".join(filter(None, rows["variant"]))
+        lines.append(f"- {claim}{f' ({variants})' if variants else ''}: {note}.")
     file = folder / "study" / "skipped.csv"
     if file.is_file():
-        reasons = pd.read_csv(file).groupby("reason", sort=False)["run"].apply(list)
-        lines += [f"- Study, {len(runs)} runs, {reason}: {', '.join(runs)}." for reason, runs in reasons.items()]
+        for reason, runs in pd.read_csv(file).groupby("reason", sort=False)["run"]:
+            names = ", ".join(runs) if len(runs) <= 3 else "listed in [skipped.csv](study/skipped.csv)"
+            lines.append(f"- Study, {len(runs)} run{'s' * (len(runs) > 1)}, {reason}: {names}.")
     return lines if len(lines) > 2 else []
 
 

@@ -49,6 +49,7 @@ METHOD_COLOURS = {
     "published": "#009E73",
     "mid": "#262626",
 }
+FEW = 8  # values whose spread is not drawn
 SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#CA9161", "#332288", "#44AA99")
 METHOD_LABELS = {
     "bicubic": "Bicubic",
@@ -222,26 +223,30 @@ def plot_weighted_median(target, weight, ratio, neighbours, mid):
 
 @figure
 def plot_per_image_timesteps(per_image, mid):
-    """How the mid-timestep differs from image to image: every image a dot, the quartiles dotted, `mid` a line.
+    """How the mid-timestep differs from image to image: every image a dot, `mid` a line.
 
     `per_image` is a sequence of timesteps, or a dictionary of name to timesteps with `mid` a dictionary likewise.
+    From `FEW` images on, an outline and dotted quartiles show how they are spread.
     """
     groups = per_image if isinstance(per_image, dict) else {"": per_image}
     mids = mid if isinstance(mid, dict) else {"": mid}
     names = list(groups)
     values = [np.asarray(groups[name]) for name in names]
-    order = [METHOD_LABELS.get(name, name) for name in names]
     fig, ax = plt.subplots(figsize=(COLUMN, 0.85 + 0.55 * len(names)))
-    sns.violinplot(x=np.concatenate(values), y=np.repeat(order, [len(v) for v in values]), order=order, ax=ax, cut=0,
-                   inner="quart", width=0.75, color="#EDEDED", linewidth=0.7, linecolor="#7F7F7F")  # fmt: skip
+    if min(map(len, values)) >= FEW:  # the outline and the quartiles of fewer would be invented
+        sns.violinplot(values, orient="h", ax=ax, cut=0, inner="quart", width=0.75, color="#EDEDED", linewidth=0.7,
+                       linecolor="#7F7F7F")  # fmt: skip
     jitter = np.random.default_rng(0)
     for row, (name, timesteps) in enumerate(zip(names, values, strict=True)):
         ax.scatter(timesteps, row + jitter.uniform(-0.22, 0.22, len(timesteps)), s=5, alpha=0.55, lw=0, zorder=3,
                    color=METHOD_COLOURS.get(name, METHOD_COLOURS["omgsr-s"]))  # fmt: skip
-    for row, name in enumerate(names):
-        ax.plot([mids[name]] * 2, [row - 0.42, row + 0.42], color=METHOD_COLOURS["mid"], lw=1.6, zorder=5)
-        ax.annotate(f"mid-timestep {mids[name]}", (mids[name], row - 0.42), (0, 2), textcoords="offset points",
+    alike = len(set(mids.values())) == 1  # then one line serves all rows
+    for row, name in enumerate(names[:1] if alike else names):
+        last = len(names) - 1 if alike else row
+        ax.plot([mids[name]] * 2, [row - 0.4, last + 0.4], color=METHOD_COLOURS["mid"], lw=1.6, zorder=5)
+        ax.annotate(f"mid-timestep {mids[name]}", (mids[name], row - 0.4), (0, 2), textcoords="offset points",
                     ha="center", va="bottom", color=METHOD_COLOURS["mid"])  # fmt: skip
+    ax.set_yticks(range(len(names)), [METHOD_LABELS.get(name, name) for name in names])
     ax.set(xlabel="Timestep of each image", ylabel="", ylim=(len(names) - 0.45, -0.75))
     ax.grid(axis="y", visible=False)
     ax.tick_params(left=False)

@@ -38,7 +38,7 @@ def plot_contrasts(table, metrics=None):
     metrics = list(table["metric"].unique()) if metrics is None else list(metrics)
     contrasts, variants = list(table["contrast"].unique()), list(table["variant"].unique())
     colours = palette([_method(variant) for variant in variants])
-    fig, axes = panels(1, len(metrics), (PAGE, 0.3 * len(contrasts) + 0.75), sharey=True)
+    fig, axes = panels(1, len(metrics), (PAGE, 0.3 * len(contrasts) + 0.9), sharey=True)
     for ax, metric in zip(axes[0], metrics, strict=True):
         rows = table[table["metric"] == metric]
         for place, variant in enumerate(variants):
@@ -65,7 +65,10 @@ def plot_contrasts(table, metrics=None):
         Line2D([], [], color=colours[_method(v)], marker=MARKERS[place], lw=1, ms=3.5, label=METHOD_LABELS.get(v, v))
         for place, v in enumerate(variants)
     ]
-    title = "First minus second, paired 95 % interval; shaded: first better; hollow: undecided. Small ticks: a tenth"
+    title = (
+        "First minus second, paired 95 % interval; shaded: first better; hollow: undecided.\n"
+        "Axes linear near 0 and logarithmic beyond; ticks without a number are at a tenth of the numbers."
+    )
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
     return fig
 
