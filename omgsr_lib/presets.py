@@ -51,7 +51,7 @@ class Recipe:
     grid: float  # weight of the penalty on token-locked patterns; not in the paper
     offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
     sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
-    target: str  # of the pixel, perceptual and grid loss: "hq", or "shifts", the first model's `losses.shifts`
+    target: str  # of the pixel, perceptual and grid loss: "hq", or "mean": over shifts, by the first model
 
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
@@ -89,25 +89,25 @@ _BORROWED = {
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, `smooth`
-# more of the transformer's, whose tokens are larger, and `even` the rest: its target is the mean over shifts.
+# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave. That of
+# the transformer, whose tokens are larger, needs `smooth` and then `even`, whose target is a mean (`losses.shifts`).
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
     "target",
 )  # fmt: skip
 _LOSSES = {
-    #              LDR  pixel        perceptual            chunk     GAN   discriminator  chunk once     grid from  target
-    "mini":       (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4000.0, 0.0, "hq"),
-    "long":       (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None,    0.0, 0.4, "hq"),
-    "polish":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16, 0.3, "pixels",       None, None, 6000.0, 0.0, "hq"),
-    "smooth":     (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.15, "pixels",      None, None,  2e4,   0.0, "hq"),
-    "even":       (1.0, 10.0, "l1",  0.0, "lpips-squeeze", None,  0, 0.0, "pixels",       None, None,  2e4,   0.0, "shifts"),
-    "paper":      (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0, "hq"),
-    "paper 1024": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0, "hq"),
-    "first":      (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5,    0.0, 0.0, "hq"),
-    "first 1024": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5,    0.0, 0.0, "hq"),
-    "release":    (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5,    0.0, 0.0, "hq"),
+    #            LDR  pixel        perceptual            chunk      GAN  discriminator chunk  once grid from target
+    "mini":     (5.0,  2.0, "mse", 5.0, "autoencoder",     48,  0,  0.5, "autoencoder",   48, None, 4e3, 0.0, "hq"),
+    "long":     (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16,  0.3, "pixels",      None, None, 0.0, 0.4, "hq"),
+    "polish":   (1.0, 10.0, "l1",  2.0, "lpips-squeeze", None, 16,  0.3, "pixels",      None, None, 6e3, 0.0, "hq"),
+    "smooth":   (1.0, 10.0, "l1",  1.0, "lpips-squeeze", None, 16, 0.15, "pixels",      None, None, 2e4, 0.0, "hq"),
+    "even":     (1.0, 10.0, "l1",  0.0, "lpips-squeeze", None,  0,  0.0, "pixels",      None, None, 2e4, 0.0, "mean"),
+    "paper":    (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",      None,    5, 0.0, 0.0, "hq"),
+    "paper 1k": (5.0,  2.0, "mse", 5.0, "lpips",          224,  0,  0.5, "dinov2",       518,    5, 0.0, 0.0, "hq"),
+    "first":    (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",      None,    5, 0.0, 0.0, "hq"),
+    "first 1k": (5.0,  2.0, "mse", 5.0, "ea-dists",       224,  0,  0.5, "dinov2",       518,    5, 0.0, 0.0, "hq"),
+    "release":  (5.0,  0.5, "l1",  5.0, "dinov3-dists",  None,  0,  0.5, "dinov3",      None,    5, 0.0, 0.0, "hq"),
 }  # fmt: skip
 
 # How images are degraded and where they enter: as published at the fixed t*; from mild to extreme at the fixed t*
@@ -119,9 +119,9 @@ _IMAGES = {
 }  # fmt: skip
 
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
-# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then `smooth` and `even`;
-# the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them,
-# dial as the control of adaptive; those of mini-f have an `even` of their own.
+# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then `smooth` and
+# `even`; the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue
+# from them, dial as the control of adaptive; an `even` of its own follows f-adaptive.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
@@ -160,14 +160,14 @@ _ROWS = {
     },
     "paper": {
         "s-512":      ("SD-Turbo",   "paper",      "fixed",  195,  512, 4, 16, 32, 2e-5,   0, 0.0, 50_000, 1, 4, 1000),
-        "s-1024":     ("SD-Turbo",   "paper 1024", "fixed",  195, 1024, 8, 16, 32, 2e-5,   0, 0.0, 25_000, 1, 4, 1000),
+        "s-1024":     ("SD-Turbo",   "paper 1k",   "fixed",  195, 1024, 8, 16, 32, 2e-5,   0, 0.0, 25_000, 1, 4, 1000),
         "f-512":      ("FLUX v1",    "paper",      "fixed",  295,  512, 4, 64, 64, 2e-5,   0, 0.0, 50_000, 1, 4,  100),
-        "f-1024":     ("FLUX v1",    "paper 1024", "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
+        "f-1024":     ("FLUX v1",    "paper 1k",   "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
     },
     "first-release": {
         "s-512":      ("SD-Turbo",   "first",      "fixed",  195,  512, 4, 16, 32, 2e-5,   0, 0.0, 50_000, 1, 4, 1000),
         "f-512":      ("FLUX v1",    "first",      "fixed",  295,  512, 4, 64, 64, 2e-5,   0, 0.0, 50_000, 1, 4,  100),
-        "f-1024":     ("FLUX v1",    "first 1024", "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
+        "f-1024":     ("FLUX v1",    "first 1k",   "fixed",  295, 1024, 8, 64, 64, 5e-5,   0, 0.0, 25_000, 1, 4,  100),
     },
     "release": {
         "s-512":      ("SD2.1-base", "release",    "fixed",  273,  512, 4, 16, 32, 5e-5,   0, 0.0,  6_000, 1, 4, 1000),
@@ -175,9 +175,9 @@ _ROWS = {
     },
     "open": {
         "z-512":      ("Z-Image",    "paper",      "fixed",  254,  512, 4, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
-        "z-1024":     ("Z-Image",    "paper 1024", "fixed",  254, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+        "z-1024":     ("Z-Image",    "paper 1k",   "fixed",  254, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
         "k-512":      ("klein",      "paper",      "fixed",  244,  512, 4, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
-        "k-1024":     ("klein",      "paper 1024", "fixed",  244, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
+        "k-1024":     ("klein",      "paper 1k",   "fixed",  244, 1024, 8, 64, 64, 5e-5,   0, 0.0,  6_000, 1, 4,  100),
     },
 }  # fmt: skip
 

@@ -203,8 +203,8 @@ def test_what_was_not_run_says_so_and_nothing_fails(results):
     (results / "study").mkdir()
     (results / "study" / "skipped.csv").write_text("run,reason\ns_a,failed: ValueError: nan\nf_b,not in the preset\n")
     text = write_report(results)[0].read_text()
-    assert "artefacts included (OMGSR-S): not run: `make study`, or with FULL=1, trains it." in text
-    assert "- Study, 1 runs, failed: ValueError: nan: s_a." in text
+    assert "artefacts included (OMGSR-S, OMGSR-F): not run: `make study`, or with FULL=1, trains it." in text
+    assert "- Study, 1 run, failed: ValueError: nan: s_a." in text
     for path in results.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

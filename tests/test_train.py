@@ -131,7 +131,7 @@ def test_images_are_compared_with_the_first_model_over_shifts(variant, tmp_path,
 
     monkeypatch.setattr("omgsr_lib.training.step.shift_mean", keep)
     monkeypatch.setitem(PIXEL_LOSSES, "mse", mse)
-    changes = dict(batch_size=1, target="shifts", perceptual=0.0, adversarial=0.0)
+    changes = dict(batch_size=1, target="mean", perceptual=0.0, adversarial=0.0)
     options = dict(steps=3, every=1, progress=False)
     model, chosen = new_model(variant, **changes)
     log = train(model, SmoothPairs(), chosen, tmp_path / "whole", **options).log

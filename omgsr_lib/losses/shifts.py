@@ -1,4 +1,4 @@
-"""Cycle spinning: the mean of a model's images over shifts of its input has no pattern that is locked to its tokens."""
+"""Cycle spinning: a model's mean image over shifts of its input has no pattern that is locked to its tokens."""
 
 from torch.nn import functional as F
 

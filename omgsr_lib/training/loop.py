@@ -124,7 +124,7 @@ def set_up(model, pairs, recipe, folder, options):
     )
     networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
     heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
-    teacher = _teacher(model).to(accelerator.device) if recipe.target == "shifts" else None
+    teacher = _teacher(model).to(accelerator.device) if recipe.target == "mean" else None
     if recipe.checkpointing:
         for part in (model.prior.denoiser, model.lq_vae, model.vae):
             recompute_activations(part)
