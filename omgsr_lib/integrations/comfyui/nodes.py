@@ -85,12 +85,12 @@ class RestoreOMGSR(io.ComfyNode):
             inputs=[
                 Model.Input("model"),
                 io.Image.Input("image"),
-                io.Float.Input("scale", default=4.0, min=1.0, max=16.0, step=0.1, tooltip="Of the sides."),
+                io.Float.Input("scale", default=4.0, min=1.0, max=16.0, step=0.1, tooltip="Factor of both sides."),
                 io.String.Input(
                     "timestep",
                     default="auto",
-                    tooltip="auto: the model's own, or of an adaptive model that of each image. A number fixes it: "
-                    "higher ones let the model change more.",
+                    tooltip="auto: the model's own, or of an adaptive model that of each image. A number from 0 "
+                    "to 999 fixes it: higher ones let the model change more, far above its own it restores badly.",
                 ),
                 io.Int.Input(
                     "tile",
