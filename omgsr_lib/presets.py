@@ -51,7 +51,7 @@ class Recipe:
     grid: float  # weight of the penalty on token-locked patterns; not in the paper
     offset: int  # images of the perceptual loss are cut at a random corner below this, mirrored and transposed
     sharpen_from: float  # share of the steps before the perceptual and the adversarial loss begin
-    target: str  # of the pixel, perceptual and grid loss: "hq", or "mean": over shifts, by the first model
+    target: str  # of the pixel, perceptual and grid loss: "hq", or "mean": over views, by the first model
 
     weight_decay: float = 1e-4
     betas: tuple = (0.9, 0.999)
@@ -89,8 +89,8 @@ _BORROWED = {
 # Weights and networks of the losses. The perceptual and the adversarial loss of `mini` use features of the frozen
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
-# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave. That of
-# the transformer, whose tokens are larger, needs `smooth` and then `even`, whose target is a mean (`losses.shifts`).
+# loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, and
+# `smooth` more of the transformer's, whose tokens are larger; `even` comes last: its target is a mean (`losses.views`).
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
@@ -119,9 +119,9 @@ _IMAGES = {
 }  # fmt: skip
 
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
-# its own on other photographs. The adapters that ship are `long`, then `polish`, and of mini-f then `smooth` and
-# `even`; the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue
-# from them, dial as the control of adaptive; an `even` of its own follows f-adaptive.
+# its own on other photographs. The adapters that ship are `long`, then `polish`, of mini-f also `smooth`, then `even`;
+# the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them,
+# dial as the control of adaptive; an `even` of its own follows f-adaptive.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
@@ -152,6 +152,7 @@ _ROWS = {
         "s-polish":   ("mini-ddpm",  "polish",     "dial",   255,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "f-polish":   ("mini-flow",  "polish",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,  100),
         "f-smooth":   ("mini-flow",  "smooth",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    450, 8, 1,   90),
+        "s-even":     ("mini-ddpm",  "even",       "dial",   255,  128, 4, 32, 64, 3e-4,  20, 0.7,    200, 8, 1,   50),
         "f-even":     ("mini-flow",  "even",       "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,   50),
         "f-adaptive-even":
                       ("mini-flow",  "even",       "own t*", 183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,   50),

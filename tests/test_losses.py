@@ -1,7 +1,5 @@
 """losses/: closed forms, hand computations and where gradients go."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from omgsr_lib.losses.chunks import overlap_chunks
 from omgsr_lib.losses.heads import pixel_head
 from omgsr_lib.losses.perceptual import FeatureDistance, chunked_distance, lpips_squeeze
 from omgsr_lib.losses.refinement import refinement_floor, refinement_loss
-from omgsr_lib.losses.shifts import shift_mean
+from omgsr_lib.losses.views import view_mean
 from omgsr_lib.priors import DDPMPrior, FlowPrior
 from omgsr_lib.priors.loading import WEIGHTS, load_autoencoder
 from omgsr_lib.priors.tiny import tiny_autoencoder
@@ -268,45 +266,50 @@ def test_grid_loss_sees_a_pattern_locked_to_the_tokens_and_not_texture():
     assert shifted.item() == pytest.approx(expected.item(), rel=0.05)
 
 
-def test_the_mean_over_shifts_has_no_pattern_of_the_tokens():
-    """What alternates between half periods cancels in every mean, what else repeats with the period over all shifts;
-    what moves with the image stays."""
+def test_the_mean_over_views_has_no_pattern_of_the_tokens():
+    """What repeats with the period cancels over many draws; what moves with the image stays, in every one."""
     lq = torch.randn(2, 3, 32, 48, generator=seeded(0))
-    assert torch.equal(shift_mean(lambda pixels: pixels, lq, 8, seeded(0)), lq)
+    pattern, noise = torch.randn(8, 8, generator=seeded(1)), seeded(2)
+    pattern = pattern - pattern.mean()
 
-    def restore(pattern, pixels):
+    def restore(pixels):
         height, width = pixels.shape[-2:]
         return pixels + pattern.repeat(height // 8, width // 8)
 
-    alternating = (torch.arange(8) // 4 * 2.0 - 1).expand(8, 8)
-    for pattern in alternating, alternating.T:
-        torch.testing.assert_close(shift_mean(partial(restore, pattern), lq, 8, seeded(3)), lq, rtol=0, atol=1e-6)
-    pattern = torch.randn(8, 8, generator=seeded(1))
-    pattern, noise = pattern - pattern.mean(), seeded(2)
-    mean = sum(shift_mean(partial(restore, pattern), lq, 8, noise) for _ in range(1000)) / 1000
+    mean = 0
+    for seed in range(16):
+        assert torch.equal(view_mean(lambda pixels: pixels, lq, 8, seeded(seed)), lq)
+    for _ in range(1000):
+        mean = mean + view_mean(restore, lq, 8, noise) / 1000
     assert (mean - lq).abs().max() < 0.15 < pattern.abs().max() / 10
 
 
-def test_the_mean_over_shifts_equals_shifting_by_hand():
+def test_the_mean_over_views_equals_turning_and_shifting_by_hand():
+    """A model whose pattern sticks to the tokens and whose kernel knows its directions, on 20 draws."""
     kernel = torch.randn(3, 3, 5, 5, generator=seeded(0))
 
-    def restore(pixels):  # moves with the image, but for its borders, and a mean over tokens, which does not
+    def restore(pixels):
         tokens = pixels.unflatten(-1, (-1, 8)).mean(-1, keepdim=True).expand(-1, -1, -1, -1, 8).flatten(-2)
         return torch.nn.functional.conv2d(pixels, kernel, padding=2) + tokens
 
     lq = torch.randn(1, 3, 40, 40, generator=seeded(1))
-    first = [int(torch.randint(8, (1,), generator=noise)[0]) for noise in [seeded(5)] for _ in range(2)]
-    expected = 0
-    for y, x in (first, [(side + 4) % 8 for side in first]):
-        back = restore(lq.roll((-y, -x), (2, 3))).roll((y, x), (2, 3))
-        expected = expected + back[..., 16:24, 16:24] / 2
-    torch.testing.assert_close(shift_mean(restore, lq, 8, seeded(5))[..., 16:24, 16:24], expected)
+    inside = slice(16, 24)  # out of reach of the borders
+    for seed in range(20):
+        noise, expected = seeded(seed), 0
+        draws = [int(torch.randint(stop, (1,), generator=noise)[0]) for stop in [8] * 2 + [2] * 6]
+        for shift, (rows, columns, transposed) in (0, draws[2:5]), (4, draws[5:]):
+            y, x = ((side + shift) % 8 for side in draws[:2])
+            axes = [2] * rows + [3] * columns
+            view = lq.roll((-y, -x), (2, 3)).flip(axes)
+            image = restore(view.mT).mT if transposed else restore(view)
+            expected = expected + image.flip(axes).roll((y, x), (2, 3))[..., inside, inside] / 2
+        torch.testing.assert_close(view_mean(restore, lq, 8, seeded(seed))[..., inside, inside], expected)
 
 
 @pytest.mark.parametrize("period", [0, 7, 32])
 def test_a_period_of_shifts_is_even_and_below_the_sides(period):
     with pytest.raises(ValueError, match=f"must be even and below the sides: got {period} for 32x48"):
-        shift_mean(lambda pixels: pixels, torch.zeros(1, 3, 32, 48), period, seeded(0))
+        view_mean(lambda pixels: pixels, torch.zeros(1, 3, 32, 48), period, seeded(0))
 
 
 def test_views_are_cut_alike_from_every_corner():

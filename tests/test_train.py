@@ -17,7 +17,7 @@ from omgsr_lib.adaptive.timesteps import own_timesteps
 from omgsr_lib.data.pairs import EvaluationPair, Pairs
 from omgsr_lib.data.photos import to_image
 from omgsr_lib.losses.refinement import refinement_loss
-from omgsr_lib.losses.shifts import shift_mean
+from omgsr_lib.losses.views import view_mean
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.priors import DDPMPrior
@@ -116,12 +116,12 @@ def test_a_run_goes_on_with_its_own_photographs_alone(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["s", "f", "z", "k"])
-def test_images_are_compared_with_the_first_model_over_shifts(variant, tmp_path, monkeypatch):
+def test_images_are_compared_with_the_first_model_over_views(variant, tmp_path, monkeypatch):
     """The target of every step, also of a resumed run, comes from the adapters that the training began with."""
     seen, targets = [], []
 
     def keep(restore, lq, period, noise):
-        mean = shift_mean(restore, lq, period, noise)
+        mean = view_mean(restore, lq, period, noise)
         seen.append((restore(lq), period, mean))
         return mean
 
@@ -129,7 +129,7 @@ def test_images_are_compared_with_the_first_model_over_shifts(variant, tmp_path,
         targets.append(target)
         return (restored - target).square().mean()
 
-    monkeypatch.setattr("omgsr_lib.training.step.shift_mean", keep)
+    monkeypatch.setattr("omgsr_lib.training.step.view_mean", keep)
     monkeypatch.setitem(PIXEL_LOSSES, "mse", mse)
     changes = dict(batch_size=1, target="mean", perceptual=0.0, adversarial=0.0)
     options = dict(steps=3, every=1, progress=False)

@@ -63,7 +63,7 @@ class Training:
     options: TrainOptions  # steps and every filled in
     accelerator: object  # of Accelerate: device and processes
     networks: LossNetworks  # perceptual, discriminator; each may be None
-    teacher: torch.nn.Module | None  # the model as it starts, where its mean over shifts is the target
+    teacher: torch.nn.Module | None  # the model as it starts, where its mean over views is the target
     optimizers: dict  # "generator", "discriminator"
     schedules: dict  # of their learning rates
     checkpoint: Checkpoint

@@ -13,7 +13,7 @@ from ..losses.augment import shifted_views
 from ..losses.grid import grid_loss
 from ..losses.perceptual import chunked_distance
 from ..losses.refinement import refinement_loss
-from ..losses.shifts import shift_mean
+from ..losses.views import view_mean
 from ..priors.latents import encode_latents
 from ..utils.random import picture_generators
 from .distributed import average_gradients
@@ -62,7 +62,7 @@ def generator_step(training, lq, hq, noise, *, sharpen=True):
         restored, lq_latents = output.images.float(), output.lq_latents.float()
         with torch.no_grad():
             hq_latents = encode_latents(model.vae, hq, generator=noise).float()
-            target = hq if training.teacher is None else _shift_mean(training.teacher, lq, timestep, noise)
+            target = hq if training.teacher is None else _view_mean(training.teacher, lq, timestep, noise)
         losses = {"pixel": recipe.pixel * PIXEL_LOSSES[recipe.pixel_loss](restored, target)}
         if recipe.refinement:
             loss = refinement_loss(lq_latents, hq_latents, schedule, timestep, generator=noise)
@@ -105,8 +105,8 @@ def update(training):
         schedule.step()
 
 
-def _shift_mean(teacher, lq, timestep, noise):
-    return shift_mean(lambda pixels: teacher(pixels, timestep).images.float(), lq, teacher.multiple, noise)
+def _view_mean(teacher, lq, timestep, noise):
+    return view_mean(lambda pixels: teacher(pixels, timestep).images.float(), lq, teacher.multiple, noise)
 
 
 @contextmanager
