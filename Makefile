@@ -11,11 +11,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/record.py $(wildcard benchmarks/gpu_*.py),$(wildcard benchmarks/*.py))
 
-# Of train-mini: the photographs, and the prior under the adapters of each variant.
+# Of train-mini: the photographs, and for each variant the prior under its adapters and the losses before `even`.
 MINI_DATA = --photos $(PHOTOS) $(if $(PROVENANCE),--provenance $(PROVENANCE)) --evaluation $(EVALUATION)
 MINI_TRAIN = $(BIN)/omgsr train --base $(MINI)/$(BASE_$*)/mini-$(BASE_$*) --timestep auto $(MINI_DATA) --weights $(WEIGHTS)
 BASE_s := ddpm
 BASE_f := flow
+LAST_s := polish
+LAST_f := smooth
 
 # All of the scripts, though one may miss its goals.
 run_all = @failed=; for file in $(1); do echo "$$file"; $(BIN)/python "$$file" --out results/benchmarks || failed="$$failed $$file"; done; \
@@ -59,7 +61,7 @@ $(MINI)/s.done $(MINI)/f.done: $(MINI)/%.done:
 	$(MINI_TRAIN) --variant $*-long --out $(MINI)/$*
 	$(MINI_TRAIN) --variant $*-polish --start $(MINI)/$*/mini-$*-long --out $(MINI)/$*-polish
 	$(if $(filter f,$*),$(MINI_TRAIN) --variant f-smooth --start $(MINI)/f-polish/mini-f-polish --out $(MINI)/f-smooth)
-	$(if $(filter f,$*),$(MINI_TRAIN) --variant f-even --start $(MINI)/f-smooth/mini-f-smooth --out $(MINI)/f-even)
+	$(MINI_TRAIN) --variant $*-even --start $(MINI)/$*-$(LAST_$*)/mini-$*-$(LAST_$*) --out $(MINI)/$*-even
 	@touch $@
 
 test: lint ## run lint, unit tests and every notebook with the smoke preset

@@ -90,7 +90,7 @@ _BORROWED = {
 # autoencoder, since a clone has no pre-trained network; its `grid` is this project's: without it a perceptual loss
 # leaves a pattern with the period of the tokens. `long` has L1 and LDR until edges are clean, then a light perceptual
 # loss and a discriminator of pixels; `polish` continues from there and takes away the lattice that they leave, and
-# `smooth` more of the transformer's, whose tokens are larger; `even` comes last: its target is a mean (`losses.views`).
+# `smooth` more of the transformer's, whose tokens are larger; `even` is last, its target a mean (`losses.views`).
 _LOSS_COLUMNS = (
     "refinement", "pixel", "pixel_loss", "perceptual", "perceptual_loss", "chunk", "offset",
     "adversarial", "discriminator", "critic_chunk", "at_once", "grid", "sharpen_from",
