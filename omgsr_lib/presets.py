@@ -121,7 +121,7 @@ _IMAGES = {
 # Mid-timesteps of mini: `--timestep auto` on the 1,340 photographs that its weights were trained on; notebook 02 finds
 # its own on other photographs. The adapters that ship are `long`, then `polish`, of mini-f also `smooth`, then `even`;
 # the full length is 100,000 crops (their cards tell how many they saw). Adaptive and dial variants continue from them,
-# dial as the control of adaptive; an `even` of its own follows f-adaptive.
+# dial as the control of adaptive; an `even` of its own follows each adaptive one.
 #
 # `paper`: arXiv 2508.08227v1; `first-release`: the authors' code of 15 to 18 August 2025, with OC-EA-DISTS where the
 # paper has OC-LPIPS; `release`: their configurations of October 2025. The timestep for 512 pixels is used at 1024 too,
@@ -154,6 +154,8 @@ _ROWS = {
         "f-smooth":   ("mini-flow",  "smooth",     "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    450, 8, 1,   90),
         "s-even":     ("mini-ddpm",  "even",       "dial",   255,  128, 4, 32, 64, 3e-4,  20, 0.7,    200, 8, 1,   50),
         "f-even":     ("mini-flow",  "even",       "dial",   183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,   50),
+        "s-adaptive-even":
+                      ("mini-ddpm",  "even",       "own t*", 255,  128, 4, 32, 64, 3e-4,  20, 0.7,    200, 8, 1,   50),
         "f-adaptive-even":
                       ("mini-flow",  "even",       "own t*", 183,  128, 4, 32, 64, 3e-4,  20, 0.7,    700, 8, 1,   50),
         "s-long":     ("mini-ddpm",  "long",       "dial",   255,  128, 4, 32, 64, 5e-4, 100, 0.5, 12_500, 8, 1,  250),

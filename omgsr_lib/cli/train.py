@@ -70,8 +70,8 @@ def add_train(commands):
     )  # fmt: skip
     model.add_argument(
         "--variant", required=True,
-        help="s (DDPM), f (flow matching); preset mini adds -long, -polish, -even, -adaptive and -dial, "
-        "and for f -smooth and -adaptive-even; open has z (Z-Image) and k (FLUX.2-klein)",
+        help="s (DDPM), f (flow matching); preset mini adds -long, -polish, -even, -dial, -adaptive, "
+        "-adaptive-even and for f -smooth; open has z (Z-Image) and k (FLUX.2-klein)",
     )  # fmt: skip
     model.add_argument(
         "--resolution", type=positive, choices=[512, 1024],
