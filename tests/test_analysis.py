@@ -130,7 +130,7 @@ def test_one_photograph_is_not_enough_for_a_study(tmp_path):
 @pytest.mark.parametrize("variant", ["s", "f"])
 def test_the_shipped_models_load_offline_at_their_own_timestep(variant):
     model = preset_model("mini", variant)
-    assert model.ranks == (16, 32)
+    assert model.ranks == (32, 64)
     assert model.timestep == {"s": 255, "f": 183}[variant]
 
 

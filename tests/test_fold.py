@@ -131,7 +131,7 @@ def test_shipped_models(name):
         assert difference(folded.prior(latents.float(), timestep), expected) <= 2e-6
         errors.append([difference(prior(latents, timestep), expected) for prior in (folded_half, half)])
     folded_error, error = torch.tensor(errors).mean(dim=0)
-    assert folded_error <= {"mini-s": 1.0, "mini-f": 0.85}[name] * error < 0.03
+    assert folded_error <= {"mini-s": 1.01, "mini-f": 0.85}[name] * error < 0.03
 
 
 @torch.inference_mode()

@@ -134,10 +134,10 @@ def test_flux2_latents_in_parts_that_begin_anywhere(mode):
     pixels = torch.rand(1, 3, 96, 120, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = encode_latents(vae, pixels)
     options = dict(tile=5, halo=15) if mode == "flat" else {}
-    tolerance = 1e-5 if mode == "exact" else 0.02 * float(latents.std())
+    tolerance = 2e-5 if mode == "exact" else 0.02 * float(latents.std())
     assert (encode_tiled(vae, pixels, mode=mode, **options) - latents).abs().max() <= tolerance
     decoded = decode_latents(vae, latents)
-    tolerance = 1e-5 if mode == "exact" else 0.02 * float(decoded.std())
+    tolerance = 2e-5 if mode == "exact" else 0.02 * float(decoded.std())
     assert (decode_tiled(vae, latents, mode=mode, **options) - decoded).abs().max() <= tolerance
 
 
