@@ -108,7 +108,7 @@ def in_sides(part):
 def _not_run(folder, claims):
     """What was not measured and what failed, each with its reason."""
     lines = ["## Not run, or failed", ""]
-    absent = claims[claims["measure"] == ""].fillna({"variant": ""})
+    absent = claims[claims["measure"] == ""]
     for (claim, note), rows in absent.groupby(["claim", "note"], sort=False):
         variants = ", ".join(filter(None, rows["variant"]))
         lines.append(f"- {claim}{f' ({variants})' if variants else ''}: {note}.")

@@ -49,7 +49,6 @@ METHOD_COLOURS = {
     "published": "#009E73",
     "mid": "#262626",
 }
-FEW = 8  # values whose spread is not drawn
 SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#CA9161", "#332288", "#44AA99")
 METHOD_LABELS = {
     "bicubic": "Bicubic",
@@ -221,6 +220,9 @@ def plot_weighted_median(target, weight, ratio, neighbours, mid):
     return fig
 
 
+FEW = 8  # images whose spread is not drawn: it would be invented
+
+
 @figure
 def plot_per_image_timesteps(per_image, mid):
     """How the mid-timestep differs from image to image: every image a dot, `mid` a line.
@@ -233,7 +235,7 @@ def plot_per_image_timesteps(per_image, mid):
     names = list(groups)
     values = [np.asarray(groups[name]) for name in names]
     fig, ax = plt.subplots(figsize=(COLUMN, 0.85 + 0.55 * len(names)))
-    if min(map(len, values)) >= FEW:  # the outline and the quartiles of fewer would be invented
+    if min(map(len, values)) >= FEW:
         sns.violinplot(values, orient="h", ax=ax, cut=0, inner="quart", width=0.75, color="#EDEDED", linewidth=0.7,
                        linecolor="#7F7F7F")  # fmt: skip
     jitter = np.random.default_rng(0)

@@ -1,6 +1,5 @@
 """Fine-tune OMGSR: one loop for both variants and any number of processes, which resumes exactly."""
 
-import copy
 import importlib.util
 import math
 import shutil
@@ -13,6 +12,7 @@ import torch
 from ..losses.build import LossNetworks, build_losses
 from ..presets import Recipe
 from ..restore.pairs import restored_pairs
+from ..utils.copying import copied_with
 from ..utils.recompute import recompute_activations
 from .batches import StepBatches
 from .checkpoint import Checkpoint, Tensors, append_log, read_checkpoint, read_log
@@ -124,7 +124,9 @@ def set_up(model, pairs, recipe, folder, options):
     )
     networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
     heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
-    teacher = _teacher(model).to(accelerator.device) if recipe.target == "mean" else None
+    teacher = None
+    if recipe.target == "mean":
+        teacher = copied_with(model, {model.vae: model.vae}).merge().requires_grad_(False).to(accelerator.device)
     if recipe.checkpointing:
         for part in (model.prior.denoiser, model.lq_vae, model.vae):
             recompute_activations(part)
@@ -213,10 +215,6 @@ def learning_rate_factor(recipe, step, steps):
 def describe(recipe):
     """The recipe as a flat dictionary for logs and manifests."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
-
-
-def _teacher(model):
-    return copy.deepcopy(model).merge().requires_grad_(False)
 
 
 def _optimizer(name, parameters, recipe):

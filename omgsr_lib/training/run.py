@@ -94,9 +94,12 @@ def finetune(
             "learning rate": recipe.learning_rate,
             "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
             "seed": seed,
-            "perceptual loss": recipe.perceptual_loss,
             "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
         }
+        if recipe.perceptual:
+            facts["perceptual loss"] = recipe.perceptual_loss
+        if recipe.target == "mean":
+            facts["target"] = "the first model's mean over views"
         if start is not None:
             facts["start"] = f"adapters {Path(start).name}"
         if recipe.dial:
