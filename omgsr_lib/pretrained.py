@@ -73,6 +73,11 @@ def _from_folder(cls, folder, base, adapter, options):
         with reading(folder / LQ_ENCODER, "Copy the folded model again."):
             model.lq_vae.encoder.load_state_dict(load_file(folder / LQ_ENCODER))
         return model
+    if base is None and not (folder / "vae").is_dir():
+        raise ValueError(
+            f"A model's folder must hold its autoencoder in vae/: '{folder}' holds adapters alone. Give their base "
+            "too (base=), or a model's name and this folder as adapter=."
+        )
     cls = _adaptive(cls) if _is_adaptive(adapter or folder) else cls
     model = cls.from_base(base or folder, facts["family"], facts["timestep"], **options)
     if (folder / "estimator").is_dir():

@@ -123,6 +123,14 @@ def test_a_frozen_encoder_round_trips(pixels, tmp_path):
         untuned("ddpm").load_adapter(tmp_path / "a")
 
 
+def test_a_folder_of_adapters_alone_is_no_model(tmp_path):
+    folder = tuned("ddpm").save_adapter(tmp_path / "adapters")
+    with pytest.raises(ValueError, match="'.*adapters' holds adapters alone. Give their base too .*adapter="):
+        OMGSR.from_pretrained(folder)
+    base = tuned("ddpm").save_pretrained(tmp_path / "base")
+    assert OMGSR.from_pretrained(folder, base=base).ranks == (4, 4)
+
+
 def test_adapter_files_are_the_official_ones(family, tmp_path):
     model = tuned(family)
     folder = model.save_adapter(tmp_path / "weight-100")

@@ -8,23 +8,9 @@ import sys
 import warnings
 
 from ..study.papermill import NotebookFailed
+from ..utils.warning_lines import one_line, show_warnings
 from . import demo, evaluate, reproduce, restore, train
-from .options import say
 from .streams import lasting_streams
-
-
-# Libraries whose `UserWarning`s are not shown: they speak of the program, not of the user's files or machine.
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "huggingface_hub",
-    "PIL",
-    "lpips",
-)
 
 
 def main(arguments=None):
@@ -45,7 +31,7 @@ def _run(arguments):
         options["arguments"] = arguments
     try:
         with warnings.catch_warnings():
-            _show_warnings(command)
+            show_warnings(command)
             code = run(**options) or 0
             print(end="", flush=True)
             return code
@@ -86,22 +72,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _show_warnings(command):
-    """Every warning as one line on stderr, but those of `LIBRARIES` for developers."""
-
-    def show(message, category, filename, lineno, file=None, line=None):
-        say(f"omgsr {command}: {_one_line(message)}")
-
-    warnings.showwarning = show
-    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
-        warnings.simplefilter("ignore", category)
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")  # limits are our own
-    warnings.filterwarnings("ignore", category=UserWarning, module=rf"({'|'.join(LIBRARIES)})(\.|$)")
-
-
 def _one_line(err):
     if isinstance(err, OSError) and err.filename:
         return f"{err.strerror}: '{err.filename}'. Check the path and its permissions."
     if isinstance(err, OSError) and err.strerror:
         return err.strerror
-    return " ".join(str(err).split())
+    return one_line(err)

@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import math
-import sys
 
 
 def add_command(commands, run, example):
@@ -100,10 +99,3 @@ def all_photos(sources):
     from ..data.photos import find_photos
 
     return [path for source in sources for path in find_photos(source)]
-
-
-def say(line):
-    """A line on stderr, above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from .options import add_command, add_seed, positive, say, training_photos
+from ..utils.warning_lines import say
+from .options import add_command, add_seed, positive, training_photos
 
 
 def add_commands(commands):

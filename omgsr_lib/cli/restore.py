@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from .options import add_command, from_zero, number, or_auto, positive, say, timestep_or_auto
+from ..utils.warning_lines import say
+from .options import add_command, from_zero, number, or_auto, positive, timestep_or_auto
 
 
 def add_commands(commands):

@@ -23,6 +23,7 @@ from ..report.contrasts import LARGE, read_study, wide
 from ..training.checkpoint import keep_settings
 from ..utils.files import atomic_write, part_hashes, sha256
 from ..utils.precision import native_precision
+from ..utils.warning_lines import show_warnings
 from .plan import BATCH, CHUNK, IMPOSSIBLE, RUN_COLUMNS, WITHOUT, StudyRun, core_hours, kind, study_runs
 from .run_record import start_run
 
@@ -129,7 +130,8 @@ def _execute(runs, data, folder, jobs):
     failed = {}
     for run in {run.images != "fixed": run for run in runs if run.protocol == "frozen_encoder"}.values():
         _latents(_model(run, data), run, data, folder)  # once, before the processes need them
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, show_warnings, ("study",)) as pool:
         futures = {pool.submit(execute_run, run, data, folder): run for run in runs}
         for done, future in enumerate(as_completed(futures), start=1):
             name, error = futures[future].name, future.exception()

@@ -31,6 +31,7 @@ from ..restore.pairs import restored_pairs
 from ..schedules import pair_power
 from ..training.checkpoint import load_state
 from ..utils.files import atomic_write
+from ..utils.warning_lines import show_warnings
 from .run_record import start_run
 
 
@@ -56,7 +57,8 @@ def adaptive_study(folder, photos, *, controls=None, statistics=None, realsr=Non
     config = {"photographs": len(photos), "control": bool(controls), "realsr": bool(realsr), "taef2": bool(taef2)}
     config |= {"bins": BINS, "shifts": SHIFTS, "size": SIZE, "real_size": REAL_SIZE, "perceptual": bool(weights)}
     record = start_run("adaptive", config, seed=0, folder=folder)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, show_warnings, ("adaptive",)) as pool:
         for variant in ("s", "f"):
             tasks.append(("scores", pool.submit(variant_scores, variant, photos, controls, realsr, weights)))
         tasks.append(("timesteps", pool.submit(estimator_errors, photos, statistics)))
