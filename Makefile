@@ -30,20 +30,20 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "Variables, as in make reproduce PRESET=smoke:"
 	@echo "  PYTHON=python3    interpreter that .venv is made with, 3.11 or newer"
-	@echo "  PRESET=mini       of reproduce: smoke, mini, latents, paper or release"
+	@echo "  PRESET=mini       of reproduce: smoke, mini, latents, paper, first-release or release"
 	@echo "  PHOTOS=folder     of reproduce, study and train-mini: your own photographs, which train-mini needs"
 	@echo "  EVALUATION=folder WEIGHTS=folder DEVICE=cpu    of train-mini: other photographs, LPIPS-SqueezeNet, cpu or cuda"
 	@echo "  FULL=1            of study: all trainings, some twenty core-hours"
 	@echo "  JOBS=2            of test and study: processes"
 
-reproduce: $(READY) ## run the whole study; a second run repeats only what changed
+reproduce: $(READY) ## run notebooks 00 to 08 and write the report; a second run repeats only what changed
 	$(BIN)/omgsr reproduce --preset $(PRESET) $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 study: $(READY) ## run the trainings behind the ablation tables (4 core-hours), resumable
 	$(BIN)/omgsr study $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(EVALUATION),--evaluation $(EVALUATION)) \
 		$(if $(PROVENANCE),--provenance $(PROVENANCE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FULL),--full) --jobs $(JOBS)
 
-train-mini: $(READY) ## train the small models anew into runs/mini (some two days of 2 CPU cores), resumable
+train-mini: $(READY) ## train the small models anew into runs/mini (15 to 50 hours of 2 CPU cores), resumable
 	@$(if $(and $(PHOTOS),$(EVALUATION),$(WEIGHTS)),,$(error make train-mini needs PHOTOS, EVALUATION (photographs) and WEIGHTS (LPIPS-SqueezeNet)))
 	$(MAKE) -j 2 $(MINI)/s.done $(MINI)/f.done
 

@@ -203,12 +203,24 @@ def test_what_was_not_run_says_so_and_nothing_fails(results):
     (results / "study").mkdir()
     (results / "study" / "skipped.csv").write_text("run,reason\ns_a,failed: ValueError: nan\nf_b,not in the preset\n")
     text = write_report(results)[0].read_text()
+    waiting = claim_table(results).query("note.str.startswith('not run')").drop_duplicates(KEYS)
+    assert f"not testable here, {len(waiting)} of them only not run." in text and 2 <= len(waiting) < 21
     assert "artefacts included (OMGSR-S, OMGSR-F): not run: `make study`, or with FULL=1, trains it." in text
     assert "- Study, 1 run, failed: ValueError: nan: s_a." in text
     for path in results.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
     assert set(verdicts(results)) == {NOT_TESTABLE}
+
+
+def test_a_contrast_that_was_run_with_the_encoder_frozen_alone_is_not_listed_as_not_run(results):
+    table = contrast_table(study_frame({}), MIDS)
+    run = (table.contrast == "mid - 400") & (table.variant == "s") & (table.n > 0)
+    assert set(table[run].protocol) == {"full"}
+    table.loc[run, "protocol"] = "frozen-encoder"
+    table.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
+    found = claim_table(results).query("claim.str.startswith('The mid-timestep beats t 400') and variant == 'OMGSR-S'")
+    assert set(found.claim) == {"The mid-timestep beats t 400 (encoder frozen)"}
 
 
 def test_the_report_has_a_line_and_links_for_every_claim(results, capsys):

@@ -8,6 +8,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -104,6 +105,18 @@ def test_licences_are_stated():
         r.name for r in DIRECT + sum(EXTRAS.values(), []) if r.name not in third_party and r.name != "setuptools"
     ]
     assert missing == []
+
+
+def test_photographs_behind_the_weights_are_named_and_counted():
+    names = pd.read_csv(ROOT / "omgsr_lib" / "weights" / "photographs.csv")
+    assert names["file"].is_unique and not names.isna().any(axis=None)
+    assert not names["licence"].str.contains("research", case=False).any()
+    text = (ROOT / "THIRD_PARTY.md").read_text().split("## Photographs behind the shipped weights")[1]
+    table = text.split("## ")[0]
+    assert sum(map(int, re.findall(r"\| (\d+) \|", table))) == len(names)
+    assert table.split()[0] == f"{len(names):,}"
+    cards = (ROOT / "omgsr_lib" / "weights").glob("mini-*/README.md")
+    assert {int(*re.findall(r"\| photographs \| (\d+), freely", card.read_text())) for card in cards} == {len(names)}
 
 
 def test_ci_sets_up_and_tests():

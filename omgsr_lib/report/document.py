@@ -28,6 +28,12 @@ FIGURE_TITLES = {
 }
 FIGURE_STARTS = tuple(f"{start}_" for start in FIGURE_TITLES)
 SUMMARY = Path(__file__).with_name("summary.md")
+LEGEND = (
+    "Each measure, a row of [claims.csv](claims.csv), is for the claim or against it where its interval excludes 0, "
+    "else undecided; *seen from*: the difference that would have been decided four times in five. *Shown*: some "
+    "measures are for it, none against; *contradicted*: the reverse; *mixed*: both. Checkerboard judges only claims "
+    "about patterns. Trainings a side x crops: how many trainings each side has, and what each of them saw."
+)
 MARK = "†"  # of numbers that are not those of the shipped weights
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
@@ -54,8 +60,10 @@ def report_text(folder, claims):
     folder = Path(folder)
     verdicts = claims.drop_duplicates(KEYS)["verdict"].value_counts()
     counts = ", ".join(f"{verdicts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+    waiting = claims["note"].str.startswith("not run").sum()
+    counts += f", {waiting} of them only not run" if waiting else ""
     lines = ["# What of the paper is shown here", "", f"Preset {folder.name}: of {verdicts.sum()} claims {counts}."]
-    lines += ["", "Each measure is a row of [claims.csv](claims.csv): for the claim, against it, or undecided."]
+    lines += ["", LEGEND]
     if claims["weights"].isin(["other", "not recorded"]).any():
         lines += ["", f"{MARK}: measured with other weights than those that ship, or by a run that did not record "
                   "which."]  # fmt: skip

@@ -8,11 +8,11 @@ the full method. `full` adds the finer sweep, the same with the encoder frozen, 
 
 from dataclasses import dataclass, fields
 
-from ..report.contrasts import INITIAL, LARGE, LATE, TIMESTEPS
+from ..report.contrasts import INITIAL, LARGE, TIMESTEPS
 
 
 SEEDS = (0, 1, 2)
-COARSE = (LATE, 400)  # timesteps of the default sweep, beside t* and the initial one
+COARSE = (25, 400)  # timesteps of the default sweep, beside t* and the initial one
 SMALL = 64  # side in pixels of the usual crops
 BATCH = {SMALL: 16, LARGE: 4}  # crops of a step by their side; large ones have sixteen times the pixels
 CURVE = (0.125, 0.25, 0.5, 1.0)  # shares of a training after which the sweep is scored
