@@ -216,11 +216,14 @@ def test_what_was_not_run_says_so_and_nothing_fails(results):
 def test_a_contrast_that_was_run_with_the_encoder_frozen_alone_is_not_listed_as_not_run(results):
     table = contrast_table(study_frame({}), MIDS)
     run = (table.contrast == "mid - 400") & (table.variant == "s") & (table.n > 0)
-    assert set(table[run].protocol) == {"full"}
-    table.loc[run, "protocol"] = "frozen-encoder"
+    assert set(table[run].protocol) == {"full", "untuned"}
+    table.loc[run & (table.protocol == "full"), "protocol"] = "frozen-encoder"
     table.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
-    found = claim_table(results).query("claim.str.startswith('The mid-timestep beats t 400') and variant == 'OMGSR-S'")
-    assert set(found.claim) == {"The mid-timestep beats t 400 (encoder frozen)"}
+    about = "claim.str.startswith('The mid-timestep beats t 400') and variant == 'OMGSR-S'"
+    assert set(claim_table(results).query(about).claim) == {"The mid-timestep beats t 400 (encoder frozen)"}
+    table[~run | (table.protocol == "untuned")].to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
+    (row,) = claim_table(results).query(about).itertuples()
+    assert row.note.startswith("not run")
 
 
 def test_the_report_has_a_line_and_links_for_every_claim(results, capsys):

@@ -200,7 +200,7 @@ def _ablation(folder):
                 rows = None
                 if contrasts is not None:
                     rows = contrasts[(contrasts["contrast"] == contrast) & (contrasts["variant"] == variant)]
-                    rows = rows[rows["n"] > 0]
+                    rows = rows[rows["protocol"].isin(PROTOCOLS) & (rows["n"] > 0)]
                 if rows is None or rows.empty:
                     if protocol == "full":
                         yield about | dict(note=NOT_RUN)
