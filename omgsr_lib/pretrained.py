@@ -147,7 +147,8 @@ def save_pretrained(model, folder):
         save_model(model.vae, part / "vae")
         if isinstance(model.prior, FoldedPrior):
             save_folded(model.prior, part)
-            save_file(model.lq_vae.encoder.state_dict(), part / LQ_ENCODER)
+            state = {name: value.contiguous() for name, value in model.lq_vae.encoder.state_dict().items()}
+            save_file(state, part / LQ_ENCODER)
         else:
             model.save_adapter(part)
             save_prior(model.prior, part)

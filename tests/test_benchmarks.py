@@ -131,6 +131,15 @@ def test_pictures_of_various_sizes_are_restored_in_their_centre(small):
     assert np.array_equal(np.asarray(Image.open(restored)), np.asarray(centre))
 
 
+def test_methods_are_checked_before_any_is_restored(small):
+    options = dict(work=small / "work", progress=False, metrics=("checkerboard",))
+    for models, message in ((("bicubic", "mini-x"), "A method must be one of bicubic, .*mini-s.*: got 'mini-x'"),
+                            (("mini-s", "mini-s"), "names of their own: got mini-s, mini-s")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            procedure.benchmark("RealSet65", small / "wild", small / "out", models=models, **options)
+    assert not (small / "work").exists() and not (small / "out").exists()
+
+
 def test_published_rows_stand_beside_ours(small, capsys):
     (small / "reference").mkdir()
     (small / "reference" / "published_results.csv").write_text(

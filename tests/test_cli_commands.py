@@ -105,10 +105,13 @@ def test_evaluate_refuses(photos, tmp_path, capsys):
     assert "A photo folder must exist" in refused(capsys, "evaluate", photos, tmp_path / "none")
 
 
-def test_evaluate_writes_the_table_of_conventions(photos, tmp_path):
+def test_evaluate_writes_the_table_of_conventions(photos, tmp_path, capsys):
     table = tmp_path / "conventions.csv"
     assert main(["evaluate", str(photos), str(photos), "--conventions", str(table)]) == 0
     assert set(pd.read_csv(table).measure) == {"PSNR", "SSIM"}
+    capsys.readouterr()
+    line = refused(capsys, "evaluate", photos, "--metrics", "checkerboard", "--conventions", tmp_path / "none.csv")
+    assert "--conventions needs references" in line and not (tmp_path / "none.csv").exists()
 
 
 def test_explore_writes_a_page(tiny, photos, tmp_path, capsys):

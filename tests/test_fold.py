@@ -15,6 +15,7 @@ from omgsr_lib.model import OMGSR
 from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior, ZImagePrior
 from omgsr_lib.priors.full_size import full_size_prior
 from omgsr_lib.priors.loading import WEIGHTS
+from omgsr_lib.restore.prepare import prepare
 
 
 TINY = {family: prior.tiny for family, prior in PRIORS.items()}
@@ -240,6 +241,14 @@ def test_round_trip(family, repeats, tmp_path):
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert torch.equal(half(pixels.bfloat16()).images, loaded.bfloat16()(pixels.bfloat16()).images)
     assert [path.name for path in tmp_path.iterdir()] == ["folded"]
+
+
+@torch.inference_mode()
+def test_a_prepared_model_can_be_saved(family, tmp_path):
+    prepared = prepare(tuned(family), fold=True)
+    loaded = OMGSR.from_pretrained(prepared.save_pretrained(tmp_path / "prepared"))
+    pixels = noise((1, 3, 64, 32)).clamp(-1, 1)
+    torch.testing.assert_close(loaded(pixels).images, prepared(pixels).images, rtol=0, atol=1e-4)
 
 
 def test_wrong_folders(family, tmp_path):

@@ -61,6 +61,8 @@ def test_the_front_page_is_the_readmes():
     assert page.count("[01](notebooks/01_latent_gap.ipynb)") == 1
     assert page.count("[06b](notebooks/06b_ablation.ipynb)") == 2
     assert "Try it" not in page and all(f"notebooks/{name}\n" in page for name in names)
+    with pytest.raises(ValueError, match="section 'What we found': the file given has none"):
+        front_page("# Another", names)
 
 
 def test_missing_results_are_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch):

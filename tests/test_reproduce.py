@@ -296,7 +296,7 @@ def test_the_last_line_names_time_folder_and_report(monkeypatch, capsys):
 
 
 def test_committed_results_stay_and_are_compared_with(monkeypatch, tmp_path, capsys):
-    """What long runs left is read from a copy, made anew where its record changed."""
+    """What long runs left is read from a copy, made anew where its record changed; the user's own runs stay."""
     committed, own = tmp_path / "results" / "smoke", tmp_path / "runs" / "reproduce" / "smoke"
     for table in ("02_mid_timestep/midstep.csv", "study/study.csv"):
         (committed / table).parent.mkdir(parents=True)
@@ -320,6 +320,12 @@ def test_committed_results_stay_and_are_compared_with(monkeypatch, tmp_path, cap
     (committed / "study" / "run.json").write_text("[]")
     reproduce_module.reproduce("smoke")
     assert (own / "study" / "study.csv").read_text() == "new"
+    (own / "study" / ".copied").unlink()
+    (own / "study" / "run.json").unlink()
+    (own / "study" / "study.csv").write_text("the user's, not finished yet")
+    reproduce_module.reproduce("smoke")
+    assert [path.name for path in (own / "study").iterdir()] == ["study.csv"]
+    assert (own / "study" / "study.csv").read_text() == "the user's, not finished yet"
 
 
 def test_an_unknown_preset_is_refused():

@@ -44,6 +44,8 @@ def evaluate(restored, reference, out, conventions, **options):
     from ..utils.files import atomic_write
     from ..utils.processes import first_process
 
+    if conventions and reference is None:
+        raise ValueError("--conventions needs references: none were given. Name their folder after the images'.")
     frame = evaluate_folder(restored, reference, progress=True, **options)
     if not first_process():
         return

@@ -76,7 +76,7 @@ def add_commands(commands):
     tiles.add_argument(
         "--tile", type=or_auto(from_zero), metavar="N",
         help="side in pixels of the output, a multiple of 16; 0: one pass; auto: what fits into the free memory "
-             "(default: the side that the model restores best with; of a folder one pass)",
+             "(default: the model's best side; for a model from a folder one pass)",
     )  # fmt: skip
     tiles.add_argument(
         "--overlap", type=from_zero, metavar="N",

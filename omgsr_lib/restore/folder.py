@@ -121,7 +121,7 @@ def restore_folder(
 
 
 def fingerprint(model):
-    """A hash of the model's timestep and of up to 64 values of each of its tensors, spread evenly."""
+    """A hash of the model's timestep and of some hundred values of each of its tensors, spread evenly."""
     digest = hashlib.sha256(str(model.timestep).encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.reshape(-1)[:: max(1, tensor.numel() // 64)].double().cpu()
@@ -209,8 +209,10 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if len(group) > 1:
-                return [job for alone in group for job in self.compute([alone])]
+            restored = None  # the error holds what the attempt computed; it is gone after this block
+        if restored is None and len(group) > 1:
+            return [job for alone in group for job in self.compute([alone])]
+        if restored is None:
             reason = f"Out of memory: '{group[0].source}' could not be restored. Choose smaller tiles."
             self.fail(group[0].source, ValueError(reason))
             return []

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ..presets import PRESETS
-from ..utils.files import sha256, write_json
+from ..utils.files import atomic_folder, sha256, write_json
 from .papermill import NotebookFailed, check_type, declared_parameters, run_notebook
 from .run_record import ELSEWHERE, PROJECT_ROOT, versions
 
@@ -31,6 +31,7 @@ STEPS = {
 
 COMMITTED = "results"  # of this repository; a reproduction leaves them as they are
 INPUTS = ("study", "adaptive", "benchmarks")  # what long runs left there and notebooks read
+COPY = ".copied"  # marks a folder of them that was copied from the committed results
 NOT_CHECKED = (*INPUTS, "claims.csv")  # the claims are made from the other tables
 
 LATENT_STEPS = ("01_latent_gap", "02_mid_timestep")  # what needs an autoencoder alone, no prior
@@ -58,7 +59,8 @@ def reproduce(
     Args:
         preset: given to every notebook, and the folder of the results.
         results: folder of all results; "results" replaces the committed ones. What notebooks read of long runs
-            (`INPUTS`) is copied from there. Relative paths are taken from the project root.
+            (`INPUTS`) is copied from there, unless the folder has a run of the user's own. Relative paths are taken
+            from the project root.
         photos: folder of the user's own photographs for the notebooks that declare `photos`.
         only: steps to consider, names or prefixes such as "02"; by default all for `smoke` and `mini`, else
             `LATENT_STEPS`
@@ -118,14 +120,23 @@ def reproduce(
 
 
 def _copy_inputs(committed, own):
-    """Replace those of `INPUTS` whose record differs from the committed one, without what a study needs to resume."""
+    """Copy `INPUTS`, without what a study needs to resume, where there is none or a former copy of another record.
+
+    A folder without the mark of a copy is the user's own and stays.
+    """
     for name in INPUTS:
         for record in committed.glob(f"{name}/**/run.json"):
             source = record.parent
             target = own / source.relative_to(committed)
-            if not (target / record.name).is_file() or sha256(target / record.name) != sha256(record):
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("runs", "trainings"))
+            if target.is_dir():
+                same = (target / record.name).is_file() and sha256(target / record.name) == sha256(record)
+                if same or not (target / COPY).is_file():
+                    continue
+                shutil.rmtree(target)
+            with atomic_folder(target) as part:
+                ignored = shutil.ignore_patterns("runs", "trainings")
+                shutil.copytree(source, part, ignore=ignored, dirs_exist_ok=True)
+                (part / COPY).touch()
 
 
 def run_steps(

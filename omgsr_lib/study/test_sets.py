@@ -18,7 +18,7 @@ from ..metrics.evaluate import evaluate_folder
 from ..metrics.scorers import metric_scorer
 from ..metrics.specs import metric_spec
 from ..model import OMGSR
-from ..presets import default_tile
+from ..presets import MODELS, default_tile
 from ..priors.loading import WEIGHTS
 from ..report.published import read_published, read_published_cost
 from ..restore.pipeline import restore
@@ -59,6 +59,7 @@ def benchmark(
     Returns the data frame. Raises what `open_test_set`, `evaluate_folder`, `Peer` and `restore` raise, before
     anything is written to `out`.
     """
+    names = _checked_names(models)
     about, pairs = TEST_SETS.get(name), open_test_set(name, data)
     with_reference = about.hq is not None
     if metrics is None:
@@ -81,7 +82,6 @@ def benchmark(
         scores.insert(0, "method", Path(model).name)
         scores.insert(0, "dataset", name)
         frames.append(scores)
-    names = [Path(model).name for model in models]
     kept = _other_methods(Path(out) / name / "scores.csv", names)
     frame = pd.concat([*kept, *frames], ignore_index=True)
     config = dict(
@@ -97,6 +97,20 @@ def benchmark(
             table.to_csv(part, index=False, float_format="%.6g")
     record.finish()
     return frame
+
+
+def _checked_names(models):
+    """The names of the methods, by which rows and folders are told apart; `ValueError` for unknown or equal ones."""
+    known = (BICUBIC, *PEERS, *MODELS)
+    for model in models:
+        if model not in known and not (Path(model) / "omgsr.json").is_file():
+            raise ValueError(
+                f"A method must be one of {', '.join(known)} or a folder with omgsr.json: got {str(model)!r}."
+            )
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Methods must have names of their own: got {', '.join(names)}. Rename one of the folders.")
+    return names
 
 
 def _tiling(name, tile, overlap):

@@ -18,7 +18,8 @@ LINKED = "results/mini/"  # where the README's links go: the root of the pages
 def write_sources(results, readme, source):
     """Lay out the folder `source` for Sphinx, with the paths of `results`, so that links between them hold.
 
-    Raises `FileNotFoundError` if the folder of `results` has no executed notebooks or no report.
+    Raises `FileNotFoundError` if the folder of `results` has no executed notebooks or no report, `ValueError` if the
+    `readme` has no section of findings.
     """
     results, source = Path(results), Path(source)
     notebooks = sorted(results.glob(f"{NOTEBOOKS}/*.ipynb"))
@@ -71,7 +72,10 @@ def front_page(readme, notebooks):
 
 
 def _section(text, title):
-    return re.search(rf"^## {title}$\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)[1]
+    found = re.search(rf"^## {title}$\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    if found is None:
+        raise ValueError(f"The front page shows the README's section '{title}': the file given has none.")
+    return found[1]
 
 
 def _link(number, notebooks):
