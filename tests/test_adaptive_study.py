@@ -40,7 +40,7 @@ def scores(tmp_path):
         for variant in ("s", "f"):
             about = dict(variant=variant, set="mild", strength=0.1, image=f"p{number}", timestep=100.0)
             for model, choice, shift, value in (
-                ("published", "fixed", 0.0, 20.0),
+                ("shipped", "fixed", 0.0, 20.0),
                 ("control", "fixed", 0.0, 20.0 + number),
                 ("adaptive", "fixed", 0.0, 20.0),
                 ("adaptive", "oracle", 0.0, 21.0),
@@ -85,7 +85,7 @@ def test_an_unknown_degradation_is_refused():
 
 def test_scores_of_the_fixed_timestep_are_those_of_the_evaluation(small):
     frame = adaptive_study.variant_scores("s", small)
-    assert set(frame["model"]) == {"published", "adaptive", "bicubic"} and set(frame["shift"]) == {0.0, 1.0}
+    assert set(frame["model"]) == {"shipped", "adaptive", "bicubic"} and set(frame["shift"]) == {0.0, 1.0}
     pairs = adaptive_study.dial_pairs(small)["extreme", 0.9]
     model = OMGSR.from_pretrained("mini-s")
     expected = score_pairs(restored_pairs(model, pairs), pairs, method="", metrics=("psnr_y",))
@@ -139,7 +139,7 @@ def test_gains_are_paired_differences_over_photographs(scores):
     assert gains.loc[("estimated, not random", "f", "psnr_y"), "mean"] > 2
     without = scores[~scores["method"].str.startswith("control")]
     assert set(adaptive_tables.gain_table(without)["contrast"]) == set(adaptive_tables.CONTRASTS) - {
-        "training mix", "own timestep"
+        "more training", "own timestep"
     }  # fmt: skip
 
 

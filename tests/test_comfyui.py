@@ -106,10 +106,15 @@ def test_inputs_are_those_of_restore(nodes, model):
     assert np.array_equal(levels(result)[0], np.asarray(expected))
 
 
-@pytest.mark.parametrize("timestep", ["soon", "1.5", "-3", ""])
+@pytest.mark.parametrize("timestep", ["soon", "1.5", "-3", "", "1000"])
 def test_a_timestep_that_is_none_is_named_before_the_work(nodes, timestep):
-    assert repr(timestep) in nodes.RestoreOMGSR.validate_inputs(timestep)
-    assert nodes.RestoreOMGSR.validate_inputs("auto") is nodes.RestoreOMGSR.validate_inputs("273") is True
+    assert repr(timestep) in nodes.RestoreOMGSR.validate_inputs(timestep, 0)
+
+
+def test_tiles_that_are_too_small_are_refused_before_the_work(nodes):
+    check = nodes.RestoreOMGSR.validate_inputs
+    assert check("auto", 8) == "tile must be 0 or from 64 to 4096 pixels: got 8." and "got -64" in check("auto", -64)
+    assert check("Auto", 0) is check("999", 64) is check(None, None) is True  # None: of another node
 
 
 def test_the_progress_bar_counts_the_tiles_of_all_images(nodes, model):
@@ -151,16 +156,20 @@ def test_an_error_that_smaller_tiles_do_not_help_is_raised(nodes, ddpm, monkeypa
     assert tiles == tried
 
 
-def test_stopping_ends_the_work_and_leaves_the_model_as_it_was(nodes, ddpm):
+@pytest.mark.parametrize("share", [0.01, 0.99])  # while it encodes, while it decodes
+def test_stopping_ends_the_work_and_leaves_the_model_as_it_was(nodes, ddpm, share):
+    nodes.model_management.looks_before_stop = looks = 10**6
     expected = run(nodes, ddpm, batch(), tile=64)
-    made = []
-    nodes.model_management.looks_before_stop = 3
+    looks -= nodes.model_management.looks_before_stop
+    made, tiles = [], ProgressBar.made[-1].total
+    nodes.model_management.looks_before_stop = round(share * looks)
     ddpm.to = lambda device: made.append(device)
     with pytest.raises(InterruptProcessingException):
         run(nodes, ddpm, batch(), tile=64)
     assert len(made) == 2  # to the device, and back
     nodes.model_management.looks_before_stop = None
-    assert ProgressBar.made[-1].current == 2 and torch.equal(run(nodes, ddpm, batch(), tile=64), expected)
+    assert ProgressBar.made[-1].current == {0.01: 0, 0.99: tiles}[share]
+    assert torch.equal(run(nodes, ddpm, batch(), tile=64), expected)
 
 
 def test_the_example_workflow_fits_the_nodes(nodes):

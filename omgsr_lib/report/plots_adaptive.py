@@ -71,7 +71,7 @@ def plot_calibration(errors, coverage):
 @figure
 def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
     """Perception against distortion over the strength from -1 to 1: a panel per set, a line per variant, the estimate
-    itself large, both ends named. The published recipe at t* is a cross, the same with the training mix of the
+    itself large, both ends named. The model that ships at t* is a cross, the same with the longer training of the
     adaptive model (control) a plus.
 
     `dial` is `tables_adaptive.dial_table`, `means` `mean_table`.
@@ -94,7 +94,7 @@ def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
                 names.append((f"s = {shift:+g}".replace("-", "−"), tuple(line.loc[shift]), colour, 6))
             fixed = means[(means["dataset"] == name) & (means["variant"] == variant)]
             points = fixed.pivot(index="method", columns="metric", values="mean")
-            for method, marker, label in (("published, fixed", "x", "t*"), ("control, fixed", "+", "t*, control")):
+            for method, marker, label in (("shipped, fixed", "x", "t*"), ("control, fixed", "+", "t*, control")):
                 if method in points.index:
                     point = tuple(points.loc[method, [x, y]])
                     ax.plot(*point, marker, ms=5, mew=1.2, color=colour, ls="none")

@@ -14,14 +14,14 @@ from .plots import METHOD_LABELS
 KEYS = ["variant", "set", "strength", "image", "model", "choice", "shift", "timestep"]
 # What is compared, (model, choice) of both sides, in the order of the tables.
 CONTRASTS = {
-    "training mix": (("control", "fixed"), ("published", "fixed")),
+    "more training": (("control", "fixed"), ("shipped", "fixed")),
     "own timestep": (("adaptive", "estimated"), ("control", "fixed")),
-    "both": (("adaptive", "estimated"), ("published", "fixed")),
+    "both": (("adaptive", "estimated"), ("shipped", "fixed")),
     "estimated, not t*": (("adaptive", "estimated"), ("adaptive", "fixed")),
     "estimated, not random": (("adaptive", "estimated"), ("adaptive", "random")),
     "oracle, not estimated": (("adaptive", "oracle"), ("adaptive", "estimated")),
 }
-MAIN = ("training mix", "own timestep", "both")
+MAIN = ("more training", "own timestep", "both")
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the estimator's intervals
 
 

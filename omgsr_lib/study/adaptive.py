@@ -1,7 +1,7 @@
 """`omgsr adaptive`: does a timestep for each image help? The numbers of notebook 08, one process per variant.
 
-Sets of pairs: photographs degraded from mild to extreme, and real ones. Models: the published recipe ("published"),
-the same trained on with the mix of degradations at t* ("control"), and trained on with it at timesteps of their own
+Sets of pairs: photographs degraded from mild to extreme, and real ones. Models: the one that ships ("shipped"), one
+trained longer with the same degradations at t* ("control"), and one trained as long with each image at its own timestep
 ("adaptive"). Timesteps: t* ("fixed"), of the true D ("oracle"), of the estimator ("estimated"), the estimates of other
 images ("random").
 """
@@ -102,7 +102,7 @@ def variant_scores(variant, photos, controls=None, realsr=None, weights=None):
     """A row for each model, choice of the timestep, shift and image, with a column per metric."""
     torch.set_num_threads(1)
     models = {
-        "published": OMGSR.from_pretrained(f"mini-{variant}").merge(),
+        "shipped": OMGSR.from_pretrained(f"mini-{variant}").merge(),
         "adaptive": OMGSR.from_pretrained(f"mini-{variant}-adaptive").merge(),
     }
     if controls is not None:

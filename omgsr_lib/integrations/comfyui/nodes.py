@@ -27,7 +27,7 @@ from omgsr_lib.utils.memory import out_of_memory
 
 Model = io.Custom("OMGSR_MODEL")
 FOLDER = "omgsr"  # below ComfyUI's folder of models, for folders that `OMGSR.save_pretrained` wrote
-SMALLEST_TILE = 64  # pixels
+SMALLEST_TILE, LARGEST_TILE = 64, 4096  # pixels
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTOENCODER = 4096  # bytes that it takes per pixel of the output in one piece; with less it works in parts
 
@@ -96,15 +96,17 @@ class RestoreOMGSR(io.ComfyNode):
                     "tile",
                     default=0,
                     min=0,
-                    max=4096,
-                    step=64,
-                    tooltip="Side in pixels of the output; 0: in which the model restores best.",
+                    max=LARGEST_TILE,
+                    step=SMALLEST_TILE,
+                    tooltip="Side in pixels of the output; 0: in which the model restores best. Smaller ones need "
+                    "less memory and take longer.",
                 ),
                 io.Combo.Input(
                     "colour_fix",
                     options=["adain", "wavelet", "none"],
                     default="adain",
-                    tooltip="How the result takes the colours of the input.",
+                    tooltip="How the result takes the colours of the input: adain their mean and spread, wavelet the "
+                    "colours of each place.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -112,16 +114,20 @@ class RestoreOMGSR(io.ComfyNode):
                     min=-1,
                     max=2**53 - 1,
                     control_after_generate=False,
-                    tooltip="-1: the mean of the encoder's posterior; from 0 a sample of it, where there is one.",
+                    tooltip="-1: the same result every time. From 0: a random variation, of models that have one (not "
+                    "the mini models).",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
-    def validate_inputs(cls, timestep):
+    def validate_inputs(cls, timestep, tile):
+        """True, or what is wrong; ComfyUI gives None for a value that another node will compute."""
+        if tile and not SMALLEST_TILE <= tile <= LARGEST_TILE:
+            return f"tile must be 0 or from {SMALLEST_TILE} to {LARGEST_TILE} pixels: got {tile}."
         try:
-            parsed(timestep)
+            parsed("auto" if timestep is None else timestep)
         except ValueError as err:
             return str(err)
         return True
@@ -165,10 +171,10 @@ def saved():
 def parsed(timestep):
     """None of "auto", else the integer. Raises `ValueError` for another text."""
     text = str(timestep).strip()
-    if text == "auto":
+    if text.lower() == "auto":
         return None
-    if not text.isdecimal():
-        raise ValueError(f'timestep must be "auto" or an integer from 0: got {timestep!r}.')
+    if not text.isdecimal() or int(text) > 999:
+        raise ValueError(f'timestep must be "auto" or an integer from 0 to 999: got {timestep!r}.')
     return int(text)
 
 
@@ -203,16 +209,28 @@ def tiles(model, height, width, tile):
 
 @contextmanager
 def told_of_tiles(model, bar):
-    """Inside, each call of the denoiser moves `bar`, after a look whether the user stopped the work."""
+    """Inside, each call of the denoiser moves `bar`, and all layers of the autoencoder look whether the user stopped.
+
+    ComfyUI tells this once, so the threads of other tiles are told here.
+    """
+    stopped = []
 
     def before(*_):
-        model_management.throw_exception_if_processing_interrupted()
+        if stopped:
+            raise stopped[0]
+        try:
+            model_management.throw_exception_if_processing_interrupted()
+        except BaseException as stop:
+            stopped.append(stop)
+            raise
 
     def after(*_):
         bar.update(1)
 
     denoiser = model.prior.denoiser
-    handles = [denoiser.register_forward_pre_hook(before), denoiser.register_forward_hook(after)]
+    layers = {layer for part in (model.lq_vae, model.vae) for layer in part.modules() if not any(layer.children())}
+    handles = [layer.register_forward_pre_hook(before) for layer in (denoiser, *layers)]
+    handles.append(denoiser.register_forward_hook(after))
     try:
         yield
     finally:
