@@ -89,7 +89,7 @@ def test_scores_of_the_fixed_timestep_are_those_of_the_evaluation(small):
     pairs = adaptive_study.dial_pairs(small)["extreme", 0.9]
     model = OMGSR.from_pretrained("mini-s")
     expected = score_pairs(restored_pairs(model, pairs), pairs, method="", metrics=("psnr_y",))
-    found = frame.query("model == 'published' and set == 'extreme'").set_index("image")["psnr_y"]
+    found = frame.query("model == 'shipped' and set == 'extreme'").set_index("image")["psnr_y"]
     assert found.to_numpy() == pytest.approx(expected["value"].to_numpy(), abs=0.02)
     own = own_timesteps(
         model.vae, *(torch.stack([getattr(p, s) for p in pairs]) for s in ("lq", "hq")), SCHEDULES["s"]

@@ -1,9 +1,9 @@
 """`omgsr adaptive`: does a timestep for each image help? The numbers of notebook 08, one process per variant.
 
 Sets of pairs: photographs degraded from mild to extreme, and real ones. Models: the one that ships ("shipped"), one
-trained longer with the same degradations at t* ("control"), and one trained as long with each image at its own timestep
-("adaptive"). Timesteps: t* ("fixed"), of the true D ("oracle"), of the estimator ("estimated"), the estimates of other
-images ("random").
+trained longer with the same degradations at t* ("control"), and one trained as long with each image at its own
+timestep ("adaptive"). Timesteps: t* ("fixed"), of the true D ("oracle"), of the estimator ("estimated"), the estimates
+of other images ("random").
 """
 
 import multiprocessing
