@@ -87,6 +87,8 @@ def finetune(
         result = run(set_up(model, pairs, recipe, out, TrainOptions(**options)))
         if not PartialState().is_main_process:
             return result
+        folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
+        restored, scores = _measure(model.eval(), held_out, weights)
         facts = {
             "preset": preset,
             "steps": len(result.log),
@@ -106,8 +108,6 @@ def finetune(
             facts["degradations"] = "from mild to extreme"
         if recipe.adaptive:
             facts["timesteps"] = "one per image; measured below at the mid-timestep"
-        restored, scores = _measure(model.eval(), held_out, weights)
-        folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
         adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
 
