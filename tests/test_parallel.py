@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import training_script
+from command_case import two_photos
 from safetensors.torch import load_file
 
 import omgsr_lib
@@ -28,6 +29,7 @@ SCRIPT = Path(training_script.__file__)
 ENVIRONMENT = os.environ | {
     "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SCRIPT.parent}:{SCRIPT.parents[1]}",
 }  # fmt: skip
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def adapters(folder):
@@ -36,10 +38,18 @@ def adapters(folder):
     return {f"{file.parent.name} {name}": value for file in files for name, value in load_file(file).items()}
 
 
+def test_the_command_under_torchrun(tmp_path):
+    """Without a GPU and without a word about it in the environment."""
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "ACCELERATE_USE_CPU"}
+    options = f"--preset smoke --variant f --photos {two_photos(tmp_path / 'photos')} --steps 1 --batch-size 1".split()
+    command = [*LAUNCH, "-m", "omgsr_lib.cli", "train", *options, "--out", str(tmp_path / "run")]
+    subprocess.run(command, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, check=True, capture_output=True)
+    assert "| batch size | 2 |" in (tmp_path / "run" / "smoke-f" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("variant", "options"), [("s", []), ("f", ["--shard"])])
 def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(SCRIPT), variant, str(tmp_path / "two"), *options]
+    command = [*LAUNCH, str(SCRIPT), variant, str(tmp_path / "two"), *options]
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
     training_script.main(variant, tmp_path / "one", batch_size=2)
 
