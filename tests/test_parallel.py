@@ -61,6 +61,13 @@ def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_pat
         assert line == pytest.approx(wanted, rel=1e-5, abs=5e-6)
 
 
+def test_processes_with_sharded_weights_measure_together(tmp_path):
+    photos = two_photos(tmp_path / "photos")
+    command = [*LAUNCH, str(SCRIPT), "f", str(tmp_path / "run"), "--steps", "1", "--photos", str(photos)]
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+    assert "PSNR-Y" in (tmp_path / "run" / "adapter" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("variant", ["s", "f"])
 def test_a_process_that_was_killed_leaves_no_trace(variant, tmp_path):
     training_script.main(variant, tmp_path / "whole", steps=6, every=2)

@@ -1,6 +1,6 @@
 """A small training as a program of its own, which tests start several times over, kill and start again.
 
-python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--shard]
+python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--shard] [--photos DIR]
 """
 
 import argparse
@@ -9,20 +9,41 @@ import os
 import torch
 from accelerate import PartialState
 from test_train import SmoothPairs, new_model
+from torch.distributed.tensor import DTensor
 
+from omgsr_lib.data.photos import find_photos
+from omgsr_lib.training import run
 from omgsr_lib.training.distributed import shard_frozen
-from omgsr_lib.training.loop import train
+from omgsr_lib.training.loop import set_up, train
 
 
-def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False):
+def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False, photos=None):
     torch.set_num_threads(1)
     model, chosen = new_model(variant, batch_size=batch_size, learning_rate=2e-5)
+    if photos:
+        finetune_sharded(chosen, find_photos(photos), folder, steps)
+        return
     if shard:
         PartialState(cpu=True)
         shard_frozen(model.prior.denoiser)
     train(model, SmoothPairs(), chosen, folder, steps=steps, every=every, progress=False)
     if int(os.environ.get("RANK", 0)) == 0:
         model.save_adapter(f"{folder}/adapter")
+
+
+def finetune_sharded(chosen, paths, folder, steps):
+    """From photographs to the card, with sharded weights as under FSDP; they are sharded again in the end."""
+    models = []
+
+    def sharded(model, *arguments):
+        shard_frozen(model.prior.denoiser)
+        models.append(model)
+        return set_up(model, *arguments)
+
+    run.set_up = sharded
+    run.finetune(chosen, paths, folder, name="adapter", preset="smoke", command="omgsr", precision="no", steps=steps)
+    frozen = [p for p in models[0].prior.denoiser.transformer_blocks.parameters() if not p.requires_grad]
+    assert frozen and all(isinstance(p, DTensor) and p.to_local().numel() < p.numel() for p in frozen)
 
 
 if __name__ == "__main__":
@@ -32,4 +53,5 @@ if __name__ == "__main__":
     for name, default in (("--batch-size", 1), ("--steps", 20), ("--every", 50)):
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--shard", action="store_true")
+    parser.add_argument("--photos")
     main(**vars(parser.parse_args()))

@@ -42,7 +42,7 @@ def shard_frozen(denoiser, mesh=None):
 
     trained = {p for p in denoiser.parameters() if p.requires_grad}
     for block in _blocks(denoiser):
-        fully_shard(block, mesh=mesh, ignored_params=trained)
+        fully_shard(block, mesh=mesh, ignored_params=trained, reshard_after_forward=True)  # each is its own root
     return denoiser
 
 

@@ -85,10 +85,13 @@ def finetune(
         options |= {"seed": seed, "precision": precision, "weights": weights}
         options["previews"] = held_out[:PREVIEWS] if evaluation else ()
         result = run(set_up(model, pairs, recipe, out, TrainOptions(**options)))
-        if not PartialState().is_main_process:
+        main = PartialState().is_main_process
+        if main:
+            folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
+        restored = restored_pairs(model.eval(), held_out) if held_out else []  # sharded weights need every process
+        if not main:
             return result
-        folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
-        restored, scores = _measure(model.eval(), held_out, weights)
+        scores = _scores(restored, held_out, weights) if held_out else None
         facts = {
             "preset": preset,
             "steps": len(result.log),
@@ -124,13 +127,10 @@ def fast_precision(model, recipe):
     return faster_precision(model.prior, shape, training=True)
 
 
-def _measure(model, pairs, weights):
-    if not pairs:
-        return [], None
+def _scores(restored, pairs, weights):
     metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
-    restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
-    scores = pd.concat(
+    methods = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored}
+    return pd.concat(
         score_pairs(images, pairs, method=method, metrics=metrics, weights=weights)
-        for method, images in restored.items()
+        for method, images in methods.items()
     )
-    return restored["omgsr"], scores
