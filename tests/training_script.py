@@ -33,14 +33,18 @@ def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False, phot
 
 def finetune_sharded(chosen, paths, folder, steps):
     """From photographs to the card, with sharded weights as under FSDP; they are sharded again in the end."""
-    models = []
+    models, restored_pairs = [], run.restored_pairs
+
+    def together(model, pairs):
+        assert torch.distributed.is_initialized()
+        return restored_pairs(model, pairs)
 
     def sharded(model, *arguments):
         shard_frozen(model.prior.denoiser)
         models.append(model)
         return set_up(model, *arguments)
 
-    run.set_up = sharded
+    run.set_up, run.restored_pairs = sharded, together
     run.finetune(chosen, paths, folder, name="adapter", preset="smoke", command="omgsr", precision="no", steps=steps)
     frozen = [p for p in models[0].prior.denoiser.transformer_blocks.parameters() if not p.requires_grad]
     assert frozen and all(isinstance(p, DTensor) and p.to_local().numel() < p.numel() for p in frozen)

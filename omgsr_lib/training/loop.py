@@ -108,7 +108,9 @@ def train(model, pairs, recipe, folder, **options):
     """
     training = set_up(model, pairs, recipe, folder, TrainOptions(**options))
     with held(folder):
-        return run(training)
+        result = run(training)
+    training.accelerator.end_training()
+    return result
 
 
 def set_up(model, pairs, recipe, folder, options):
@@ -152,7 +154,7 @@ def set_up(model, pairs, recipe, folder, options):
 
 def run(training, *, until=None):
     """Run the steps of a `Training` that its checkpoint does not hold, all or those up to step `until`, which leaves a
-    checkpoint; the caller holds its folder."""
+    checkpoint; the caller holds its folder and ends Accelerate's training, with which the processes part."""
     started, options, folder = time.perf_counter(), training.options, training.checkpoint.folder
     accelerator, main = training.accelerator, training.accelerator.is_main_process
     step, last = training.checkpoint.resume(accelerator.device, trim=main), until or options.steps
@@ -181,7 +183,6 @@ def run(training, *, until=None):
         if main and options.export_every and step % options.export_every == 0:
             training.model.save_adapter(folder / f"weight-{step}")
     bar.close()
-    accelerator.end_training()
     return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
 
 

@@ -84,11 +84,13 @@ def finetune(
         held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
         options |= {"seed": seed, "precision": precision, "weights": weights}
         options["previews"] = held_out[:PREVIEWS] if evaluation else ()
-        result = run(set_up(model, pairs, recipe, out, TrainOptions(**options)))
+        training = set_up(model, pairs, recipe, out, TrainOptions(**options))
+        result = run(training)
         main = PartialState().is_main_process
         if main:
             folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
         restored = restored_pairs(model.eval(), held_out) if held_out else []  # sharded weights need every process
+        training.accelerator.end_training()
         if not main:
             return result
         scores = _scores(restored, held_out, weights) if held_out else None
