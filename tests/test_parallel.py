@@ -20,7 +20,9 @@ import omgsr_lib
 from omgsr_lib.data import degradation
 from omgsr_lib.data.degradation import random_dial
 from omgsr_lib.data.pairs import Pairs
-from omgsr_lib.training.batches import StepBatches
+from omgsr_lib.data.photo_pairs import PhotoPairs
+from omgsr_lib.presets import recipe
+from omgsr_lib.training.batches import StepBatches, training_dataset
 from omgsr_lib.training.checkpoint import read_log
 from omgsr_lib.training.distributed import average_gradients
 
@@ -148,6 +150,16 @@ def test_crops_that_are_degraded_in_batches_are_those_of_the_items(monkeypatch):
         for lq, hq, indices in next(iter(StepBatches(pairs, recipe, Processes(0, 1), **options))):
             for name, images in (("lq", lq), ("hq", hq)):
                 torch.testing.assert_close(images, torch.stack([pairs[i][name] for i in indices]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [recipe("smoke", "s"), recipe("paper", "s-512")])
+def test_a_training_has_as_many_crops_as_it_takes(chosen, tmp_path):
+    """The paper's 50,000 steps of 32 images on eight GPUs are 1.6 million; those before are the same as ever."""
+    pairs = training_dataset([two_photos(tmp_path / "photos") / "a.png"], chosen, seed=0)
+    assert pairs[1_599_999]["lq"].shape == (3, chosen.resolution, chosen.resolution)
+    kind, options = (Pairs, {}) if chosen.resolution == 80 else (PhotoPairs, {"settings": pairs.settings})
+    before = kind(pairs.paths, chosen.resolution, seed=0, scale=4, **options)[999_999]
+    assert all(torch.equal(value, before[name]) for name, value in pairs[999_999].items())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
