@@ -8,6 +8,7 @@ from omgsr_lib.data.photos import find_photos
 from omgsr_lib.model import OMGSR
 from omgsr_lib.presets import recipe
 from omgsr_lib.training import run
+from omgsr_lib.training.checkpoint import load_state, save_state
 from omgsr_lib.training.run import finetune
 
 
@@ -40,3 +41,27 @@ def test_a_base_in_bfloat16_is_trained_measured_and_shown(photos, tmp_path, monk
     finetuned(photos[:1], tmp_path / "run", **options)
     assert (tmp_path / "run" / "previews" / "step-000001.png").is_file()
     assert "PSNR-Y" in (tmp_path / "run" / "adapters" / "README.md").read_text()
+
+
+def test_a_run_goes_on_with_its_own_base_and_start_alone(photos, tmp_path):
+    bases, starts = [tmp_path / "base-a", tmp_path / "base-b"], [tmp_path / "start-a", tmp_path / "start-b"]
+    for seed, (base, start) in enumerate(zip(bases, starts, strict=True)):
+        model = OMGSR.from_recipe(recipe("smoke", "f"), seed=seed).add_adapters(2, 2, seed=seed)
+        model.save_pretrained(base)
+        model.save_adapter(start)
+    chosen, run = recipe("smoke", "f", batch_size=1, steps=1), tmp_path / "run"
+    finetuned(photos, run, chosen, base=str(bases[0]), start=str(starts[0]))
+    bases[0].rename(tmp_path / "moved")
+    finetuned(photos, run, chosen, base=str(tmp_path / "moved"), start=str(starts[0]))
+    for changes in dict(base=str(bases[1])), dict(start=str(starts[1])), dict(base=None), dict(start=None):
+        (name,) = changes
+        with pytest.raises(ValueError, match=f"run' has {name}_weights = '[0-9a-f]{{12}}', got "):
+            finetuned(photos, run, chosen, **dict(base=str(tmp_path / "moved"), start=str(starts[0])) | changes)
+
+
+def test_a_run_that_names_no_weights_goes_on(photos, tmp_path):
+    finetuned(photos, tmp_path / "run")
+    state = load_state(tmp_path / "run" / "state.pt")
+    assert state["settings"].pop("base_weights") == "tiny" and state["settings"].pop("start_weights") is None
+    save_state(tmp_path / "run" / "state.pt", state)
+    assert len(finetuned(photos, tmp_path / "run").log) == 1

@@ -39,10 +39,10 @@ def finetune_sharded(chosen, paths, folder, steps):
         assert torch.distributed.is_initialized()
         return restored_pairs(model, pairs)
 
-    def sharded(model, *arguments):
+    def sharded(model, *arguments, **options):
         shard_frozen(model.prior.denoiser)
         models.append(model)
-        return set_up(model, *arguments)
+        return set_up(model, *arguments, **options)
 
     run.set_up, run.restored_pairs = sharded, together
     run.finetune(chosen, paths, folder, name="adapter", preset="smoke", command="omgsr", precision="no", steps=steps)

@@ -113,8 +113,11 @@ def train(model, pairs, recipe, folder, **options):
     return result
 
 
-def set_up(model, pairs, recipe, folder, options):
-    """The `Training` of `train`'s arguments; `options` are `TrainOptions`. Moves the model to the device."""
+def set_up(model, pairs, recipe, folder, options, *, origins=None):
+    """The `Training` of `train`'s arguments; `options` are `TrainOptions`. Moves the model to the device.
+
+    `origins`: further settings that a resumed run must share, `checkpoint.ORIGINS`.
+    """
     from accelerate import Accelerator, DistributedType
 
     steps = recipe.steps if options.steps is None else options.steps
@@ -147,7 +150,7 @@ def set_up(model, pairs, recipe, folder, options):
     parts |= {f"{name}_schedule": schedule for name, schedule in schedules.items()}
     settings = {**describe(recipe), "seed": options.seed, "steps": steps, "timestep": model.timestep}
     settings |= {name: getattr(options, name) for name in ("precision", "optimizer", "as_released")}
-    settings |= {"processes": accelerator.num_processes, "data": pairs.describe()}
+    settings |= {"processes": accelerator.num_processes, "data": pairs.describe(), **(origins or {})}
     checkpoint = Checkpoint(folder, parts, settings)
     return Training(model, pairs, recipe, options, accelerator, networks, teacher, optimizers, schedules, checkpoint)
 

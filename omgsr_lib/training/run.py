@@ -10,12 +10,14 @@ from ..data.pairs import assert_disjoint, evaluation_pairs
 from ..metrics.evaluate import score_pairs
 from ..midstep import snr_mid_timestep
 from ..model import OMGSR
-from ..presets import ships
+from ..presets import PACKAGED_PRIORS, ships
 from ..priors.latents import compression, encode_pairs
 from ..priors.loading import WEIGHTS
 from ..restore.pairs import restored_pairs
 from ..utils.precision import faster_precision, native_precision
+from ..utils.processes import from_first
 from .batches import training_dataset
+from .checkpoint import weights_of
 from .distributed import held
 from .loop import TrainOptions, run, set_up
 from .model_card import adapter_card
@@ -84,7 +86,8 @@ def finetune(
         held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
         options |= {"seed": seed, "precision": precision, "weights": weights}
         options["previews"] = held_out[:PREVIEWS] if evaluation else ()
-        training = set_up(model, pairs, recipe, out, TrainOptions(**options))
+        origins = from_first(lambda: _origins(base or recipe.base, start, model.prior.subfolder))
+        training = set_up(model, pairs, recipe, out, TrainOptions(**options), origins=origins)
         result = run(training)
         main = PartialState().is_main_process
         if main:
@@ -127,6 +130,14 @@ def fast_precision(model, recipe):
     side = recipe.resolution // compression(model.vae)
     shape = (recipe.batch_size, model.vae.config.latent_channels, side, side)
     return faster_precision(model.prior, shape, training=True)
+
+
+def _origins(base, start, denoiser):
+    packaged = base in (*PACKAGED_PRIORS, "tiny")
+    return {
+        "base_weights": base if packaged else weights_of(base, "vae", denoiser),
+        "start_weights": weights_of(start),
+    }
 
 
 def _scores(restored, pairs, weights):
