@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_case import refused
 from torch.nn import functional as F
 
 from omgsr_lib.data.photos import packaged_photos
@@ -320,6 +321,16 @@ def test_pretraining_resumes_with_its_own_weights_alone(tmp_path, monkeypatch):
         pretrain("ddpm", out=tmp_path / "prior", autoencoder=tmp_path / "vae" / "mini-autoencoder", **options)
     with pytest.raises(ZeroDivisionError):
         pretrain("ddpm", out=tmp_path / "prior", autoencoder=WEIGHTS / "mini-autoencoder", **options)
+
+
+def test_devices_that_cannot_train_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused(capsys, "pretrain", "ddpm", "--photos", "none", "--out", tmp_path / "run", "--device", "cuda")
+    assert line.endswith("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.\n")
+    row = PRETRAINING["estimator"]
+    with pytest.raises(ValueError, match="The estimator is trained on a CPU: got device cuda. Take cpu"):
+        pretrain("estimator", [], tmp_path / "run", row, command="omgsr", device="cuda")
+    assert not (tmp_path / "run").exists()
 
 
 # Estimator

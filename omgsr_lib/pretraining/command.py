@@ -44,9 +44,11 @@ def pretrain(
     `omgsr train --base`. The estimator is written in full precision; it is measured on a tenth of the training
     photographs that it leaves out.
 
-    Raises `ValueError` if `out` holds a run with another recipe, seed, autoencoder, perceptual loss or other photographs, `OSError` if another run
-    writes to it.
+    Raises `ValueError` for the estimator on another device than the CPU, and if `out` holds a run with another recipe,
+    seed, autoencoder, perceptual loss or other photographs, `OSError` if another run writes to it.
     """
+    if part == "estimator" and torch.device(device).type != "cpu":
+        raise ValueError(f"The estimator is trained on a CPU: got device {device}. Take cpu.")
     out, model = Path(out), Path(out) / f"mini-{part}"
     with alone(out):
         distance = lpips_squeeze(perceptual) if perceptual else None
