@@ -76,7 +76,7 @@ def finetune(
             model.load_adapter(start).widen_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
-        precision = precision or fast_precision(model, recipe)
+        precision = precision or from_first(lambda: fast_precision(model, recipe))
         small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
         if measure_timestep:
             crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
