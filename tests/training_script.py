@@ -32,8 +32,10 @@ def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False, phot
 
 
 def finetune_sharded(chosen, paths, folder, steps):
-    """From photographs to the card, with sharded weights as under FSDP; they are sharded again in the end. Each process
-    finds another precision the faster one."""
+    """From photographs to the card, with sharded weights as under FSDP; they are sharded again in the end.
+
+    Each process finds another precision the faster one.
+    """
     trainings, restored_pairs = [], run.restored_pairs
 
     def together(model, pairs):

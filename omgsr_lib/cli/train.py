@@ -66,7 +66,7 @@ def add_train(commands):
     model = parser.add_argument_group("model")
     model.add_argument(
         "--preset",
-        help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)",
+        help="smoke, mini, paper, first-release, release or open (default: the variant's only one)",
     )  # fmt: skip
     model.add_argument(
         "--variant", required=True,
@@ -273,8 +273,9 @@ def add_pretrain(commands):
     add_seed(training)
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="cuda trains in large batches and bfloat16; not the estimator"
-    )
+        "--device", default="cpu", choices=["cpu", "cuda"],
+        help="cuda trains in large batches and bfloat16; not the estimator",
+    )  # fmt: skip
     add_threads(speed)
 
 

@@ -74,7 +74,8 @@ class _Numbered(torch.utils.data.Dataset):
 
 def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):
     """Training pairs at the recipe's size: crops of small pyramids held in memory for the priors of this package, else
-    crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too). There is no last item.
+    crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too).
+    There is no last item.
     """
     options = dict(seed=seed, scale=recipe.scale, length=sys.maxsize)
     if ships(recipe):
