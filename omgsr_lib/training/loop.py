@@ -82,7 +82,7 @@ class TrainResult:
     seconds: float
 
     def discard(self):
-        """Remove checkpoint and log: a later call with this folder starts from the beginning."""
+        """Remove the folder with all that it holds: a later call with it starts from the beginning."""
         shutil.rmtree(self.folder)
 
 
