@@ -272,9 +272,19 @@ def recipe(preset, variant, **changes):
 
 
 def preset_of(variant):
-    """The preset of a variant where none is named: the only one that has it, else "mini"."""
-    having = [preset for preset, name in RECIPES if name == variant]
-    return having[0] if len(having) == 1 else "mini"
+    """The preset of a variant where none is named: the only one that has it, `smoke` aside.
+
+    Raises `ValueError` that lists the presets and variants it may mean.
+    """
+    known = [(preset, name) for preset, name in RECIPES if preset != "smoke"]
+    having = [preset for preset, name in known if name == variant]
+    if len(having) == 1:
+        return having[0]
+    alike = [row for row in known if f"{row[1]}-".startswith(f"{variant}-")] or known
+    raise ValueError(
+        f"A variant without a preset must be of one preset alone: got {variant!r}, which may mean "
+        f"{', '.join(map(' '.join, alike))}. Name --preset, --resolution or both."
+    )
 
 
 def timestep_caution(recipe):

@@ -50,6 +50,16 @@ def test_restored_pairs_are_the_models_pictures_on_the_8_bit_grid():
     assert (restored[2] - expected).abs().max() <= 1 / 255 + 1e-4
 
 
+def test_pairs_pass_through_weights_in_bfloat16():
+    model, pairs = OMGSR.from_base("tiny", "ddpm", 273), [pair(0), pair(1)]
+    restored, latents = restored_pairs(model, pairs), encode_pairs(model.vae, pairs)
+    model.to(torch.bfloat16).add_adapters(2, 2)
+    for image, expected in zip(restored_pairs(model, pairs), restored, strict=True):
+        assert image.dtype == torch.float32 and 0 < (image - expected).abs().mean() < 0.05
+    for found, expected in zip(encode_pairs(model.vae, pairs), latents, strict=True):
+        assert found.dtype == torch.float32 and 0 < (found - expected).abs().mean() < 0.05
+
+
 @pytest.mark.parametrize("family", ["ddpm", "flow"])
 def test_tilings_are_compared_with_one_pass(family):
     """176 x 96 pixels in tiles of 64: 2 x 3 without overlap, 2 x 5 half overlapping; meters at their borders."""

@@ -1,6 +1,7 @@
 """costs.py: full-size models against the counts of a separate study, tiny ones against closed forms."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,23 @@ def test_costs_of_a_tiny_training():
     kept = parts["kept"]  # nothing is given back early, so the generator's pass peaks at its end
     assert costs.memory["activations"] == max(kept.drop("discriminator for D").sum(), kept["discriminator for D"])
     assert costs.peak_bytes == sum(costs.memory.values())
+
+
+def test_what_an_even_and_an_adaptive_recipe_compute_besides():
+    """The mean over two views, each larger by a period; another encoding of both images for their timesteps."""
+    chosen = recipe("smoke", "f", batch_size=2, perceptual=0.0, adversarial=0.0)
+    plain, costs = (training_costs(row) for row in (chosen, replace(chosen, target="mean", adaptive=True)))
+    parts = costs.parts.set_index("part")
+    assert [*parts.index] == ["encode HQ", "encode both for t*", "teacher", "LoRA encoder", "denoiser", "decoder"]
+    model = meta_model(chosen)
+    view = inference_costs(replace(chosen, resolution=chosen.resolution + model.multiple), model=model)
+    assert parts.loc["teacher", "flops"] == 2 * 2 * view["flops"].sum()
+    assert parts.loc["encode both for t*", "flops"] == 2 * parts.loc["encode HQ", "flops"]
+    assert costs.flops == plain.flops + parts.loc[["teacher", "encode both for t*"], "flops"].sum()
+    assert (parts.loc[["teacher", "encode both for t*"], ["trainable", "kept", "peak"]] == 0).all(axis=None)
+    own = {id(t): t for m in (model.lq_vae, model.prior) for t in (*m.parameters(), *m.buffers())}.values()
+    assert costs.memory["weights"] - plain.memory["weights"] == sum(t.nbytes for t in own)
+    assert costs.memory["optimizer"] == plain.memory["optimizer"] and costs.uncounted == ()
 
 
 def test_chunks_a_few_at_a_time_take_less_memory():

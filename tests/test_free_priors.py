@@ -8,7 +8,7 @@ import torch
 from omgsr_lib.cli import main
 from omgsr_lib.data.photos import to_image, to_pixels
 from omgsr_lib.model import OMGSR
-from omgsr_lib.presets import preset_of, recipe, timestep_caution
+from omgsr_lib.presets import recipe, timestep_caution
 from omgsr_lib.priors import Flux2Prior, ZImagePrior
 from omgsr_lib.priors.latent_space import load_schedule
 from omgsr_lib.priors.latents import decode_latents, encode_latents
@@ -113,7 +113,6 @@ def test_a_timestep_of_another_model_is_a_warning_with_the_command_that_measures
         assert main([*command, *options]) == 0
         assert capsys.readouterr().err == ""
     assert timestep_caution(recipe("release", "f-1024")) is None
-    assert (preset_of("z-512"), preset_of("s"), preset_of("s-512"), preset_of("x")) == ("open", *["mini"] * 3)
 
 
 @pytest.mark.parametrize("family", PRIORS)

@@ -13,13 +13,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import training_script
+from command_case import two_photos
 from safetensors.torch import load_file
 
 import omgsr_lib
 from omgsr_lib.data import degradation
 from omgsr_lib.data.degradation import random_dial
 from omgsr_lib.data.pairs import Pairs
-from omgsr_lib.training.batches import StepBatches
+from omgsr_lib.data.photo_pairs import PhotoPairs
+from omgsr_lib.presets import recipe
+from omgsr_lib.training.batches import StepBatches, training_dataset
 from omgsr_lib.training.checkpoint import read_log
 from omgsr_lib.training.distributed import average_gradients
 
@@ -28,6 +31,7 @@ SCRIPT = Path(training_script.__file__)
 ENVIRONMENT = os.environ | {
     "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SCRIPT.parent}:{SCRIPT.parents[1]}",
 }  # fmt: skip
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def adapters(folder):
@@ -36,10 +40,18 @@ def adapters(folder):
     return {f"{file.parent.name} {name}": value for file in files for name, value in load_file(file).items()}
 
 
+def test_the_command_under_torchrun(tmp_path):
+    """Without a GPU and without a word about it in the environment."""
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "ACCELERATE_USE_CPU"}
+    options = f"--preset smoke --variant f --photos {two_photos(tmp_path / 'photos')} --steps 1 --batch-size 1".split()
+    command = [*LAUNCH, "-m", "omgsr_lib.cli", "train", *options, "--out", str(tmp_path / "run")]
+    subprocess.run(command, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, check=True, capture_output=True)
+    assert "| batch size | 2 |" in (tmp_path / "run" / "smoke-f" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("variant", "options"), [("s", []), ("f", ["--shard"])])
 def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(SCRIPT), variant, str(tmp_path / "two"), *options]
+    command = [*LAUNCH, str(SCRIPT), variant, str(tmp_path / "two"), *options]
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
     training_script.main(variant, tmp_path / "one", batch_size=2)
 
@@ -49,6 +61,13 @@ def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_pat
     assert max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name) > 1e-4
     for line, wanted in zip(read_log(tmp_path / "two/log.jsonl"), read_log(tmp_path / "one/log.jsonl"), strict=True):
         assert line == pytest.approx(wanted, rel=1e-5, abs=5e-6)
+
+
+def test_processes_with_sharded_weights_measure_together(tmp_path):
+    photos = two_photos(tmp_path / "photos")
+    command = [*LAUNCH, str(SCRIPT), "f", str(tmp_path / "run"), "--steps", "1", "--photos", str(photos)]
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+    assert "PSNR-Y" in (tmp_path / "run" / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("variant", ["s", "f"])
@@ -131,6 +150,16 @@ def test_crops_that_are_degraded_in_batches_are_those_of_the_items(monkeypatch):
         for lq, hq, indices in next(iter(StepBatches(pairs, recipe, Processes(0, 1), **options))):
             for name, images in (("lq", lq), ("hq", hq)):
                 torch.testing.assert_close(images, torch.stack([pairs[i][name] for i in indices]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [recipe("smoke", "s"), recipe("paper", "s-512")])
+def test_a_training_has_as_many_crops_as_it_takes(chosen, tmp_path):
+    """The paper's 50,000 steps of 32 images on eight GPUs are 1.6 million; those before are the same as ever."""
+    pairs = training_dataset([two_photos(tmp_path / "photos") / "a.png"], chosen, seed=0)
+    assert pairs[1_599_999]["lq"].shape == (3, chosen.resolution, chosen.resolution)
+    kind, options = (Pairs, {}) if chosen.resolution == 80 else (PhotoPairs, {"settings": pairs.settings})
+    before = kind(pairs.paths, chosen.resolution, seed=0, scale=4, **options)[999_999]
+    assert all(torch.equal(value, before[name]) for name, value in pairs[999_999].items())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])

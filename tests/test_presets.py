@@ -3,9 +3,10 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
+from command_case import refused
 
 from omgsr_lib.losses.chunks import chunk_offsets
-from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, default_tile, recipe
+from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, PRESETS, PROMPT_V1, RECIPES, default_tile, preset_of, recipe
 from omgsr_lib.priors import PRIORS
 
 
@@ -81,6 +82,19 @@ def test_changes_replace_fields_unless_none():
 def test_unknown_recipes_list_what_there_is(preset, variant):
     with pytest.raises(ValueError, match="smoke s, smoke f, smoke z.* mini s.*open k-1024. Got"):
         recipe(preset, variant)
+
+
+def test_the_preset_of_a_variant_is_the_only_one_and_never_that_of_the_tests(capsys):
+    assert [preset_of(name) for name in ("z-512", "k-1024", "s", "f-even")] == ["open", "open", "mini", "mini"]
+    for variant, choices in (
+        (["k"], "open k-512, open k-1024"),
+        (["z"], "open z-512, open z-1024"),
+        (["s", "--resolution", "512"], "paper s-512, first-release s-512, release s-512"),
+    ):
+        line = refused(capsys, "train", "--variant", *variant, "--dry-run")
+        assert f"got '{'-'.join(variant[::2])}', which may mean {choices}. Name --preset" in line
+    with pytest.raises(ValueError, match="got 'x', which may mean mini s, mini f, .*, open k-1024. Name"):
+        preset_of("x")
 
 
 def test_tiles_are_those_of_training_but_of_the_small_unet():

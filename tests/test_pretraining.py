@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_case import refused
 from torch.nn import functional as F
 
 from omgsr_lib.data.photos import packaged_photos
 from omgsr_lib.presets import PRETRAINING, Pretraining
+from omgsr_lib.pretraining import command as pretraining_command
 from omgsr_lib.pretraining import estimator as estimator_training
 from omgsr_lib.pretraining.autoencoder import CONFIG, disturb, new_autoencoder, reconstruction_quality
 from omgsr_lib.pretraining.command import pretrain, prior_loss
@@ -294,6 +296,41 @@ def test_pretraining_resumes_with_its_own_photographs_alone(tmp_path):
             pretrain(out=tmp_path, command=command, **arguments)
     assert (tmp_path / "state.pt").read_bytes() == state
     assert command in (tmp_path / "mini-autoencoder" / "README.md").read_text()
+
+
+def test_pretraining_resumes_with_its_own_weights_alone(tmp_path, monkeypatch):
+    """The autoencoder with its perceptual loss, the others with their autoencoder, wherever the folders lie."""
+    paths, row = packaged_photos("eval")[:2], Pretraining(steps=1, batch_size=8, learning_rate=1e-3)
+    monkeypatch.setattr(pretraining_command, "lpips_squeeze", lambda weights: None)
+    for name in ("a", "b"):
+        (tmp_path / name / "squeezenet").mkdir(parents=True)
+        (tmp_path / name / "squeezenet" / "weights.safetensors").write_text(name)
+    options = dict(paths=paths, row=row, command="omgsr")
+    pretrain("autoencoder", out=tmp_path / "vae", perceptual=tmp_path / "a", **options)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    pretrain("autoencoder", out=tmp_path / "vae", perceptual=tmp_path / "moved", **options)
+    for other in (tmp_path / "b", None):
+        with pytest.raises(ValueError, match="vae' has perceptual_weights = '[0-9a-f]{12}', got "):
+            pretrain("autoencoder", out=tmp_path / "vae", perceptual=other, **options)
+
+    monkeypatch.setattr(pretraining_command, "cache_latents", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pretrain("ddpm", out=tmp_path / "prior", **options)
+    (tmp_path / "prior" / "log.jsonl").touch()
+    with pytest.raises(ValueError, match="prior' has autoencoder_weights = '[0-9a-f]{12}', got '[0-9a-f]{12}'"):
+        pretrain("ddpm", out=tmp_path / "prior", autoencoder=tmp_path / "vae" / "mini-autoencoder", **options)
+    with pytest.raises(ZeroDivisionError):
+        pretrain("ddpm", out=tmp_path / "prior", autoencoder=WEIGHTS / "mini-autoencoder", **options)
+
+
+def test_devices_that_cannot_train_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused(capsys, "pretrain", "ddpm", "--photos", "none", "--out", tmp_path / "run", "--device", "cuda")
+    assert line.endswith("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.\n")
+    row = PRETRAINING["estimator"]
+    with pytest.raises(ValueError, match="The estimator is trained on a CPU: got device cuda. Take cpu"):
+        pretrain("estimator", [], tmp_path / "run", row, command="omgsr", device="cuda")
+    assert not (tmp_path / "run").exists()
 
 
 # Estimator

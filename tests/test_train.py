@@ -23,7 +23,7 @@ from omgsr_lib.presets import recipe
 from omgsr_lib.priors import DDPMPrior
 from omgsr_lib.priors.tiny import tiny_autoencoder
 from omgsr_lib.training.checkpoint import append_log, load_state, read_log, save_state, trim_log
-from omgsr_lib.training.loop import learning_rate_factor, train, watch, watched_recipe
+from omgsr_lib.training.loop import TrainOptions, learning_rate_factor, run, set_up, train, watch, watched_recipe
 from omgsr_lib.training.step import PIXEL_LOSSES
 from omgsr_lib.utils.journal import alone
 
@@ -300,6 +300,15 @@ def test_as_released_the_generator_loss_leaks_into_the_discriminator(tmp_path):
     for without, with_leak in zip(*last_bias, strict=True):
         assert float(without) == pytest.approx(0.5 * (0.5 - 0.8 + 0.5), abs=0.1)
         assert float(with_leak - without) == pytest.approx(0.5 * (0.5 - 0.8), abs=0.1)
+
+
+def test_an_error_in_the_generators_pass_leaves_the_heads_trainable(tmp_path, monkeypatch):
+    model, chosen = new_model("s", batch_size=1)
+    training = set_up(model, SmoothPairs(), chosen, tmp_path / "run", TrainOptions(steps=1))
+    monkeypatch.setattr("omgsr_lib.training.step.generator_loss", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(training)
+    assert all(parameter.requires_grad for parameter in training.networks.discriminator.heads.parameters())
 
 
 def test_adapters_and_previews_on_the_way(tmp_path):

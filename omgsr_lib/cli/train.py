@@ -66,7 +66,7 @@ def add_train(commands):
     model = parser.add_argument_group("model")
     model.add_argument(
         "--preset",
-        help="smoke, mini, paper, first-release, release or open (default: the variant's only one, or mini)",
+        help="smoke, mini, paper, first-release, release or open (default: the variant's only one)",
     )  # fmt: skip
     model.add_argument(
         "--variant", required=True,
@@ -273,8 +273,9 @@ def add_pretrain(commands):
     add_seed(training)
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="cuda trains in large batches and bfloat16"
-    )
+        "--device", default="cpu", choices=["cpu", "cuda"],
+        help="cuda trains in large batches and bfloat16; not the estimator",
+    )  # fmt: skip
     add_threads(speed)
 
 
@@ -290,6 +291,8 @@ def pretrain(
     from ..pretraining.command import pretrain
     from ..training.model_card import command_line
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.")
     torch.set_num_threads(threads)
     row = PRETRAINING[part].on_gpu() if device == "cuda" else PRETRAINING[part]
     changes = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, size=size)

@@ -11,7 +11,7 @@ from ..data.photos import find_photos
 from ..losses.perceptual import lpips_squeeze
 from ..priors.latents import encode_latents
 from ..priors.loading import WEIGHTS, load_autoencoder, load_prior, save_model, save_prior
-from ..training.checkpoint import keep_settings, load_state, read_log
+from ..training.checkpoint import keep_settings, load_state, read_log, weights_of
 from ..training.model_card import autoencoder_card, estimator_card, prior_card
 from ..utils.journal import alone
 from .autoencoder import reconstruction_quality, train_autoencoder
@@ -44,14 +44,21 @@ def pretrain(
     `omgsr train --base`. The estimator is written in full precision; it is measured on a tenth of the training
     photographs that it leaves out.
 
-    Raises `ValueError` if `out` holds a run with another recipe, seed or other photographs, `OSError` if another run
-    writes to it.
+    Raises `ValueError` for the estimator on another device than the CPU, and if `out` holds a run with another recipe,
+    seed, autoencoder, perceptual loss or other photographs, `OSError` if another run writes to it.
     """
+    if part == "estimator" and torch.device(device).type != "cpu":
+        raise ValueError(f"The estimator is trained on a CPU: got device {device}. Take cpu.")
     out, model = Path(out), Path(out) / f"mini-{part}"
     with alone(out):
         distance = lpips_squeeze(perceptual) if perceptual else None
         held_out = CropSampler(find_photos(evaluation) if evaluation else paths, 128, seed=2).batch(0, 60)
-        keep_settings(out, {"part": part, **asdict(row), "seed": seed, "data": describe_photos(paths)})
+        first = part == "autoencoder"  # it has a perceptual loss, the others its latents
+        origins = {
+            "autoencoder_weights": None if first else weights_of(autoencoder or WEIGHTS / "mini-autoencoder"),
+            "perceptual_weights": weights_of(perceptual, "squeezenet") if first else None,
+        }
+        keep_settings(out, {"part": part, **asdict(row), "seed": seed, "data": describe_photos(paths), **origins})
         options = dict(steps=row.steps, batch_size=row.batch_size, learning_rate=row.learning_rate, seed=seed)
         facts = {name.replace("_", " "): value for name, value in options.items()}
         facts |= {

@@ -92,19 +92,19 @@ def position_ids(height, width, device=None):
 
 @torch.no_grad()
 def encode_pairs(vae, pairs):
-    """LQ and HQ latents of `EvaluationPair`s, one image at a time.
+    """LQ and HQ latents of `EvaluationPair`s, one image at a time, in float32 whatever the precision of `vae`.
 
     Raises `ValueError` if a side is no multiple of the autoencoder's factor.
     """
-    factor = compression(vae)
+    factor, dtype = compression(vae), next(vae.parameters()).dtype
     for pair in pairs:
         if any(side % factor for side in pair.hq.shape[1:]):
             raise ValueError(
                 f"Crops for this autoencoder must measure a multiple of {factor} pixels: '{pair.name}' is "
                 f"{pair.hq.shape[2]}x{pair.hq.shape[1]}. Choose another size."
             )
-    lq = [encode_latents(vae, pair.lq[None])[0] for pair in pairs]
-    hq = [encode_latents(vae, pair.hq[None])[0] for pair in pairs]
+    lq = [encode_latents(vae, pair.lq[None].to(dtype))[0].float() for pair in pairs]
+    hq = [encode_latents(vae, pair.hq[None].to(dtype))[0].float() for pair in pairs]
     return torch.stack(lq), torch.stack(hq)
 
 

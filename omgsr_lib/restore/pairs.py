@@ -10,13 +10,13 @@ def restored_pairs(model, pairs, *, timestep=None, seed=None, batch_size=4):
     `timestep`: None for the model's, an int, or `(n,)` with one for each pair.
     `seed`: None for the mean of the encoder's posterior, else that of its samples.
     """
-    device = next(model.parameters()).device
+    weights = next(model.parameters())  # the pixels take their device and precision
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     parts = torch.stack([pair.lq for pair in pairs]).split(batch_size)
     each = torch.is_tensor(timestep) and timestep.ndim
     timesteps = timestep.split(batch_size) if each else [timestep] * len(parts)
     images = [
-        model(part.to(device), t, generator=generator).images.float().cpu()
+        model(part.to(weights), t, generator=generator).images.float().cpu()
         for part, t in zip(parts, timesteps, strict=True)
     ]
     images = torch.cat(images)

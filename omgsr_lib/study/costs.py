@@ -11,6 +11,7 @@ import torch
 from ..losses.adversarial import SOFT_LABEL
 from ..losses.build import build_losses
 from ..losses.perceptual import chunked_distance
+from ..losses.views import view_mean
 from ..model import OMGSR
 from ..presets import PACKAGED_PRIORS
 from ..priors import PRIORS
@@ -18,6 +19,7 @@ from ..priors.full_size import full_size_autoencoder
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
 from ..tiling.vae_layers import decoder_layers, encoder_layers
+from ..utils.copying import copied_with
 from ..utils.meter import Meter, count
 
 
@@ -76,7 +78,10 @@ def training_costs(
     model = meta_model(recipe, precision) if model is None else model
     if model.ranks is None:
         model.add_adapters(recipe.vae_rank, recipe.denoiser_rank)
-    modules = [module for module in (model, perceptual, discriminator) if module is not None]
+    teacher = None
+    if recipe.target == "mean":
+        teacher = copied_with(model, {model.vae: model.vae}).merge().requires_grad_(False)
+    modules = [module for module in (model, perceptual, discriminator, teacher) if module is not None]
     dtype = torch.float32 if precision == "bf16" else next(model.vae.parameters()).dtype
     pixels = _pixels(recipe, recipe.batch_size, dtype)
     target, predicted = (_pixels(recipe, recipe.batch_size, torch.float32) for _ in range(2))
@@ -95,6 +100,11 @@ def training_costs(
 
     denoiser = model.prior.denoiser
     part("encode HQ", model.vae.encoder, lambda: encode_latents(model.vae, pixels))
+    if recipe.adaptive:
+        part("encode both for t*", model.vae.encoder, lambda: encode_latents(model.vae, torch.cat([pixels] * 2)))
+    if teacher is not None:
+        own, noise = torch.nn.ModuleList([teacher.lq_vae, teacher.prior.denoiser]), torch.Generator().manual_seed(0)
+        part("teacher", own, lambda: view_mean(lambda view: teacher(view).images, pixels, teacher.multiple, noise))
     part("LoRA encoder", model.lq_vae, lambda: model.encode(pixels), recomputed=recomputed(model.lq_vae))
     part("denoiser", denoiser, lambda: model.predict_clean(latents), recomputed=recomputed(denoiser))
     part("decoder", model.vae.decoder, lambda: model.decode(latents), recomputed=recomputed(model.vae))

@@ -1,5 +1,6 @@
 """The batches of a training: which images each step, process and micro-batch takes."""
 
+import sys
 from functools import partial
 
 import torch
@@ -74,10 +75,11 @@ class _Numbered(torch.utils.data.Dataset):
 def training_dataset(paths, recipe, *, seed, synthetic=0, portraits=()):
     """Training pairs at the recipe's size: crops of small pyramids held in memory for the priors of this package, else
     crops of photographs at their own size, opened one at a time (`PhotoPairs`, to which `portraits` go too).
+    There is no last item.
     """
+    options = dict(seed=seed, scale=recipe.scale, length=sys.maxsize)
     if ships(recipe):
         settings = partial(random_dial, seed=seed) if recipe.dial else None
-        options = dict(seed=seed, scale=recipe.scale, synthetic=synthetic, settings=settings)
-        return Pairs(paths, recipe.resolution, **options)
+        return Pairs(paths, recipe.resolution, synthetic=synthetic, settings=settings, **options)
     settings = Degradation.for_size(recipe.resolution)
-    return PhotoPairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, settings=settings, portraits=portraits)
+    return PhotoPairs(paths, recipe.resolution, settings=settings, portraits=portraits, **options)

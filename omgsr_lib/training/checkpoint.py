@@ -1,5 +1,6 @@
 """Resuming: the checkpoint and the log of a run, the settings that must stay, results that are computed once."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,7 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ..utils.files import atomic_write, reading, write_json, writing
+from ..utils.files import atomic_write, reading, sha256, write_json, writing
+
+
+ORIGINS = ("base_weights", "start_weights", "autoencoder_weights", "perceptual_weights")  # not every run names them
+WEIGHTS = (".safetensors", ".bin")
 
 
 class Checkpoint:
@@ -97,10 +102,24 @@ def keep_settings(folder, settings):
         write_json(file, settings)
 
 
+def weights_of(source, *parts):
+    """What tells weights from others: of a folder a hash of the weight files below it, or below its `parts`, by path
+    and content; of a hub id or a packaged model its name; None of None."""
+    if source is None or not Path(source).is_dir():
+        return source and str(source)
+    roots = [Path(source, part) for part in parts or [""]]
+    files = sorted(file for root in roots for file in root.rglob("*") if file.suffix in WEIGHTS)
+    lines = [f"{file.relative_to(source).as_posix()} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def assert_same_settings(folder, before, now):
-    """Raise `ValueError` that names the first of the settings `now` that differs from those of the run in `folder`."""
+    """Raise `ValueError` that names the first of the settings `now` that differs from those of the run in `folder`.
+
+    A run that names no `ORIGINS` of its weights goes on with any.
+    """
     for name, value in now.items():
-        if before.get(name) != value:
+        if before.get(name, value if name in ORIGINS else None) != value:
             raise ValueError(
                 f"A run resumes with the settings it began with: '{folder}' has {name} = {before.get(name)!r}, got "
                 f"{value!r}. Choose another folder or delete it."

@@ -13,7 +13,8 @@ def held(folder):
     """Holds `folder` against a second run (`utils.journal.alone`) for all processes of this one: the first does it."""
     from accelerate import PartialState
 
-    return alone(Path(folder)) if PartialState().is_main_process else nullcontext()
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return alone(Path(folder)) if state.is_main_process else nullcontext()
 
 
 def average_gradients(accelerator, parameters):
@@ -41,7 +42,7 @@ def shard_frozen(denoiser, mesh=None):
 
     trained = {p for p in denoiser.parameters() if p.requires_grad}
     for block in _blocks(denoiser):
-        fully_shard(block, mesh=mesh, ignored_params=trained)
+        fully_shard(block, mesh=mesh, ignored_params=trained, reshard_after_forward=True)  # each is its own root
     return denoiser
 
 

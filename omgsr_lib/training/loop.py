@@ -82,7 +82,7 @@ class TrainResult:
     seconds: float
 
     def discard(self):
-        """Remove checkpoint and log: a later call with this folder starts from the beginning."""
+        """Remove the folder with all that it holds: a later call with it starts from the beginning."""
         shutil.rmtree(self.folder)
 
 
@@ -108,11 +108,16 @@ def train(model, pairs, recipe, folder, **options):
     """
     training = set_up(model, pairs, recipe, folder, TrainOptions(**options))
     with held(folder):
-        return run(training)
+        result = run(training)
+    training.accelerator.end_training()
+    return result
 
 
-def set_up(model, pairs, recipe, folder, options):
-    """The `Training` of `train`'s arguments; `options` are `TrainOptions`. Moves the model to the device."""
+def set_up(model, pairs, recipe, folder, options, *, origins=None):
+    """The `Training` of `train`'s arguments; `options` are `TrainOptions`. Moves the model to the device.
+
+    `origins`: further settings that a resumed run must share, `checkpoint.ORIGINS`.
+    """
     from accelerate import Accelerator, DistributedType
 
     steps = recipe.steps if options.steps is None else options.steps
@@ -145,14 +150,14 @@ def set_up(model, pairs, recipe, folder, options):
     parts |= {f"{name}_schedule": schedule for name, schedule in schedules.items()}
     settings = {**describe(recipe), "seed": options.seed, "steps": steps, "timestep": model.timestep}
     settings |= {name: getattr(options, name) for name in ("precision", "optimizer", "as_released")}
-    settings |= {"processes": accelerator.num_processes, "data": pairs.describe()}
+    settings |= {"processes": accelerator.num_processes, "data": pairs.describe(), **(origins or {})}
     checkpoint = Checkpoint(folder, parts, settings)
     return Training(model, pairs, recipe, options, accelerator, networks, teacher, optimizers, schedules, checkpoint)
 
 
 def run(training, *, until=None):
     """Run the steps of a `Training` that its checkpoint does not hold, all or those up to step `until`, which leaves a
-    checkpoint; the caller holds its folder."""
+    checkpoint; the caller holds its folder and ends Accelerate's training, with which the processes part."""
     started, options, folder = time.perf_counter(), training.options, training.checkpoint.folder
     accelerator, main = training.accelerator, training.accelerator.is_main_process
     step, last = training.checkpoint.resume(accelerator.device, trim=main), until or options.steps
@@ -181,7 +186,6 @@ def run(training, *, until=None):
         if main and options.export_every and step % options.export_every == 0:
             training.model.save_adapter(folder / f"weight-{step}")
     bar.close()
-    accelerator.end_training()
     return TrainResult(folder, read_log(folder / "log.jsonl"), time.perf_counter() - started)
 
 

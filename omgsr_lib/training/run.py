@@ -10,12 +10,14 @@ from ..data.pairs import assert_disjoint, evaluation_pairs
 from ..metrics.evaluate import score_pairs
 from ..midstep import snr_mid_timestep
 from ..model import OMGSR
-from ..presets import ships
+from ..presets import PACKAGED_PRIORS, ships
 from ..priors.latents import compression, encode_pairs
 from ..priors.loading import WEIGHTS
 from ..restore.pairs import restored_pairs
 from ..utils.precision import faster_precision, native_precision
+from ..utils.processes import from_first
 from .batches import training_dataset
+from .checkpoint import weights_of
 from .distributed import held
 from .loop import TrainOptions, run, set_up
 from .model_card import adapter_card
@@ -74,7 +76,7 @@ def finetune(
             model.load_adapter(start).widen_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
-        precision = precision or fast_precision(model, recipe)
+        precision = precision or from_first(lambda: fast_precision(model, recipe))
         small = 256 if ships(recipe) else None  # short side of the photographs that crops are cut from
         if measure_timestep:
             crops = evaluation_pairs(paths, recipe.resolution, seed=seed, scale=recipe.scale, short_side=small)
@@ -84,9 +86,17 @@ def finetune(
         held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
         options |= {"seed": seed, "precision": precision, "weights": weights}
         options["previews"] = held_out[:PREVIEWS] if evaluation else ()
-        result = run(set_up(model, pairs, recipe, out, TrainOptions(**options)))
-        if not PartialState().is_main_process:
+        origins = from_first(lambda: _origins(base or recipe.base, start, model.prior.subfolder))
+        training = set_up(model, pairs, recipe, out, TrainOptions(**options), origins=origins)
+        result = run(training)
+        main = PartialState().is_main_process
+        if main:
+            folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
+        restored = restored_pairs(model.eval(), held_out) if held_out else []  # sharded weights need every process
+        training.accelerator.end_training()
+        if not main:
             return result
+        scores = _scores(restored, held_out, weights) if held_out else None
         facts = {
             "preset": preset,
             "steps": len(result.log),
@@ -106,8 +116,6 @@ def finetune(
             facts["degradations"] = "from mild to extreme"
         if recipe.adaptive:
             facts["timesteps"] = "one per image; measured below at the mid-timestep"
-        restored, scores = _measure(model.eval(), held_out, weights)
-        folder = model.save_adapter(Path(out) / name, dtype=torch.float16 if ships(recipe) else torch.float32)
         adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)
         return result
 
@@ -124,13 +132,18 @@ def fast_precision(model, recipe):
     return faster_precision(model.prior, shape, training=True)
 
 
-def _measure(model, pairs, weights):
-    if not pairs:
-        return [], None
+def _origins(base, start, denoiser):
+    packaged = base in (*PACKAGED_PRIORS, "tiny")
+    return {
+        "base_weights": base if packaged else weights_of(base, "vae", denoiser),
+        "start_weights": weights_of(start),
+    }
+
+
+def _scores(restored, pairs, weights):
     metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
-    restored = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored_pairs(model, pairs)}
-    scores = pd.concat(
+    methods = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored}
+    return pd.concat(
         score_pairs(images, pairs, method=method, metrics=metrics, weights=weights)
-        for method, images in restored.items()
+        for method, images in methods.items()
     )
-    return restored["omgsr"], scores

@@ -112,5 +112,7 @@ def _view_mean(teacher, lq, timestep, noise):
 @contextmanager
 def _frozen(module):
     module.requires_grad_(False)
-    yield
-    module.requires_grad_(True)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

@@ -1,0 +1,67 @@
+"""run.py: a training from photographs to adapters and model card."""
+
+import pytest
+import torch
+from command_case import two_photos
+
+from omgsr_lib.data.photos import find_photos
+from omgsr_lib.model import OMGSR
+from omgsr_lib.presets import recipe
+from omgsr_lib.training import run
+from omgsr_lib.training.checkpoint import load_state, save_state
+from omgsr_lib.training.run import finetune
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return find_photos(two_photos(tmp_path / "photos"))
+
+
+def finetuned(photos, out, chosen=None, **options):
+    chosen = chosen or recipe("smoke", "f", batch_size=1, steps=1)
+    options = dict(precision="no", progress=False) | options
+    return finetune(chosen, photos, out, name="adapters", preset="smoke", command="omgsr train", **options)
+
+
+def test_adapters_are_written_before_they_are_measured(photos, tmp_path, monkeypatch):
+    def fail(model, pairs):
+        raise RuntimeError("too little memory")
+
+    monkeypatch.setattr(run, "restored_pairs", fail)
+    with pytest.raises(RuntimeError, match="too little memory"):
+        finetuned(photos, tmp_path / "run")
+    assert OMGSR.from_base("tiny", "flow", 244).load_adapter(tmp_path / "run" / "adapters").ranks == (8, 16)
+
+
+def test_a_base_in_bfloat16_is_trained_measured_and_shown(photos, tmp_path, monkeypatch):
+    """As on a GPU, whose frozen weights are loaded in bfloat16."""
+    from_recipe = OMGSR.from_recipe
+    monkeypatch.setattr(OMGSR, "from_recipe", lambda *a, **k: from_recipe(*a, **k).to(torch.bfloat16))
+    options = dict(precision="bf16", measure_timestep=True, evaluation=photos[1:])
+    finetuned(photos[:1], tmp_path / "run", **options)
+    assert (tmp_path / "run" / "previews" / "step-000001.png").is_file()
+    assert "PSNR-Y" in (tmp_path / "run" / "adapters" / "README.md").read_text()
+
+
+def test_a_run_goes_on_with_its_own_base_and_start_alone(photos, tmp_path):
+    bases, starts = [tmp_path / "base-a", tmp_path / "base-b"], [tmp_path / "start-a", tmp_path / "start-b"]
+    for seed, (base, start) in enumerate(zip(bases, starts, strict=True)):
+        model = OMGSR.from_recipe(recipe("smoke", "f"), seed=seed).add_adapters(2, 2, seed=seed)
+        model.save_pretrained(base)
+        model.save_adapter(start)
+    chosen, run = recipe("smoke", "f", batch_size=1, steps=1), tmp_path / "run"
+    finetuned(photos, run, chosen, base=str(bases[0]), start=str(starts[0]))
+    bases[0].rename(tmp_path / "moved")
+    finetuned(photos, run, chosen, base=str(tmp_path / "moved"), start=str(starts[0]))
+    for changes in dict(base=str(bases[1])), dict(start=str(starts[1])), dict(base=None), dict(start=None):
+        (name,) = changes
+        with pytest.raises(ValueError, match=f"run' has {name}_weights = '[0-9a-f]{{12}}', got "):
+            finetuned(photos, run, chosen, **dict(base=str(tmp_path / "moved"), start=str(starts[0])) | changes)
+
+
+def test_a_run_that_names_no_weights_goes_on(photos, tmp_path):
+    finetuned(photos, tmp_path / "run")
+    state = load_state(tmp_path / "run" / "state.pt")
+    assert state["settings"].pop("base_weights") == "tiny" and state["settings"].pop("start_weights") is None
+    save_state(tmp_path / "run" / "state.pt", state)
+    assert len(finetuned(photos, tmp_path / "run").log) == 1
