@@ -13,10 +13,11 @@ import pytest
 from command_case import MESSAGES, bad, refused, save_tiny_model, two_photos
 from PIL import Image
 
-from omgsr_lib.cli import _show_warnings, main
+from omgsr_lib.cli import main
 from omgsr_lib.images.image_file import Picture
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import Restorer, restore
+from omgsr_lib.utils.warning_lines import show_warnings
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def test_a_photograph_of_100_megapixels_is_no_bomb(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89)  # instead of 89 million: Pillow warns above it
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
     with warnings.catch_warnings():
-        _show_warnings("restore")
+        show_warnings("restore")
         Picture.open(tmp_path / "a.png")
     assert capsys.readouterr().err == ""
 

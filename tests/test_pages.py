@@ -59,7 +59,7 @@ def test_the_front_page_is_the_readmes():
     page = front_page(README.read_text(encoding="utf-8"), names)
     assert page.startswith("# OMGSR, reproduced") and "```{math}" in page and "results/mini" not in page
     assert page.count("[01](notebooks/01_latent_gap.ipynb)") == 1
-    assert page.count("[06b](notebooks/06b_ablation.ipynb)") == 2
+    assert page.count("[06b](notebooks/06b_ablation.ipynb)") == 3
     assert "Try it" not in page and all(f"notebooks/{name}\n" in page for name in names)
     with pytest.raises(ValueError, match="section 'What we found': the file given has none"):
         front_page("# Another", names)
