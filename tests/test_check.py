@@ -28,6 +28,11 @@ def edit(folder, table, **columns):
 
 def test_equal_results_agree(folders):
     assert str(check_results(*folders)) == "3 of 3 numbers agree"
+    for folder in folders:
+        edit(folder, "scores.csv", value=[float("inf"), float("nan")])
+    assert str(check_results(*folders)) == "3 of 3 numbers agree"
+    edit(folders[0], "scores.csv", value=[1e9, float("nan")])
+    assert "committed inf" in str(check_results(*folders))
 
 
 def test_a_clock_may_differ_and_a_mean_may_move_within_its_interval(folders):

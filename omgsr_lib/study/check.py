@@ -70,7 +70,8 @@ def _compare(own, committed, name, check):
             continue
         mine, theirs = (frame[column].to_numpy(float) for frame in (own, committed))
         low, high = _allowed(committed, column, theirs)
-        agree = ((mine >= low) & (mine <= high)) | (np.isnan(mine) & np.isnan(theirs))
+        same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))  # infinite ones have no bounds
+        agree = same | ((mine >= low) & (mine <= high))
         check.compared += len(agree)
         for row in np.flatnonzero(~agree):
             label = " ".join(str(committed[text].iloc[row]) for text in texts[:4])
