@@ -83,7 +83,8 @@ def _compare(own, committed, name, check):
 
 def _allowed(frame, column, values):
     rounding = np.maximum(RELATIVE * np.abs(values), ABSOLUTE)
-    low, high = values - rounding, values + rounding
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        low, high = values - rounding, values + rounding
     bounds = INTERVALS.get(column, ())
     if bounds and set(bounds) <= set(frame):
         low, high = np.fmin(low, frame[bounds[0]]), np.fmax(high, frame[bounds[1]])
