@@ -3,7 +3,7 @@
 from functools import partial
 from threading import Event
 
-from .options import add_command, number
+from .options import add_command, check_device, number
 
 
 def add_commands(commands):
@@ -28,13 +28,10 @@ def demo(model, device, host, port):
     It runs until Ctrl-C, offline, and deletes what was uploaded at the end.
     """
     print(f"loading {model}", flush=True)
-    from torch import cuda
-
     from ..integrations.demo import serve
     from .restore import prepared_model
 
-    if device == "cuda" and not cuda.is_available():
-        raise ValueError("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.")
+    check_device(device)
     page, address, folder = serve(partial(prepared_model, device=device), model, ("mini-s", "mini-f"), host, port)
     with folder:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)

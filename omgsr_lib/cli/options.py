@@ -99,3 +99,11 @@ def all_photos(sources):
     from ..data.photos import find_photos
 
     return [path for source in sources for path in find_photos(source)]
+
+
+def check_device(device):
+    """Raise `ValueError` for "cuda" where torch has no GPU."""
+    from torch import cuda
+
+    if device == "cuda" and not cuda.is_available():
+        raise ValueError("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.")

@@ -10,6 +10,7 @@ from .options import (
     add_threads,
     add_training_photos,
     all_photos,
+    check_device,
     from_zero,
     number,
     positive,
@@ -291,8 +292,7 @@ def pretrain(
     from ..pretraining.command import pretrain
     from ..training.model_card import command_line
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a GPU that torch can use: there is none here. Take --device cpu.")
+    check_device(device)
     torch.set_num_threads(threads)
     row = PRETRAINING[part].on_gpu() if device == "cuda" else PRETRAINING[part]
     changes = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, size=size)

@@ -59,7 +59,7 @@ def plot_calibration(errors, coverage):
     curve.set(xlabel="Share promised", ylabel="Share of true D inside", xlim=(0.4, 1.25), ylim=(0, 1.02))
     curve.set(xticks=[0.5, 0.8, 0.95], box_aspect=1)
     curve.set_title("Its intervals", fontsize=7)
-    curve.annotate("as promised", (0.66, 0.72), color=METHOD_COLOURS["mid"], ha="right")
+    curve.annotate("line: as promised", (0.42, 0.88), color=METHOD_COLOURS["mid"])
     name_points(curve, ends)
     for ax in axes.flat[len(kinds) + 1 :]:
         ax.set_visible(False)

@@ -19,7 +19,7 @@ from ..priors.full_size import full_size_autoencoder
 from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
 from ..tiling.vae_layers import decoder_layers, encoder_layers
-from ..utils.copying import copied_with
+from ..training.loop import teacher_of
 from ..utils.meter import Meter, count
 
 
@@ -78,9 +78,7 @@ def training_costs(
     model = meta_model(recipe, precision) if model is None else model
     if model.ranks is None:
         model.add_adapters(recipe.vae_rank, recipe.denoiser_rank)
-    teacher = None
-    if recipe.target == "mean":
-        teacher = copied_with(model, {model.vae: model.vae}).merge().requires_grad_(False)
+    teacher = teacher_of(model) if recipe.target == "mean" else None
     modules = [module for module in (model, perceptual, discriminator, teacher) if module is not None]
     dtype = torch.float32 if precision == "bf16" else next(model.vae.parameters()).dtype
     pixels = _pixels(recipe, recipe.batch_size, dtype)

@@ -129,9 +129,7 @@ def set_up(model, pairs, recipe, folder, options, *, origins=None):
     )
     networks = LossNetworks(*(None if network is None else network.to(accelerator.device) for network in networks))
     heads = torch.nn.ModuleList() if networks.discriminator is None else networks.discriminator.heads
-    teacher = None
-    if recipe.target == "mean":
-        teacher = copied_with(model, {model.vae: model.vae}).merge().requires_grad_(False).to(accelerator.device)
+    teacher = teacher_of(model).to(accelerator.device) if recipe.target == "mean" else None
     if recipe.checkpointing:
         for part in (model.prior.denoiser, model.lq_vae, model.vae):
             recompute_activations(part)
@@ -214,6 +212,11 @@ def learning_rate_factor(recipe, step, steps):
         return (step + 1) / recipe.warmup
     left = (steps - step) / steps
     return min(1.0, left / recipe.decay) if recipe.decay else 1.0
+
+
+def teacher_of(model):
+    """The model as it is, adapters merged, frozen; it shares the frozen autoencoder with `model`."""
+    return copied_with(model, {model.vae: model.vae}).merge().requires_grad_(False)
 
 
 def describe(recipe):
