@@ -1,6 +1,6 @@
 """Real-ESRGAN x4plus beside the shipped models: seconds and operations of the same restored image, on one thread.
 
-An image of 64x64 pixels to 256x256, as `omgsr benchmark` restores it, in each model's own tile. All run in turns in
+An image of 64x64 pixels to 256x256, as `omgsr restore` does it, in each model's own tile. All run in turns in
 seconds of the processor, so that other work on the machine matters less, and the best of the repeats counts. Two
 operations per multiplication: of the peer those of its convolutions, of our models what torch's counter finds.
 
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from omgsr_lib.data.photos import open_photo, packaged_photos
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import restore
+from omgsr_lib.restore.prepare import prepare
 from omgsr_lib.study.peers import PEERS, SCALE, Peer, operations_per_pixel
 
 
@@ -39,7 +40,7 @@ def main():
     pixels = (SCALE * SIDE) ** 2
     sides, operations = {}, {}
     for name in MODELS:
-        model = OMGSR.from_pretrained(name).fold()
+        model = prepare(OMGSR.from_pretrained(name), fold=True)
         tiles = dict(tile=model.tile, overlap=model.tile // 4)
         sides[name] = partial(restore, model, image, scale=SCALE, progress=False, **tiles)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention as products

@@ -26,6 +26,20 @@ def test_four_convolutions_equal_the_one_of_the_enlarged_tensor(dtype, tolerance
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("channels", "output"), [(16, 4), (8, 8), (8, 2)])
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_the_shortcut_of_a_deep_compression_block_is_part_of_them(channels, output, shortcut):
+    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d
+
+    torch.manual_seed(0)
+    block = DCUpBlock2d(channels, output, interpolate=True, shortcut=shortcut).double()
+    x = torch.randn(2, channels, 6, 9, dtype=torch.float64)
+    (folded,) = fold_enlargements(torch.nn.Sequential(block))
+    assert isinstance(folded, FoldedEnlargement)
+    torch.testing.assert_close(folded(x), block(x), rtol=0, atol=1e-14)
+
+
+@torch.no_grad()
 def test_a_decoder_keeps_its_images_and_what_is_saved():
     vae = tiny_autoencoder().double()
     folded = copy.deepcopy(vae)
@@ -38,8 +52,9 @@ def test_a_decoder_keeps_its_images_and_what_is_saved():
     assert folded.state_dict().keys() == vae.state_dict().keys()
 
 
-def test_folded_models_on_a_cpu_have_it():
-    model = OMGSR.from_base("tiny", "ddpm", 273)
+@pytest.mark.parametrize(("name", "count"), [("tiny", 3), ("mini-s", 2)])
+def test_folded_models_on_a_cpu_have_it(name, count):
+    model = OMGSR.from_base(name, "ddpm", 273) if name == "tiny" else OMGSR.from_pretrained(name)
     prepared = prepare(model, fold=True)
-    for found, count in ((model, 0), (prepared, 3)):
-        assert sum(isinstance(module, FoldedEnlargement) for module in found.vae.decoder.modules()) == count
+    for found, expected in ((model, 0), (prepared, count)):
+        assert sum(isinstance(module, FoldedEnlargement) for module in found.vae.decoder.modules()) == expected

@@ -63,21 +63,40 @@ class Affine:
         return replace(self, weight=gate[:, None] * self.weight, bias=gate * self.bias)
 
     def linear(self, norm_eps=None):
-        """As a frozen `nn.Linear`; with `norm_eps` a `NormedLinear`."""
+        """As a frozen `FoldedLinear`, with `norm_eps` after a layer norm without weights."""
         out, inputs = self.weight.shape
-        layer = nn.Linear(inputs, out, device="meta") if norm_eps is None else NormedLinear(inputs, out, norm_eps)
-        return _filled(layer, self.weight, self.bias, self.dtype)
+        return _filled(FoldedLinear(inputs, out, norm_eps), self.weight, self.bias, self.dtype)
 
 
-class NormedLinear(nn.Linear):
-    """A linear layer after a layer norm without weights."""
+class FoldedLinear(nn.Linear):
+    """A linear layer, with `norm_eps` after a layer norm without weights.
 
-    def __init__(self, in_features, out_features, eps):
+    `pack` gives it its weights a second time, in oneDNN's layout. Then oneDNN multiplies instead of PyTorch's BLAS:
+    equal up to rounding, and in half the time on a processor of AMD. Moved layers, copies and files are unpacked.
+    """
+
+    def __init__(self, in_features, out_features, norm_eps=None):
         super().__init__(in_features, out_features, device="meta")
-        self.eps = eps
+        self.norm_eps = norm_eps
+        self.register_buffer("packed", None, persistent=False)
 
     def forward(self, x):
-        return super().forward(F.layer_norm(x, (self.in_features,), eps=self.eps))
+        if self.norm_eps is not None:
+            x = F.layer_norm(x, (self.in_features,), eps=self.norm_eps)
+        if self.packed is None:
+            return super().forward(x)
+        return torch._C._nn.mkldnn_linear(x.to_mkldnn(), self.packed, self.bias.to_mkldnn()).to_dense()
+
+    def pack(self):
+        """Pack the weights, float32 on a CPU; for inference."""
+        self.packed = self.weight.detach().to_mkldnn()
+
+    def _apply(self, function, recurse=True):
+        self.packed = None
+        return super()._apply(function, recurse)
+
+    def __getstate__(self):
+        return self.__dict__ | {"_buffers": self._buffers | {"packed": None}}
 
 
 def convolution(layer, shift=0):

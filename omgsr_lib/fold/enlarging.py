@@ -17,18 +17,23 @@ SUMS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 class FoldedEnlargement(nn.Module):
     """`conv` of the tensor that is twice enlarged, equal up to rounding; for inference.
 
-    `conv` stays the part that is saved.
+    With `repeats` the shortcut of diffusers' `DCUpBlock2d` is part of it: each channel of the input, taken that many
+    times, then `pixel_shuffle` by 2, is added to the output. `conv` stays the part that is saved.
     """
 
-    def __init__(self, conv):
+    def __init__(self, conv, repeats=None):
         super().__init__()
         self.conv = conv
-        sums = torch.tensor(SUMS, dtype=torch.float64, device=conv.weight.device)
-        kernels = torch.einsum("yai,ocij,xbj->yxocab", sums, conv.weight.detach().double(), sums).to(conv.weight.dtype)
+        weight = conv.weight.detach()
+        sums = torch.tensor(SUMS, dtype=torch.float64, device=weight.device)
+        kernels = torch.einsum("yai,ocij,xbj->yxocab", sums, weight.double(), sums)
+        outputs = torch.arange(conv.out_channels)
         for row in (0, 1):
             for column in (0, 1):
-                kernel = kernels[row, column].clone()
-                self.register_buffer(f"kernel_{row}{column}", kernel, persistent=False)
+                kernel = kernels[row, column]
+                if repeats is not None:
+                    kernel[outputs, (4 * outputs + 2 * row + column) // repeats, 1 - row, 1 - column] += 1
+                self.register_buffer(f"kernel_{row}{column}", kernel.to(weight.dtype, copy=True), persistent=False)
 
     def forward(self, x, output_size=None):
         """`(B, C', 2 H, 2 W)` of `(B, C, H, W)`; `output_size` is the argument of diffusers and must be None."""
@@ -48,11 +53,19 @@ class FoldedEnlargement(nn.Module):
         return output
 
 
-def fold_enlargements(decoder):
-    """Replace the `Upsample2D`s of a diffusers decoder (Stable Diffusion's, FLUX's), in place; returns it."""
-    for block in decoder.up_blocks:
-        upsamplers = getattr(block, "upsamplers", None) or []
-        for k, layer in enumerate(upsamplers):
-            if type(layer).__name__ == "Upsample2D" and layer.use_conv and layer.norm is None and layer.interpolate:
-                upsamplers[k] = FoldedEnlargement(layer.conv)
-    return decoder
+def fold_enlargements(module):
+    """Replace the enlarging layers inside `module` (a diffusers decoder), in place; returns it.
+
+    Those of Stable Diffusion's and FLUX's autoencoders, `Upsample2D`, and of `AutoencoderDC`, `DCUpBlock2d`.
+    """
+    for name, layer in module.named_children():
+        setattr(module, name, _folded(layer) or fold_enlargements(layer))
+    return module
+
+
+def _folded(layer):
+    match type(layer).__name__:
+        case "Upsample2D" if layer.use_conv and layer.norm is None and layer.interpolate:
+            return FoldedEnlargement(layer.conv)
+        case "DCUpBlock2d" if layer.interpolate and layer.interpolation_mode == "nearest":
+            return FoldedEnlargement(layer.conv, layer.repeats if layer.shortcut else None)

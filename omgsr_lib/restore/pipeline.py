@@ -19,7 +19,7 @@ from ..priors.latents import compression
 from ..tiling.arrays import View, blockwise, read_as
 from ..tiling.grid import PLANNERS, WINDOWS
 from ..tiling.vae import MODES, exact_in_tiles
-from ..utils.device import fast_attention
+from ..utils.device import fast_attention, small_on_cpu
 from ..utils.memory import free_memory, out_of_memory
 from ..utils.workers import in_order, on_threads
 from .auto_tile import Peaks, Settings, fitting_autoencoder, fitting_settings, in_exact_tiles, retry_smaller
@@ -31,7 +31,6 @@ from .colour import check_method, colour_strips
 STAGES = ("encode", "predict", "decode", "colour")
 BEST_TILE = 512  # pixels of the output, of a model that does not say what it was trained on
 SMALL = 1024**2  # pixels of the output whose autoencoder fits in one piece without counting
-SMALL_NETWORK = 50_000_000  # parameters up to which a network does not fill several threads of a CPU
 
 
 @dataclass
@@ -292,8 +291,7 @@ class Restorer:
 
     @cached_property
     def _small_on_cpu(self):
-        parameters = list(self.model.prior.parameters())
-        return parameters[0].device.type == "cpu" and sum(p.numel() for p in parameters) <= SMALL_NETWORK
+        return small_on_cpu(self.model.prior)
 
     @cached_property
     def _exact_in_tiles(self):

@@ -129,7 +129,7 @@ def _dc_layer(module):
             return Layer(lambda x: _dc_residual(module, x), reach=2)
         case "DCDownBlock2d":
             return Layer(module, reach=1, scale=0.5)
-        case "DCUpBlock2d":
+        case "DCUpBlock2d" | "FoldedEnlargement":
             return Layer(module, reach=1, scale=2)
     raise _unsupported(f"AutoencoderDC with {type(module).__name__}")
 

@@ -14,6 +14,13 @@ KERNELS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+SMALL_NETWORK = 50_000_000  # parameters up to which a network does not fill several threads of a CPU
+
+
+def small_on_cpu(network):
+    """Whether `network` lies on a CPU and is too small for more than one of its threads."""
+    parameters = list(network.parameters())
+    return parameters[0].device.type == "cpu" and sum(p.numel() for p in parameters) <= SMALL_NETWORK
 
 
 def fast_attention(device):
