@@ -133,7 +133,7 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
     """The mid-timestep by one of the two rules that came before the SNR rule, from one noise draw.
 
     Args:
-        lq_latents, hq_latents: `(N, C, H, W)`.
+        lq_latents, hq_latents: `(N, C, H, W)`, computed with in float32 at least.
         rule: "mse_difference" (August 21, 2025), the least mean over pairs of `|MSE(z_t, z_H) - MSE(z_L, z_H)|`, or
             "absolute_difference" (August 26, 2025), the least `MSE(|z_t - z_H|, |z_L - z_H|)` over all elements.
         noise: `(N, C, H, W)` for `z_t`; drawn from `generator` (by default one of seed 2508) if not given.
@@ -147,6 +147,8 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
     if noise is None:
         generator = torch.Generator().manual_seed(SEED) if generator is None else generator
         noise = torch.randn(hq_latents.shape, generator=generator)
+    dtype = torch.promote_types(hq_latents.dtype, torch.float32)
+    lq_latents, hq_latents = lq_latents.to(dtype), hq_latents.to(dtype)
     noise = noise.to(hq_latents)
     lq_error = (lq_latents - hq_latents).abs()
     objective = []

@@ -132,13 +132,17 @@ class OMGSR(nn.Module):
         return self
 
     def widen_adapters(self, vae_rank, denoiser_rank, *, seed=0):
-        """Give adapters that are narrower these ranks, without changing the model's output; returns the model."""
+        """Give adapters that are narrower these ranks, without changing the model's output; returns the model.
+
+        A part without an adapter stays without, and a wider one as wide.
+        """
         torch.manual_seed(seed)
-        modules = (self.lq_vae.encoder, self.prior.denoiser)
+        modules, ranks = (self.lq_vae.encoder, self.prior.denoiser), []
         for module, has, rank in zip(modules, self.ranks, (vae_rank, denoiser_rank), strict=True):
             if 0 < has < rank:
                 widen_lora(module, rank)
-        self.ranks = tuple(map(max, self.ranks, (vae_rank, denoiser_rank)))
+            ranks.append(max(has, rank) if has else 0)
+        self.ranks = tuple(ranks)
         return self
 
     def trainable_parameters(self):

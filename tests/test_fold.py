@@ -16,6 +16,7 @@ from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior, ZImagePrior
 from omgsr_lib.priors.full_size import full_size_prior
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.restore.prepare import prepare
+from omgsr_lib.utils.workers import on_threads
 
 
 TINY = {family: prior.tiny for family, prior in PRIORS.items()}
@@ -241,6 +242,19 @@ def test_round_trip(family, repeats, tmp_path):
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert torch.equal(half(pixels.bfloat16()).images, loaded.bfloat16()(pixels.bfloat16()).images)
     assert [path.name for path in tmp_path.iterdir()] == ["folded"]
+
+
+@torch.inference_mode()
+def test_the_number_of_threads_does_not_change_the_weights():
+    model = OMGSR.from_base("tiny", "ddpm", 273).add_adapters(8, 16)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.trainable_parameters().values():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    states = []
+    for threads in (1, 2):
+        with on_threads(threads):
+            states.append(model.fold().state_dict())
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
 
 
 @torch.inference_mode()

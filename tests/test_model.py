@@ -123,6 +123,12 @@ def test_a_frozen_encoder_round_trips(pixels, tmp_path):
         untuned("ddpm").load_adapter(tmp_path / "a")
 
 
+def test_a_part_without_an_adapter_is_not_widened(tmp_path):
+    model = tuned("ddpm", ranks=(0, 4)).widen_adapters(2, 8)
+    assert model.ranks == (0, 8)
+    assert untuned("ddpm").load_adapter(model.save_adapter(tmp_path / "a")).ranks == (0, 8)
+
+
 def test_a_folder_of_adapters_alone_is_no_model(tmp_path):
     folder = tuned("ddpm").save_adapter(tmp_path / "adapters")
     with pytest.raises(ValueError, match="'.*adapters' holds adapters alone. Give their base too .*adapter="):
