@@ -3,8 +3,8 @@
 The folded prior gives the same outputs with fewer parameters and operations. Embedders of time, guidance and prompt
 are gone, modulation and the weights of norms are part of the layers beside them, keys and values of the prompt are
 tables, and projections of one input are one layer. Weights are folded in float64 and rounded once, adapters included,
-whose product `B A` is that of merging. In half precision a transformer rounds its time input, the folded one does not:
-its outputs are then nearer to those in float32 than to those of the unfolded one.
+whose product `B A` is that of merging. In half precision FLUX's transformers round their time input, folded ones do
+not: these are then nearer to float32 than to the unfolded prior in half precision.
 """
 
 import json
