@@ -61,6 +61,13 @@ def test_a_run_goes_on_with_its_own_base_and_start_alone(photos, tmp_path):
             finetuned(photos, run, chosen, **dict(base=str(tmp_path / "moved"), start=str(starts[0])) | changes)
 
 
+def test_the_card_has_the_ranks_of_the_adapters(photos, tmp_path):
+    start, chosen = tmp_path / "start", recipe("smoke", "f", batch_size=1, steps=1)
+    OMGSR.from_recipe(chosen).add_adapters(0, 20).save_adapter(start)
+    finetuned(photos, tmp_path / "run", chosen, start=str(start))
+    assert "| ranks (encoder, denoiser) | 0, 20 |" in (tmp_path / "run" / "adapters" / "README.md").read_text()
+
+
 def test_adapters_continue_at_their_own_timestep_and_a_warning_says_so(photos, tmp_path):
     start, chosen = tmp_path / "start", recipe("smoke", "f", batch_size=1, steps=1)
     OMGSR.from_recipe(chosen).add_adapters(2, 2).save_adapter(start)

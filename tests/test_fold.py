@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omgsr_lib.fold import fold_prior
 from omgsr_lib.fold.unet import PromptMatrices, PromptTables
+from omgsr_lib.lora import merge_lora
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior, ZImagePrior
 from omgsr_lib.priors.full_size import full_size_prior
@@ -304,6 +305,18 @@ def test_errors(family, tmp_path):
     with pytest.raises(ValueError, match="must have adapters"):
         model.save_adapter(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [dict(use_dora=True), dict(lora_bias=True)])
+def test_adapters_that_are_more_than_a_product_are_refused(kind):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    prior = DDPMPrior.tiny()
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=["conv1"], **kind), prior.denoiser)
+    with pytest.raises(ValueError, match="Folding takes plain LoRA"):
+        fold_prior(prior, 273)
+    merge_lora(prior.denoiser)
+    fold_prior(prior, 273)
 
 
 def test_networks_that_are_not_covered():

@@ -80,7 +80,7 @@ def fold_prior(prior, timestep, *, merge_tokens=True):
             the same outputs. Tokens with positions, or on the meta device, are all taken as different.
 
     Returns a `FoldedPrior` in the precision of `prior`. Raises `ValueError` if `timestep` is not in the schedule, the
-    prior is folded already or its network has options that are not covered.
+    prior is folded already, or its network or adapter has options that are not covered.
     """
     if isinstance(prior, FoldedPrior):
         raise ValueError(f"A prior is folded once: this one is folded at {prior.timestep}. Fold the one it came from.")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..lora import is_plain
 from ..utils.workers import on_threads
 
 
@@ -27,11 +28,16 @@ class Affine:
     def of(cls, layer):
         """The map of a linear layer or convolution, its active adapters added.
 
-        `B A` is computed as in `lora.merge_lora`: on one thread, since rounding depends on their number.
+        `B A` is computed as in `lora.merge_lora`: on one thread, since rounding depends on their number. Raises
+        `ValueError` for adapters that are no plain LoRA (`lora.is_plain`).
         """
         base = _base_layer(layer)
         weight = base.weight.detach().double()
         if base is not layer and not (layer.merged or layer.disable_adapters):
+            if not is_plain(layer):
+                raise ValueError(
+                    "Folding takes plain LoRA: this adapter is DoRA or has biases. Merge it first (`OMGSR.merge`)."
+                )
             with on_threads(1):
                 for name in layer.active_adapters:
                     weight = weight + layer.get_delta_weight(name).double()

@@ -110,7 +110,7 @@ def finetune(
             "steps": len(result.log),
             "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
             "learning rate": recipe.learning_rate,
-            "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
+            "ranks (encoder, denoiser)": ", ".join(map(str, model.ranks)),
             "seed": seed,
             "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
         }
