@@ -253,6 +253,31 @@ def test_models_of_a_hub_base_get_base_timestep_and_prompt(monkeypatch):
     assert asked["revision"] == recipe("paper", "f-512").revision
 
 
+def test_an_adapter_brings_the_base_and_the_prompt_it_was_trained_with(monkeypatch, tmp_path):
+    """As after `omgsr train --preset paper`: the model's name is that of another recipe."""
+    asked = {}
+    monkeypatch.setattr(pretrained, "load_autoencoder", lambda *a, **k: tiny_autoencoder())
+
+    def load_prior(base, family, **options):
+        asked.update(base=base, **options)
+        return PRIORS[family].tiny()
+
+    monkeypatch.setattr(pretrained, "load_prior", load_prior)
+    monkeypatch.setattr(pretrained, "load_scheduler", lambda base, family, *a: PRIORS[family].new_scheduler())
+    paper = recipe("paper", "s-512")
+    trained = OMGSR.from_recipe(paper).add_adapters(4, 4).save_adapter(tmp_path / "paper")
+    asked.clear()
+    model = OMGSR.from_pretrained("omgsr-s-512", adapter=trained)
+    assert (asked["base"], asked["revision"], asked["prompt"]) == (paper.base, paper.revision, PROMPT_V1)
+    assert (model.base, model.revision, model.prompt, model.timestep) == (paper.base, paper.revision, PROMPT_V1, 195)
+    for load in (lambda **options: OMGSR.from_pretrained("omgsr-s-512", adapter=trained, **options),
+                 lambda **options: OMGSR.from_pretrained(trained, **options)):  # fmt: skip
+        load(base="a/mirror")
+        assert (asked["base"], asked["revision"], asked["prompt"]) == ("a/mirror", None, PROMPT_V1)
+    model = OMGSR.from_pretrained("omgsr-s-512", adapter=trained, prompt_embeds="embeds.safetensors")
+    assert asked["prompt_embeds"] == "embeds.safetensors" and model.prompt is None
+
+
 @torch.no_grad()
 def test_a_base_folder_and_adapters_by_path(pixels, tmp_path):
     model = tuned("ddpm")
