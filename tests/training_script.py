@@ -1,6 +1,7 @@
 """A small training as a program of its own, which tests start several times over, kill and start again.
 
-python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--sharpen-from X] [--shard] [--photos DIR]
+python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--sharpen-from X] [--shard]
+                          [--photos DIR]
 """
 
 import argparse
