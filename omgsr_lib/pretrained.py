@@ -82,7 +82,7 @@ def _from_folder(cls, folder, base, adapter, options):
             "too (base=), or a model's name and this folder as adapter=."
         )
     cls = _adaptive(cls) if _is_adaptive(adapter or folder) else cls
-    prompt = _trained_with(adapter or folder, facts["family"]).get("prompt")
+    prompt = _trained_with(folder if base is None else adapter or folder, facts["family"]).get("prompt")
     model = cls.from_base(base or folder, facts["family"], facts["timestep"], prompt=prompt or "", **options)
     model.prompt = prompt if base is None and not options["prompt_embeds"] else model.prompt
     if (folder / "estimator").is_dir():
