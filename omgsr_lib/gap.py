@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .schedules import pair_power
+from .schedules import pair_power, snr_targets
 
 
 DISTANCES = (
@@ -98,12 +98,10 @@ def gap_minimum(frame):
 def snr_difference(power, difference, schedule, timestep):
     """Mean `|SNR(z_t) - SNR(z_L)|` of pairs with `E[z_H^2]`, `E[(z_L - z_H)^2]` (see `pair_power`).
 
-    An identical pair counts with the finite SNR of the cleanest timestep, as in `midstep`. `inf` at sigma 0.
+    Of identical pairs see `snr_targets`. `inf` at sigma 0.
     """
-    ratios = schedule.snr()
-    cleanest = ratios[torch.isfinite(ratios)].max()
-    target = torch.where(difference > 0, 1 / difference, cleanest)
-    return float((power * (ratios[timestep] - target).abs()).mean())
+    excess = schedule.snr()[timestep] - snr_targets(difference, schedule)
+    return float((power * excess.abs()).mean())
 
 
 def random_directions(channels, count, generator):

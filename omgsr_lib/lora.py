@@ -52,14 +52,11 @@ def merge_lora(module):
     `W + (alpha / r) B A` is computed in float32 at least and rounded once to the precision of `W`; on a CPU on one
     thread, since rounding depends on the number of threads, and with it the bytes of restored images would.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     with on_threads(1):
-        for name, layer in list(module.named_modules()):
-            if isinstance(layer, BaseTunerLayer):
-                dtype = layer.get_base_layer().weight.dtype
-                layer.to(torch.promote_types(dtype, torch.float32)).merge()
-                module.set_submodule(name, layer.get_base_layer().to(dtype))
+        for name, layer in _adapted_layers(module).items():
+            dtype = layer.get_base_layer().weight.dtype
+            layer.to(torch.promote_types(dtype, torch.float32)).merge()
+            module.set_submodule(name, layer.get_base_layer().to(dtype))
     return module
 
 
@@ -67,15 +64,16 @@ def widen_lora(module, rank):
     """Give the adapter of `module` a larger `rank` with the same function, in place; alpha stays equal to the rank.
 
     A gains Gaussian rows and B zero columns, as a new adapter has them. Raises `ValueError` for one that is wider
-    already or whose alpha is not its rank.
+    already, or in which some layer has another rank than alpha or is no plain LoRA (`is_plain`; rsLoRA).
     """
     from peft import get_peft_model_state_dict
 
-    config = module.peft_config["default"]
-    if config.r > rank or config.lora_alpha != config.r or config.rank_pattern:
+    config, layers = module.peft_config["default"], _adapted_layers(module).values()
+    alike = all(layer.r["default"] == config.r and layer.scaling["default"] == 1 for layer in layers)
+    if config.r > rank or not (alike and all(map(is_plain, layers))):
         raise ValueError(
-            f"An adapter can be widened to a larger rank if its alpha is its rank: got rank {config.r}, alpha "
-            f"{config.lora_alpha}, to widen to {rank}. Train at its own rank."
+            "An adapter can be widened to a larger rank if it is plain LoRA, with its rank as alpha in all layers: "
+            f"got rank {config.r}, alpha {config.lora_alpha}, to widen to {rank}. Train at its own rank."
         )
     narrow = get_peft_model_state_dict(module)
     wide = add_lora(remove_lora(module), rank, config.target_modules)
@@ -85,13 +83,15 @@ def widen_lora(module, rank):
     return module
 
 
+def is_plain(layer):
+    """Whether what an adapted `layer` adds to its weight is `(alpha / r) B A` alone: no DoRA, no trained bias."""
+    return not (layer.lora_variant or any(layer.lora_bias.values()))
+
+
 def remove_lora(module):
     """Take every adapter off its layer, in place: `module` as it was before `add_lora` or `load_adapter`."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            module.set_submodule(name, layer.get_base_layer())
+    for name, layer in _adapted_layers(module).items():
+        module.set_submodule(name, layer.get_base_layer())
     del module.peft_config
     return module
 
@@ -155,6 +155,13 @@ def load_adapter(module, folder):
             f"lacks {len(missing)} (first: {(result.unexpected_keys or missing)[0]}). Check that they belong together."
         )
     return config.r
+
+
+def _adapted_layers(module):
+    """The layers of `module` with an adapter, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
 def _ends_in(name, targets):

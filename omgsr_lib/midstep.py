@@ -18,7 +18,7 @@ from functools import cached_property
 import pandas as pd
 import torch
 
-from .schedules import NoiseSchedule, pair_power
+from .schedules import NoiseSchedule, pair_power, snr_targets
 
 
 RESAMPLES = 1000  # of the bootstrap
@@ -67,19 +67,19 @@ class SNRStatistics:
         """The `MidTimestep` of all pairs for `schedule`. Raises `ValueError` if there is no pair yet."""
         if not len(self.power):
             raise ValueError("A mid-timestep needs at least one pair: got none. Call update(lq, hq) first.")
-        target, order = self._targets(schedule).sort()
+        target, order = snr_targets(self.difference, schedule).sort()
         timestep = _weighted_median_timestep(self.power[order][None], target, schedule)
-        per_image = schedule.nearest_timestep(self._targets(schedule))
+        per_image = schedule.nearest_timestep(snr_targets(self.difference, schedule))
         return MidTimestep(int(timestep), per_image, SNRStatistics(self.power, self.difference), schedule, seed)
 
     def objective(self, schedule):
         """`(1/N) sum_i |SNR(z_t^i) - SNR(z_L^i)|` for every timestep, `(T,)` float64; `inf` where `sigma_t = 0`."""
-        target = self._targets(schedule)
+        target = snr_targets(self.difference, schedule)
         return torch.stack([(self.power * (ratio - target).abs()).mean() for ratio in schedule.snr()])
 
     def bootstrap(self, schedule, *, seed=0):
         """Mid-timesteps `(1000,)` of as many resamples of the pairs; the order of the pairs does not matter."""
-        target, order = self._targets(schedule).sort()
+        target, order = snr_targets(self.difference, schedule).sort()
         power, count = self.power[order], len(order)
         generator = torch.Generator().manual_seed(seed)
         rows = max(1, BLOCK // count)
@@ -90,13 +90,6 @@ class SNRStatistics:
             times.scatter_add_(1, drawn, torch.ones_like(times))
             timesteps.append(_weighted_median_timestep(times * power, target, schedule))
         return torch.cat(timesteps)
-
-    def _targets(self, schedule):
-        """`1 / D_i`, the `alpha^2 / sigma^2` that each pair asks for; that of the cleanest timestep if `D_i = 0`."""
-        ratios = schedule.snr()
-        cleanest = ratios[torch.isfinite(ratios)].max()
-        target = 1 / self.difference
-        return torch.where(torch.isinf(target), cleanest, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +126,7 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
     """The mid-timestep by one of the two rules that came before the SNR rule, from one noise draw.
 
     Args:
-        lq_latents, hq_latents: `(N, C, H, W)`.
+        lq_latents, hq_latents: `(N, C, H, W)`, computed with in float32 at least.
         rule: "mse_difference" (August 21, 2025), the least mean over pairs of `|MSE(z_t, z_H) - MSE(z_L, z_H)|`, or
             "absolute_difference" (August 26, 2025), the least `MSE(|z_t - z_H|, |z_L - z_H|)` over all elements.
         noise: `(N, C, H, W)` for `z_t`; drawn from `generator` (by default one of seed 2508) if not given.
@@ -147,6 +140,8 @@ def historic_mid_timestep(lq_latents, hq_latents, schedule, rule, *, noise=None,
     if noise is None:
         generator = torch.Generator().manual_seed(SEED) if generator is None else generator
         noise = torch.randn(hq_latents.shape, generator=generator)
+    dtype = torch.promote_types(hq_latents.dtype, torch.float32)
+    lq_latents, hq_latents = lq_latents.to(dtype), hq_latents.to(dtype)
     noise = noise.to(hq_latents)
     lq_error = (lq_latents - hq_latents).abs()
     objective = []

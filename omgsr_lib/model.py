@@ -43,6 +43,7 @@ class OMGSR(nn.Module):
         ranks: of the adapters, (encoder, denoiser); None without adapters.
         tile: side in pixels of the tiles in which the model predicts best; None if that is unknown.
         base, revision: where a loaded model is from, a hub id and its commit, or the name of a folder.
+        prompt: text of the fixed prompt; None if that is unknown or there is none.
     """
 
     def __init__(self, vae, prior, timestep):
@@ -51,7 +52,7 @@ class OMGSR(nn.Module):
         self.prior = prior.requires_grad_(False).eval()
         self.timestep = int(timestep)
         self.lq_vae = copied_with(vae, {vae.decoder: None})
-        self.ranks = self.tile = self.base = self.revision = None
+        self.ranks = self.tile = self.base = self.revision = self.prompt = None
 
     def forward(self, lq_pixels, timestep=None, *, generator=None):
         """Restore `lq_pixels` `(B, 3, H, W)` in `[-1, 1]`, already at the output's size; returns `OMGSROutput`.
@@ -132,13 +133,17 @@ class OMGSR(nn.Module):
         return self
 
     def widen_adapters(self, vae_rank, denoiser_rank, *, seed=0):
-        """Give adapters that are narrower these ranks, without changing the model's output; returns the model."""
+        """Give adapters that are narrower these ranks, without changing the model's output; returns the model.
+
+        A part without an adapter stays without, and a wider one as wide.
+        """
         torch.manual_seed(seed)
-        modules = (self.lq_vae.encoder, self.prior.denoiser)
+        modules, ranks = (self.lq_vae.encoder, self.prior.denoiser), []
         for module, has, rank in zip(modules, self.ranks, (vae_rank, denoiser_rank), strict=True):
             if 0 < has < rank:
                 widen_lora(module, rank)
-        self.ranks = tuple(map(max, self.ranks, (vae_rank, denoiser_rank)))
+            ranks.append(max(has, rank) if has else 0)
+        self.ranks = tuple(ranks)
         return self
 
     def trainable_parameters(self):

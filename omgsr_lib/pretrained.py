@@ -5,6 +5,7 @@ These functions are the methods of `OMGSR` that have their names.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from .priors import prior_class
 from .priors.full_size import full_size_autoencoder, full_size_prior
 from .priors.licences import licence
 from .priors.loading import WEIGHTS, load_autoencoder, load_prior, load_scheduler, save_model, save_prior
+from .priors.prompts import prompt_embeds_file
 from .priors.tiny import tiny_autoencoder
 from .schedules import NoiseSchedule
 from .utils.copying import copied_with
 from .utils.files import atomic_folder, reading, verify_hashes
 
 
-FACTS = "omgsr.json"  # beside the weights: family, timestep, ranks of the adapters
+FACTS = "omgsr.json"  # beside the weights: family, timestep, ranks of the adapters, their base on the hub, the prompt
 LQ_ENCODER = "lq_encoder.safetensors"  # of a folded model
 INTEGRATIONS = Path(__file__).parent / "integrations"
 
@@ -33,9 +35,10 @@ def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, d
     Args:
         name: "mini-s", "mini-f", "mini-s-adaptive" or "mini-f-adaptive" (they ship with the package),
             "omgsr-{s,f,z,k}-{512,1024}", or a folder.
-        base: folder or hub id in diffusers layout, instead of the preset's.
+        base: folder or hub id in diffusers layout, instead of the adapter's or the preset's.
         adapter: folder in the official layout, instead of the preset's. "omgsr-*" has none of its own: without one
-            the un-tuned prior is returned.
+            the un-tuned prior is returned. Base, timestep and prompt are those it was trained with, as far as its
+            `omgsr.json` names them, instead of the preset's.
         prompt_embeds: safetensors file of the fixed prompt's embeddings; the base then needs no text encoders.
         dtype: precision of the base's weights; adapters are float32 until merged.
         revision: of a hub id; by default that of the preset if the base is its own.
@@ -54,7 +57,7 @@ def from_pretrained(cls, name, *, base=None, adapter=None, prompt_embeds=None, d
         adapter, estimator = adapter or WEIGHTS / name, WEIGHTS / "mini-estimator" if recipe.adaptive else None
     if _is_adaptive(adapter):
         cls = _adaptive(cls)
-    model = cls.from_recipe(recipe, base=base, **options)
+    model = cls.from_recipe(replace(recipe, **_trained_with(adapter, recipe.family)), base=base, **options)
     model.tile = presets.default_tile(name)
     if estimator is not None:
         model.load_estimator(estimator)
@@ -79,7 +82,9 @@ def _from_folder(cls, folder, base, adapter, options):
             "too (base=), or a model's name and this folder as adapter=."
         )
     cls = _adaptive(cls) if _is_adaptive(adapter or folder) else cls
-    model = cls.from_base(base or folder, facts["family"], facts["timestep"], **options)
+    prompt = _trained_with(folder if base is None else adapter or folder, facts["family"]).get("prompt")
+    model = cls.from_base(base or folder, facts["family"], facts["timestep"], prompt=prompt or "", **options)
+    model.prompt = prompt if base is None and not options["prompt_embeds"] else model.prompt
     if (folder / "estimator").is_dir():
         model.load_estimator(folder / "estimator")
     return model.load_adapter(adapter or folder)
@@ -113,7 +118,7 @@ def from_base(
 
     `family`: a key of `priors.PRIORS`. `prompt` is embedded by the base's text encoders where no embeddings are given.
     """
-    options = dict(dtype=dtype, revision=revision)
+    options, embedded = dict(dtype=dtype, revision=revision), False
     if base == "tiny":
         kind = prior_class(family)
         vae, prior = tiny_autoencoder(seed=seed, kind=kind.autoencoder_class), kind.tiny(seed=seed)
@@ -124,8 +129,10 @@ def from_base(
     else:
         prior = load_prior(base, family, prompt=prompt, prompt_embeds=prompt_embeds, **options)
         vae = load_autoencoder(base, subfolder="vae", **options)
+        embedded = prompt_embeds_file(base, prompt_embeds) is None
     model = cls(vae, prior, timestep)
     model.base, model.revision = Path(base).name if Path(base).is_dir() else base, revision
+    model.prompt = prompt if embedded else None
     return model
 
 
@@ -248,7 +255,7 @@ holds for this folder.
 
 
 def save_adapter(model, folder, *, dtype=torch.float32):
-    """Write both adapters in `dtype` and the official layout (see `lora`), and the timestep in `omgsr.json`."""
+    """Write both adapters in `dtype` and the official layout (see `lora`), and what they belong to in `omgsr.json`."""
     if model.ranks is None:
         raise ValueError("A model must have adapters to save them: this one has none (never added, or merged).")
     denoiser_folder, encoder_folder = model.prior.adapter_folders
@@ -256,6 +263,10 @@ def save_adapter(model, folder, *, dtype=torch.float32):
     facts = {"family": model.prior.family, "timestep": model.timestep, "ranks": list(model.ranks)}
     if isinstance(model, _adaptive()):
         facts["adaptive"] = True
+    if "/" in (model.base or ""):  # a hub id
+        facts |= {"base": model.base, "revision": model.revision}
+    if model.prompt is not None:
+        facts["prompt"] = model.prompt
     with atomic_folder(folder) as part:
         if denoiser_rank:
             lora.save_adapter(model.prior.denoiser, part / denoiser_folder, dtype=dtype)
@@ -305,6 +316,15 @@ def _read_facts(folder, *keys):
         if not (isinstance(timestep, int) and [type(rank) for rank in ranks] == [int, int]):
             raise ValueError(f"timestep {timestep!r}, ranks {ranks!r}")
     return facts
+
+
+def _trained_with(adapter, family):
+    """Base, revision and prompt as the `omgsr.json` of the folder `adapter` names them, if it is of this `family`."""
+    if adapter is None or not (Path(adapter) / FACTS).is_file():
+        return {}
+    facts = _read_facts(Path(adapter), "family")
+    named = [name for name in ("base", "revision", "prompt") if name in facts]
+    return {name: facts[name] for name in named if facts["family"] == family}
 
 
 def _is_adaptive(folder):

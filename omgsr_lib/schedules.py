@@ -182,6 +182,15 @@ class NoiseSchedule:
         return [to_device(table.view(shape).to(dtype), latents.device) for table in tables]
 
 
+def snr_targets(difference, schedule):
+    """The `alpha_t^2 / sigma_t^2` that pairs ask for, `1 / D` `(N,)`, of their `D = E[(z_L - z_H)^2]` `(N,)`.
+
+    Where that is infinite, as of identical pairs, it is the finite ratio of the cleanest timestep.
+    """
+    ratios, targets = schedule.snr(), 1 / difference
+    return torch.where(torch.isinf(targets), ratios[torch.isfinite(ratios)].max(), targets)
+
+
 def pair_power(lq_latents, hq_latents):
     """What the SNR of an LQ latent needs to know of each pair: `SNR(z_L) = E[z_H^2] / E[(z_L - z_H)^2]`.
 

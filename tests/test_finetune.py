@@ -1,5 +1,7 @@
 """run.py: a training from photographs to adapters and model card."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from command_case import two_photos
@@ -57,6 +59,21 @@ def test_a_run_goes_on_with_its_own_base_and_start_alone(photos, tmp_path):
         (name,) = changes
         with pytest.raises(ValueError, match=f"run' has {name}_weights = '[0-9a-f]{{12}}', got "):
             finetuned(photos, run, chosen, **dict(base=str(tmp_path / "moved"), start=str(starts[0])) | changes)
+
+
+def test_the_card_has_the_ranks_of_the_adapters(photos, tmp_path):
+    start, chosen = tmp_path / "start", recipe("smoke", "f", batch_size=1, steps=1)
+    OMGSR.from_recipe(chosen).add_adapters(0, 20).save_adapter(start)
+    finetuned(photos, tmp_path / "run", chosen, start=str(start))
+    assert "| ranks (encoder, denoiser) | 0, 20 |" in (tmp_path / "run" / "adapters" / "README.md").read_text()
+
+
+def test_adapters_continue_at_their_own_timestep_and_a_warning_says_so(photos, tmp_path):
+    start, chosen = tmp_path / "start", recipe("smoke", "f", batch_size=1, steps=1)
+    OMGSR.from_recipe(chosen).add_adapters(2, 2).save_adapter(start)
+    with pytest.warns(UserWarning, match="trained at timestep 244 and continue there, not at the recipe's 100"):
+        finetuned(photos, tmp_path / "run", replace(chosen, timestep=100), start=str(start))
+    assert OMGSR.from_base("tiny", "flow", 100).load_adapter(tmp_path / "run" / "adapters").timestep == 244
 
 
 def test_a_run_that_names_no_weights_goes_on(photos, tmp_path):

@@ -11,11 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omgsr_lib.fold import fold_prior
 from omgsr_lib.fold.unet import PromptMatrices, PromptTables
+from omgsr_lib.lora import merge_lora
 from omgsr_lib.model import OMGSR
 from omgsr_lib.priors import PRIORS, DDPMPrior, FlowPrior, ZImagePrior
 from omgsr_lib.priors.full_size import full_size_prior
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.restore.prepare import prepare
+from omgsr_lib.utils.workers import on_threads
 
 
 TINY = {family: prior.tiny for family, prior in PRIORS.items()}
@@ -244,6 +246,19 @@ def test_round_trip(family, repeats, tmp_path):
 
 
 @torch.inference_mode()
+def test_the_number_of_threads_does_not_change_the_weights():
+    model = OMGSR.from_base("tiny", "ddpm", 273).add_adapters(8, 16)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.trainable_parameters().values():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    states = []
+    for threads in (1, 2):
+        with on_threads(threads):
+            states.append(model.fold().state_dict())
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+
+
+@torch.inference_mode()
 def test_a_prepared_model_can_be_saved(family, tmp_path):
     prepared = prepare(tuned(family), fold=True)
     loaded = OMGSR.from_pretrained(prepared.save_pretrained(tmp_path / "prepared"))
@@ -290,6 +305,18 @@ def test_errors(family, tmp_path):
     with pytest.raises(ValueError, match="must have adapters"):
         model.save_adapter(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [dict(use_dora=True), dict(lora_bias=True)])
+def test_adapters_that_are_more_than_a_product_are_refused(kind):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    prior = DDPMPrior.tiny()
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=["conv1"], **kind), prior.denoiser)
+    with pytest.raises(ValueError, match="Folding takes plain LoRA"):
+        fold_prior(prior, 273)
+    merge_lora(prior.denoiser)
+    fold_prior(prior, 273)
 
 
 def test_networks_that_are_not_covered():

@@ -296,6 +296,16 @@ def test_widening_keeps_the_function_and_gains_trainable_rows(kind):
         widen_lora(module, 4)
 
 
+@pytest.mark.parametrize("kind", [dict(use_rslora=True), dict(use_dora=True), dict(alpha_pattern={"to_q": 4})])
+def test_adapters_that_would_change_are_not_widened(kind):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    unet = DDPMPrior.tiny().denoiser
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k"], **kind), unet)
+    with pytest.raises(ValueError, match="plain LoRA, with its rank as alpha .* got rank 2, alpha 2, to widen to 5"):
+        widen_lora(unet, 5)
+
+
 def test_an_adapter_in_half_precision_takes_half_the_bytes_and_loads_in_float32(tmp_path):
     module = add_lora(DDPMPrior.tiny().denoiser, 4, DDPMPrior.lora_targets)
     full, half = (save_adapter(module, tmp_path / str(dtype), dtype=dtype) for dtype in (torch.float32, torch.float16))

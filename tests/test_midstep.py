@@ -194,6 +194,13 @@ def test_historic_rules_equal_a_plain_loop(schedule, rule):
     assert timestep == int(np.argmin(expected)) and 0 < timestep < 999
 
 
+@pytest.mark.parametrize("rule", ["mse_difference", "absolute_difference"])
+def test_historic_rules_compute_in_float32_at_least(schedule, rule):
+    lq, hq = (latents.half() for latents in latent_pairs(3))
+    _, half = historic_mid_timestep(lq, hq, schedule, rule)
+    assert half.equals(historic_mid_timestep(lq.float(), hq.float(), schedule, rule)[1])
+
+
 def test_historic_rules_are_seeded():
     lq, hq = latent_pairs(2, shape=(1, 4, 4))
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 3, 4)]

@@ -123,6 +123,12 @@ def test_a_frozen_encoder_round_trips(pixels, tmp_path):
         untuned("ddpm").load_adapter(tmp_path / "a")
 
 
+def test_a_part_without_an_adapter_is_not_widened(tmp_path):
+    model = tuned("ddpm", ranks=(0, 4)).widen_adapters(2, 8)
+    assert model.ranks == (0, 8)
+    assert untuned("ddpm").load_adapter(model.save_adapter(tmp_path / "a")).ranks == (0, 8)
+
+
 def test_a_folder_of_adapters_alone_is_no_model(tmp_path):
     folder = tuned("ddpm").save_adapter(tmp_path / "adapters")
     with pytest.raises(ValueError, match="'.*adapters' holds adapters alone. Give their base too .*adapter="):
@@ -245,6 +251,31 @@ def test_models_of_a_hub_base_get_base_timestep_and_prompt(monkeypatch):
     assert asked["revision"] == "abc"
     OMGSR.from_pretrained("omgsr-f-512", base="black-forest-labs/FLUX.1-dev")
     assert asked["revision"] == recipe("paper", "f-512").revision
+
+
+def test_an_adapter_brings_the_base_and_the_prompt_it_was_trained_with(monkeypatch, tmp_path):
+    """As after `omgsr train --preset paper`: the model's name is that of another recipe."""
+    asked = {}
+    monkeypatch.setattr(pretrained, "load_autoencoder", lambda *a, **k: tiny_autoencoder())
+
+    def load_prior(base, family, **options):
+        asked.update(base=base, **options)
+        return PRIORS[family].tiny()
+
+    monkeypatch.setattr(pretrained, "load_prior", load_prior)
+    monkeypatch.setattr(pretrained, "load_scheduler", lambda base, family, *a: PRIORS[family].new_scheduler())
+    paper = recipe("paper", "s-512")
+    trained = OMGSR.from_recipe(paper).add_adapters(4, 4).save_adapter(tmp_path / "paper")
+    asked.clear()
+    model = OMGSR.from_pretrained("omgsr-s-512", adapter=trained)
+    assert (asked["base"], asked["revision"], asked["prompt"]) == (paper.base, paper.revision, PROMPT_V1)
+    assert (model.base, model.revision, model.prompt, model.timestep) == (paper.base, paper.revision, PROMPT_V1, 195)
+    for load in (lambda **options: OMGSR.from_pretrained("omgsr-s-512", adapter=trained, **options),
+                 lambda **options: OMGSR.from_pretrained(trained, **options)):  # fmt: skip
+        load(base="a/mirror")
+        assert (asked["base"], asked["revision"], asked["prompt"]) == ("a/mirror", None, PROMPT_V1)
+    model = OMGSR.from_pretrained("omgsr-s-512", adapter=trained, prompt_embeds="embeds.safetensors")
+    assert asked["prompt_embeds"] == "embeds.safetensors" and model.prompt is None
 
 
 @torch.no_grad()

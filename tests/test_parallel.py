@@ -59,7 +59,23 @@ def test_two_processes_equal_one_with_the_double_batch(variant, options, tmp_pat
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
     assert max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name) > 1e-4
-    for line, wanted in zip(read_log(tmp_path / "two/log.jsonl"), read_log(tmp_path / "one/log.jsonl"), strict=True):
+    equal_logs(tmp_path)
+
+
+def test_a_discriminator_that_begins_later_begins_alike(tmp_path):
+    """Until then its optimiser takes no step, whose moments and weight decay would count."""
+    command = [*LAUNCH, str(SCRIPT), "s", str(tmp_path / "two"), "--sharpen-from", "0.5"]
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    training_script.main("s", tmp_path / "one", batch_size=2, sharpen_from=0.5)
+    equal_logs(tmp_path)
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("one", "two")]
+    one, two = (state["discriminator"]["state"][0] for state in states)
+    assert one["step"] == two["step"] == 10
+    torch.testing.assert_close(two["exp_avg_sq"], one["exp_avg_sq"], rtol=1e-2, atol=1e-9)
+
+
+def equal_logs(folder):
+    for line, wanted in zip(read_log(folder / "two/log.jsonl"), read_log(folder / "one/log.jsonl"), strict=True):
         assert line == pytest.approx(wanted, rel=1e-5, abs=5e-6)
 
 

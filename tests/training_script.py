@@ -1,6 +1,7 @@
 """A small training as a program of its own, which tests start several times over, kill and start again.
 
-python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--shard] [--photos DIR]
+python training_script.py VARIANT FOLDER [--batch-size N] [--steps N] [--every N] [--sharpen-from X] [--shard]
+                          [--photos DIR]
 """
 
 import argparse
@@ -17,9 +18,9 @@ from omgsr_lib.training.distributed import shard_frozen
 from omgsr_lib.training.loop import set_up, train
 
 
-def main(variant, folder, *, batch_size=1, steps=20, every=50, shard=False, photos=None):
+def main(variant, folder, *, batch_size=1, steps=20, every=50, sharpen_from=0.0, shard=False, photos=None):
     torch.set_num_threads(1)
-    model, chosen = new_model(variant, batch_size=batch_size, learning_rate=2e-5)
+    model, chosen = new_model(variant, batch_size=batch_size, learning_rate=2e-5, sharpen_from=sharpen_from)
     if photos:
         finetune_sharded(chosen, find_photos(photos), folder, steps)
         return
@@ -62,6 +63,7 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     for name, default in (("--batch-size", 1), ("--steps", 20), ("--every", 50)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--sharpen-from", type=float, default=0.0)
     parser.add_argument("--shard", action="store_true")
     parser.add_argument("--photos")
     main(**vars(parser.parse_args()))

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..lora import is_plain
+from ..utils.workers import on_threads
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -23,12 +26,21 @@ class Affine:
 
     @classmethod
     def of(cls, layer):
-        """The map of a linear layer or convolution, its active adapters added."""
+        """The map of a linear layer or convolution, its active adapters added.
+
+        `B A` is computed as in `lora.merge_lora`: on one thread, since rounding depends on their number. Raises
+        `ValueError` for adapters that are no plain LoRA (`lora.is_plain`).
+        """
         base = _base_layer(layer)
         weight = base.weight.detach().double()
         if base is not layer and not (layer.merged or layer.disable_adapters):
-            for name in layer.active_adapters:
-                weight = weight + layer.get_delta_weight(name).double()
+            if not is_plain(layer):
+                raise ValueError(
+                    "Folding takes plain LoRA: this adapter is DoRA or has biases. Merge it first (`OMGSR.merge`)."
+                )
+            with on_threads(1):
+                for name in layer.active_adapters:
+                    weight = weight + layer.get_delta_weight(name).double()
         bias = weight.new_zeros(len(weight)) if base.bias is None else base.bias.detach().double()
         return cls(weight, bias, base.weight.dtype)
 

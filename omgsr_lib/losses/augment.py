@@ -32,7 +32,7 @@ def shifted_views(images, offset, generator):
     """The images `(B, 3, H, W)` of a list, cut at one random corner, mirrored and transposed alike.
 
     Corners lie below `offset` pixels on each axis and the cut leaves `H - offset` by `W - offset`: a loss that sees
-    such views cannot lock a pattern to the period of the latents. One draw for all images.
+    such views cannot lock a pattern to the period of the latents. One draw for all images, by the first's generator.
     """
     top, left, mirrored, transposed = (int(randint(stop, 1, generator)[0]) for stop in (offset, offset, 2, 2))
     views = []

@@ -10,9 +10,10 @@ def view_mean(restore, lq, period, generator):
     """The mean of `restore(lq)` `(B, 3, H, W)` over two random views of `lq`, each taken back.
 
     The first view is shifted by less than `period` pixels on each axis, the second by half a period more on both; each
-    is mirrored on either axis and transposed or not. Over many draws all that repeats with the period cancels, and
-    what differs between the eight orientations is averaged. `restore` maps pixels to pixels and takes sides that are
-    greater by `period`; borders are mirrored. Raises `ValueError` for a period that is odd or not below the sides.
+    is mirrored on either axis and transposed or not, all images alike. Over many draws all that repeats with the
+    period cancels, and what differs between the eight orientations is averaged. `restore` maps pixels to pixels and
+    takes sides that are greater by `period`; borders are mirrored. Raises `ValueError` for a period that is odd or not
+    below the sides.
     """
     height, width = lq.shape[-2:]
     if period % 2 or not 0 < period < min(height, width):

@@ -22,11 +22,10 @@ def load_prompt_embeds(source, family, prompt, file=None, revision=None):
     text encoders of `source`, which are asked once: the result is kept in `cache_folder()`.
     Raises `FileNotFoundError` if `file` does not exist and `ValueError` if it lacks a tensor.
     """
+    file = prompt_embeds_file(source, file)
     if file is None:
-        file = Path(source) / "prompt_embeds.safetensors"
-        if not file.is_file():
-            return _cached(source, family, prompt, revision)
-    elif not Path(file).is_file():
+        return _cached(source, family, prompt, revision)
+    if not Path(file).is_file():
         raise FileNotFoundError(f"prompt_embeds must name a safetensors file: '{file}' is none. Check the path.")
     with reading(file, "Copy the prompt's embeddings again."):
         tensors = load_file(file)
@@ -34,6 +33,14 @@ def load_prompt_embeds(source, family, prompt, file=None, revision=None):
     if not set(names) <= set(tensors):
         raise ValueError(f"'{file}' must hold the tensors {sorted(names)}: it holds {sorted(tensors)}.")
     return {name: tensors[name] for name in names}
+
+
+def prompt_embeds_file(source, file=None):
+    """`file`, else `prompt_embeds.safetensors` in the folder `source`; None where the text encoders are asked."""
+    if file is None:
+        file = Path(source) / "prompt_embeds.safetensors"
+        return file if file.is_file() else None
+    return file
 
 
 def cache_folder():

@@ -100,11 +100,13 @@ def train(model, pairs, recipe, folder, **options):
         options: keywords, the fields of `TrainOptions`.
 
     What is drawn for an image depends on the seed and the image's number in the run alone, so two processes equal one
-    with the double batch. Runs as it is under `accelerate launch`: gradients are averaged over the processes, and
-    where Accelerate is configured for FSDP the denoiser's frozen weights are sharded. Frozen weights keep the
-    precision they were loaded in. Raises `ValueError` if the folder holds a run with other settings or photographs, or
-    for a wrong option, `OSError` if another run trains in it, `FloatingPointError` if a loss is not finite (the last
-    checkpoint stays).
+    with the double batch. The views of `recipe.offset` and of the target "mean" are an exception: the first image of a
+    batch draws those of all.
+
+    Runs as it is under `accelerate launch`: gradients are averaged over the processes, and where Accelerate is
+    configured for FSDP the denoiser's frozen weights are sharded. Frozen weights keep the precision they were loaded
+    in. Raises `ValueError` if the folder holds a run with other settings or photographs, or for a wrong option,
+    `OSError` if another run trains in it, `FloatingPointError` if a loss is not finite (the last checkpoint stays).
     """
     training = set_up(model, pairs, recipe, folder, TrainOptions(**options))
     with held(folder):

@@ -1,5 +1,6 @@
 """`omgsr train`: train the adapters of a recipe, write them in the official layout with their model card."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -53,7 +54,8 @@ def finetune(
 
     Args:
         name: of the folder `<out>/<name>/` with both adapters and the model card; `preset`, `command`: the card's.
-        start: folder of the adapters to continue from, instead of the recipe's.
+        start: folder of the adapters to continue from, instead of the recipe's; at the timestep that they were trained
+            for, where their `omgsr.json` names it (a warning says so if the recipe has another), and no narrower.
         base: folder or mirror, instead of the recipe's hub id; prompt_embeds: see `OMGSR.from_pretrained`.
         portraits: photographs, of `paths` or besides, that are resized instead of cropped (`PhotoPairs`).
         evaluation: photographs of the previews and of the card's measures. Without them the small priors are measured
@@ -74,6 +76,12 @@ def finetune(
             start = WEIGHTS / recipe.start
         if start is not None:
             model.load_adapter(start).widen_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
+            if not measure_timestep and model.timestep != recipe.timestep:
+                warnings.warn(
+                    f"The adapters in '{start}' were trained at timestep {model.timestep} and continue there, not at "
+                    f"the recipe's {recipe.timestep}. To train at {recipe.timestep} leave the start out.",
+                    stacklevel=2,
+                )
         else:
             model.add_adapters(recipe.vae_rank, recipe.denoiser_rank, seed=seed)
         precision = precision or from_first(lambda: fast_precision(model, recipe))
@@ -102,7 +110,7 @@ def finetune(
             "steps": len(result.log),
             "batch size": recipe.batch_size * recipe.accumulation * PartialState().num_processes,
             "learning rate": recipe.learning_rate,
-            "ranks (encoder, denoiser)": f"{recipe.vae_rank}, {recipe.denoiser_rank}",
+            "ranks (encoder, denoiser)": ", ".join(map(str, model.ranks)),
             "seed": seed,
             "photographs": f"{len(paths) + len(portraits)}, {data or 'licence not stated'}",
         }

@@ -96,7 +96,9 @@ def update(training):
     """Average the gradients over the processes, clip them per network, and take one step of each optimiser."""
     optimizers = training.optimizers.values()
     networks = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
-    average_gradients(training.accelerator, chain(*networks))
+    # Without a gradient, as the discriminator before it takes part, a network has no step, in several processes too.
+    taking_part = [parameters for parameters in networks if any(p.grad is not None for p in parameters)]
+    average_gradients(training.accelerator, chain(*taking_part))
     for parameters in networks:
         torch.nn.utils.clip_grad_norm_(parameters, training.recipe.clip)
     for optimizer, schedule in zip(optimizers, training.schedules.values(), strict=True):

@@ -36,7 +36,8 @@ class Meter(TorchDispatchMode):
         autocast: on the meta device, apply the casts of CUDA's autocast to bfloat16.
 
     Attributes:
-        flops: of all operations so far; in inference mode layers hide theirs (use `torch.no_grad`).
+        flops: of all operations so far; in inference mode layers hide theirs (use `torch.no_grad`), and for the
+            kernel of attention on a CPU torch has no formula (use the meta device).
         peak: the most bytes at one time.
     """
 
