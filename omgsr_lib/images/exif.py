@@ -5,7 +5,10 @@ import math
 from PIL import ExifTags, Image
 
 
-DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 316, 33432)  # what was taken, with what, by whom
+DESCRIPTIVE = (  # what was taken, with what, by whom; ratings, titles, comments and keywords of Windows
+    *(269, 270, 271, 272, 305, 306, 315, 316, 33432),
+    *(18246, 18249, 40091, 40092, 40093, 40094, 40095),
+)
 STALE = (40962, 40963, 40965)  # size in pixels, a pointer
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296
 SRGB = 1  # value of ColorSpace
