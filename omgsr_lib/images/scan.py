@@ -12,8 +12,10 @@ SUFFIXES = (  # of files that `image_file.Picture` opens
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-# Folders in which systems and programs keep copies, thumbnails and deleted files; names in any case.
-SYSTEM = {"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"}
+SYSTEM = {  # folders in which systems and programs keep copies, thumbnails and lost files; names in any case
+    *("@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"),
+    "lost+found",
+}
 
 
 def scan_folder(root, suffixes, on_error=None, *, skip=None):
