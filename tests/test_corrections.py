@@ -97,6 +97,21 @@ def test_iptc_data_is_kept_or_said(tmp_path, kind):
     assert block.startswith(b"8BIM\x04\x04") and block[12 : 12 + len(content)] == content
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("dpi", "formats"),
+    [(1e-10, ()), (0.01, ("webp", "tiff")), (300, FORMATS), (65536, ("png", "webp", "tiff")), (1.7e10, ())],
+)
+def test_a_resolution_is_kept_or_said(tmp_path, format, dpi, formats, dtype):
+    """No format writes another one or fails."""
+    read = Picture(np.zeros((16, 16, 3), dtype), dpi=(dpi, dpi))
+    read.save(tmp_path / "a", format)
+    found = Picture.open(tmp_path / "a").dpi
+    assert found == pytest.approx((dpi, dpi), rel=0.01) if format in formats else found is None
+    assert ("dpi" in read.losses(format)) == (format not in formats)
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg"])
 def test_a_comment_in_latin_1_is_one_of_a_png_file(tmp_path, format):
     picture().save(tmp_path / "a.jpg", comment="Größe".encode("latin-1"))

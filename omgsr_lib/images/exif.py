@@ -13,6 +13,7 @@ STALE = (40962, 40963, 40965)  # size in pixels, a pointer
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296
 SRGB = 1  # value of ColorSpace
 INCH, CENTIMETRE = 2, 3  # values of UNIT; 1: the resolution is a ratio alone
+DPI = {"png": (0.0127, 1e8), "jpeg": (0.5, 65535), "webp": (1e-9, 2**32 - 1), "tiff": (1e-9, 2**32 - 1)}  # they hold
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

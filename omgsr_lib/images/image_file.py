@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .boxes import unread
 from .corrections import correct
-from .exif import dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
+from .exif import DPI, dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
 from .png import png_source
 from .profile import ADOBE_RGB, described_colours, icc_profile
 from .sixteen_bit import BITS, is_deep, needs_tifffile, read_deep, read_tiff, to_16_bits, write_png, write_tiff
@@ -229,7 +229,7 @@ class Picture:
             )
 
     def losses(self, format):
-        """What a file of `format` does not keep, in words: of "samples", "colours", "icc", "texts" and "exif"."""
+        """What a file of `format` does not keep, in words: of "samples", "colours", "icc", "texts", "exif", "dpi"."""
         lost = {}
         if format in LOSSY and self.levels > 255:
             lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
@@ -241,6 +241,9 @@ class Picture:
             lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
         if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
             lost["exif"] = f"its EXIF data takes more than the {JPEG_EXIF} bytes of a JPEG file: left out"
+        low, high = DPI[format]
+        if self.dpi and not (low <= min(self.dpi) and max(self.dpi) <= high):
+            lost["dpi"] = f"its resolution of {self.dpi[0]:g} dots per inch is none of a {format} file: left out"
         left = [keyword for keyword in texts(self.chunks) if keyword not in self._texts(format)]
         if format != "png" and left:
             lost["texts"] = f"its texts are left out ({', '.join(left)}); png keeps them"
@@ -265,7 +268,7 @@ class Picture:
         """
         lost = self.losses(format)
         icc = None if {"icc", "colours"} & set(lost) else self._profile(format)
-        kept = dict(icc=icc, exif=None if "exif" in lost else self.exif, dpi=self.dpi)
+        kept = dict(icc=icc, exif=None if "exif" in lost else self.exif, dpi=None if "dpi" in lost else self.dpi)
         if format == "tiff":
             write_tiff(file, np.atleast_3d(self._samples()), **kept, xmp=self._texts(format).get(XMP))
         elif format == "png" and self.levels == 65535:
