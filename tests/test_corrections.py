@@ -10,10 +10,13 @@ from hostile_inputs import encoded, picture
 from PIL import Image
 from png_bytes import png
 
+from omgsr_lib.images import image_file
+from omgsr_lib.images.boxes import unread
 from omgsr_lib.images.image_file import FORMATS, Picture
 from omgsr_lib.images.text import IPTC, texts
 
 
+GAIN_MAP = ("its gain map, for displays of a high dynamic range, is left out",)
 GREY = np.asarray(picture(mode="L"))
 
 
@@ -51,6 +54,16 @@ def test_signed_samples_of_8_bits_are_refused(tmp_path, shape):
     tifffile.imwrite(tmp_path / "a.tif", np.full(shape, -1, np.int8), photometric=photometric)
     with pytest.raises(ValueError, match="signed samples of 8 bits|must lie in 0 .. 65535: got -1"):
         Picture.open(tmp_path / "a.tif")
+
+
+def test_the_gain_map_of_an_avif_file_is_said(tmp_path, monkeypatch):
+    """Pillow writes no gain map, and libavif refuses a file that has its brand alone: the brand comes after both."""
+    data = encoded(picture(), "AVIF")
+    (tmp_path / "a.avif").write_bytes(data)
+    assert Picture.open(tmp_path / "a.avif").notes == ()
+    (tmp_path / "b.avif").write_bytes(data[:28] + b"tmap" + data[32:])
+    monkeypatch.setattr(image_file, "unread", lambda path: unread(tmp_path / "b.avif"))
+    assert Picture.open(tmp_path / "a.avif").notes == GAIN_MAP
 
 
 @pytest.mark.parametrize("maxval", [255, 1023, 65535])

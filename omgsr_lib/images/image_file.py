@@ -115,7 +115,8 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable image: '{path}' is not{reason}. Remove or replace it."
             ) from err
-        (colours, bits), notes = unread(path), [*picture.notes, *left_out]
+        colours, bits, further = unread(path)
+        notes = [*picture.notes, *left_out, *further]
         if bits > 8 and picture.levels == 255:
             notes.append(f"its {bits} bits are read as 8")
         if frames > 1:
