@@ -48,6 +48,18 @@ def test_a_colour_map_of_8_bits_is_not_black(tmp_path, factor):
     assert np.array_equal(Picture.open(tmp_path / "a.tif").colour, np.moveaxis(colours, 0, 1)[GREY])
 
 
+@pytest.mark.parametrize("alpha", [0, 128])
+def test_an_empty_alpha_of_a_bmp_file_does_not_blank_it(tmp_path, alpha):
+    """As programs for Windows write it, which shows such images without transparency."""
+    colours, masks = np.asarray(picture()), struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    pixels = np.dstack([colours[..., ::-1], np.full((16, 16), alpha, np.uint8)]).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 124, 16, -16, 1, 32, 3, 1024, 2835, 2835, 0, 0) + masks.ljust(84, b"\0")
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 138 + len(pixels), 0, 0, 138) + header + pixels)
+    read = Picture.open(tmp_path / "a.bmp")
+    assert np.array_equal(read.colour, colours) and read.dpi == pytest.approx((72, 72), abs=0.1)
+    assert read.alpha is None if alpha == 0 else (read.alpha == alpha).all()
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 3)])
 def test_signed_samples_of_8_bits_are_refused(tmp_path, shape):
     photometric = "rgb" if len(shape) == 3 else "minisblack"

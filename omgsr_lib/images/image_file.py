@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .boxes import unread
-from .corrections import correct
+from .corrections import corrected
 from .exif import DPI, dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
 from .png import png_source
 from .profile import ADOBE_RGB, described_colours, icc_profile
@@ -73,7 +73,7 @@ class Picture:
         through its embedded profile; every kind of transparency becomes alpha. Mode "I" must lie in 0 .. 65535, "F" in
         0 .. 1; both become 16 bits. Raises `ValueError` for other values.
         """
-        correct(image)
+        image = corrected(image)
         image.load()
         tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
         icc, about, notes = _described(image)
