@@ -146,6 +146,19 @@ def test_a_comment_in_latin_1_is_one_of_a_png_file(tmp_path, format):
         assert image.info.get("Comment", image.info.get("comment")) in ("Größe", "Größe".encode("latin-1"))
 
 
+@pytest.mark.parametrize("kind", ["ome", "imagej", "shaped", "plain"])
+def test_a_description_of_another_size_is_left_out_and_said(tmp_path, kind):
+    """With it microscopy programs read pages and pixels that the restored file does not have."""
+    stack = np.random.default_rng(0).integers(0, 65536, (3, 16, 20), dtype=np.uint16)
+    options = {"description": "a cell", "metadata": None} if kind == "plain" else {kind: True}
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", **options if kind != "shaped" else {})
+    read = Picture.open(tmp_path / "a.tif")
+    assert any("description" in note for note in read.notes) == (kind in ("ome", "imagej"))
+    read.enlarge(40, 32).save(tmp_path / "b.tif", "tiff")
+    with tifffile.TiffFile(tmp_path / "b.tif") as written:
+        assert written.asarray().shape == (32, 40) and written.pages[0].description == "a cell" * (kind == "plain")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_titles_keywords_and_ratings_of_windows_are_kept(tmp_path, format):
     exif = Image.Exif()
