@@ -60,6 +60,12 @@ def test_an_empty_alpha_of_a_bmp_file_does_not_blank_it(tmp_path, alpha):
     assert read.alpha is None if alpha == 0 else (read.alpha == alpha).all()
 
 
+def test_a_thumbnail_before_the_photograph_is_said(tmp_path):
+    """As in raw files of cameras that are called .tif, where the photograph is no page."""
+    tifffile.imwrite(tmp_path / "a.tif", GREY, subfiletype=1)
+    assert "small copy" in Picture.open(tmp_path / "a.tif").notes[0]
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 3)])
 def test_signed_samples_of_8_bits_are_refused(tmp_path, shape):
     photometric = "rgb" if len(shape) == 3 else "minisblack"

@@ -24,7 +24,7 @@ LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
 JPEG_EXIF = 65533  # bytes of a segment of a JPEG file
-PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
+SUBFILE, PHOTOMETRIC = 254, 262  # TIFF tags; 1: a reduced copy; 0: white is zero
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
 
 
@@ -301,6 +301,8 @@ def _described(image):
     """`(icc, about, notes)` of a PIL image as it was opened; `about`: the attributes exif, dpi and chunks."""
     (exif, notes), icc = kept_exif(image), image.info.get("icc_profile")
     chunks, lost = ((), ()) if image.format == "PNG" else image_texts(image)
+    if getattr(image, "tag_v2", {}).get(SUBFILE) == 1:
+        lost += ("its first page, a small copy of another one, is taken",)
     if not icc and is_adobe_rgb(image):
         chunks += ADOBE_RGB
     return icc, dict(exif=exif, dpi=dots_per_inch(image), chunks=chunks), (*notes, *lost)
