@@ -170,6 +170,8 @@ TABLE = [
     ("animated.gif", encoded(picture(), "GIF", **FRAMES), ("RGB", (16, 16))),
     ("animated.webp", encoded(picture(), "WEBP", **FRAMES), ("RGB", (16, 16))),
     ("animated.png", encoded(picture(), "PNG", **FRAMES), ("RGB", (16, 16))),
+    ("animated.apng", encoded(picture(), "PNG", **FRAMES), ("RGB", (16, 16))),
+    ("wavelets.jpx", encoded(picture(), "JPEG2000"), ("RGB", (16, 16))),
     ("pages.tif", tiff(np.stack([np.asarray(picture())] * 3), photometric="rgb"), ("RGB", (16, 16))),
     ("tail.jpg", JPEG + b"more bytes behind the end", ("RGB", (48, 40))),
     # names
@@ -187,6 +189,8 @@ TABLE = [
     ("text.png", b"not an image", UNREADABLE),
     ("zeros.jpg", bytes(5000), UNREADABLE),
     ("phone.heic", b"\0\0\0\x18ftypheic" + bytes(900), UNREADABLE),
+    ("CAMERA.HIF", b"\0\0\0\x18ftypheix" + bytes(900), UNREADABLE),
+    ("photo.jxl", b"\xff\x0a" + bytes(900), UNREADABLE),
     ("header-only.png", PNG[:8], UNREADABLE),
     ("postscript.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n", UNREADABLE),
     ("vectors.png", b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', UNREADABLE),

@@ -70,6 +70,12 @@ def test_a_training_needs_photographs_and_a_folder(photos, capsys):
     assert "'release' 's-1024'" in line
 
 
+def test_a_training_refuses_what_it_would_ignore(photos, tmp_path, capsys):
+    arguments = ["train", "--preset", "smoke", "--variant", "s", "--photos", photos, "--out", tmp_path / "run"]
+    assert "leave --portraits out" in refused(capsys, *arguments, "--portraits", photos)
+    assert "must name a folder: 'wieghts' is none" in refused(capsys, *arguments, "--weights", "wieghts")
+
+
 def test_midstep_names_a_size_that_the_autoencoder_does_not_take(photos, capsys):
     line = refused(capsys, "midstep", "--photos", photos, "--size", 50)
     assert "must measure a multiple of 4 pixels: 'a' is 50x50" in line

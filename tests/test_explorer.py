@@ -126,6 +126,11 @@ def test_own_images_of_any_mode_are_taken(explorer):
     assert explorer.photos[2:] == ["L", "RGB", "RGBA", "CMYK", "P"]
 
 
+def test_own_images_with_a_name_as_long_as_a_file_system_takes(explorer):
+    name = explorer.add_photo("写" * 83 + ".png", png(ramp()))
+    assert explorer.open(name, "mild").about["photo"] == name
+
+
 def test_own_images_with_a_name_that_is_taken(explorer):
     taken = explorer.photos[0]
     assert explorer.add_photo(f"{taken}.png", png(ramp())) == f"{taken} (2)"

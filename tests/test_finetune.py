@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from command_case import two_photos
+from safetensors.torch import load_file, save_file
+from torchvision.models import squeezenet1_1
 
 from omgsr_lib.data.photos import find_photos
 from omgsr_lib.model import OMGSR
@@ -76,9 +78,34 @@ def test_adapters_continue_at_their_own_timestep_and_a_warning_says_so(photos, t
     assert OMGSR.from_base("tiny", "flow", 100).load_adapter(tmp_path / "run" / "adapters").timestep == 244
 
 
+def test_a_run_goes_on_with_its_own_prompt_and_loss_networks_alone(photos, tmp_path):
+    """Wherever these lie, and whatever else lies there."""
+    chosen = recipe("smoke", "f", batch_size=1, steps=1, perceptual_loss="lpips-squeeze")
+    base, run, prompts, weights = tmp_path / "base", tmp_path / "run", [], []
+    OMGSR.from_recipe(chosen).add_adapters(2, 2).save_pretrained(base)
+    for number in range(2):
+        prompts.append(tmp_path / f"prompt-{number}")
+        prompt = load_file(base / "prompt_embeds.safetensors")
+        save_file({name: tensor + number for name, tensor in prompt.items()}, prompts[-1])
+        weights.append(tmp_path / f"weights-{number}")
+        (weights[-1] / "squeezenet").mkdir(parents=True)
+        network = squeezenet1_1().half().state_dict()
+        save_file(network, weights[-1] / "squeezenet" / "squeezenet1_1_fp16.safetensors")
+    options = dict(base=str(base), weights=str(weights[0]))
+    finetuned(photos, run, chosen, prompt_embeds=str(prompts[0]), **options)
+    (weights[0] / "dists").mkdir()
+    (weights[0] / "dists" / "weights.pt").touch()
+    prompts[0].replace(base / "prompt_embeds.safetensors")
+    finetuned(photos, run, chosen, **options)
+    for name, other in ("prompt_embeds", prompts[1]), ("weights", weights[1]):
+        with pytest.raises(ValueError, match=f"run' has (loss_)?{name} = '[0-9a-f]{{12}}', got '[0-9a-f]{{12}}'"):
+            finetuned(photos, run, chosen, **options | {name: str(other)})
+
+
 def test_a_run_that_names_no_weights_goes_on(photos, tmp_path):
     finetuned(photos, tmp_path / "run")
     state = load_state(tmp_path / "run" / "state.pt")
     assert state["settings"].pop("base_weights") == "tiny" and state["settings"].pop("start_weights") is None
+    assert state["settings"].pop("prompt_embeds") is None and state["settings"].pop("loss_weights") is None
     save_state(tmp_path / "run" / "state.pt", state)
     assert len(finetuned(photos, tmp_path / "run").log) == 1

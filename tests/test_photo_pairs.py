@@ -139,6 +139,13 @@ def test_a_square_portrait_is_used_whole_and_a_small_one_never_enlarged(tmp_path
     assert set(rows.ravel()) == set(range(20)) and (abs(np.diff(columns, axis=1)) == 1).all()
 
 
+def test_names_need_not_be_utf_8(paths, tmp_path):
+    odd = tmp_path / os.fsdecode(b"a\xff.png")
+    odd.write_bytes(paths[1].read_bytes())
+    pairs = PhotoPairs([odd], SIZE, seed=0)
+    assert pairs.describe().startswith("1 photographs, ") and pairs[0]["hq"].shape == (3, SIZE, SIZE)
+
+
 def test_photographs_and_portraits_are_drawn_alike(paths, monkeypatch):
     opened = []
     monkeypatch.setattr("omgsr_lib.data.photo_pairs.open_photo", lambda path: opened.append(path) or chart(32, 32))

@@ -1,14 +1,17 @@
 """Where photographs come from: folders, lists and manifests."""
 
+import errno
 import hashlib
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from omgsr_lib.data.manifest import read_manifest, verify_manifest, write_manifest
-from omgsr_lib.data.photos import find_photos
+from omgsr_lib.data.photos import find_photos, freely_licensed
 
 
 @pytest.fixture
@@ -115,6 +118,36 @@ def test_missing_or_empty_folder(tmp_path):
             find_photos(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="at least one image"):
         find_photos(tmp_path)
+
+
+def test_a_manifest_refuses_a_name_that_is_no_utf_8(photos, tmp_path):
+    odd = tmp_path / os.fsdecode(b"a\xff.png")
+    photos[0].rename(odd)
+    with pytest.raises(ValueError, match="names in UTF-8: .*udcff.png"):
+        write_manifest([odd], tmp_path / "m.csv")
+
+
+def test_a_folder_that_cannot_be_read_is_not_missing_without_a_word(photos, tmp_path, monkeypatch):
+    def walk(top, onerror):
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "set" / "deep")))
+        yield top, [], ["b.PNG"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(PermissionError, match="deep"):
+        find_photos(tmp_path / "set")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("place", [".", "lists"])
+def test_licences_lie_anywhere(photos, tmp_path, monkeypatch, absolute, place):
+    """Beside the photographs or not; both given by relative paths or not."""
+    monkeypatch.chdir(tmp_path)
+    table = Path(place, "licences.csv")
+    table.parent.mkdir(exist_ok=True)
+    licences = zip(photos, ("CC0", "research only", "CC BY"), strict=True)
+    table.write_text("file,licence\n" + "".join(f"{os.path.relpath(path, place)},{x}\n" for path, x in licences))
+    folder = tmp_path / "set" if absolute else Path("set")
+    assert [path.name for path in freely_licensed(folder, table)] == ["b.PNG", "c.webp"]
 
 
 def test_no_manifest_is_left_of_a_failed_one(photos, tmp_path):

@@ -117,7 +117,7 @@ def test_colours_of_avif(tmp_path):
 
 def test_depth_of_avif(tmp_path):
     """Pillow writes 8 bits alone, and does not read a file whose boxes disagree."""
-    assert unread(avif(tmp_path / "a.avif", (2, 2), bits=10)) == ((), 10)
+    assert unread(avif(tmp_path / "a.avif", (2, 2), bits=10)) == ((), 10, ())
 
 
 def test_depth_of_jpeg_2000(tmp_path):

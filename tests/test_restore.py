@@ -208,6 +208,8 @@ def test_half_precision_model():
         (dict(tile=16, overlap=-8), "overlap must be a multiple of 8 pixels, at least 0: got -8"),
         (dict(tile="auto", overlap="auto"), "overlap must be a multiple of 8 pixels, at least 0: got 'auto'"),
         (dict(tile=16, overlap=16), "overlap must be less than the tile: got overlap=16 and tile=16"),
+        (dict(overlap=8), "overlap, window, planner are of tiles: got overlap=8 and one pass. Give a tile too"),
+        (dict(window="ramp", planner="published"), "of tiles: got window=ramp, planner=published and one pass"),
         (dict(tile_batch=0), "tile_batch must be an integer of at least 1: got 0"),
         (dict(batch_size="2"), "batch_size must be an integer of at least 1: got '2'"),
         (dict(seed=2**64), "seed must be an integer of at most 64 bits or None: got 18446744073709551616"),

@@ -68,6 +68,17 @@ def test_what_is_finished_is_skipped_until_something_changes(model, folder, tmp_
     assert str(quiet(other, folder, out, **options)) == "0 restored, 6 skipped"
 
 
+def test_a_result_in_the_place_of_another_is_said(model, folder, tmp_path):
+    """`omgsr restore 2025/a.png --out restored`, then `2026/a.png`: the first result is gone, not without a word."""
+    out, lines = tmp_path / "out", []
+    (tmp_path / "2026").mkdir()
+    picture(seed=9).save(tmp_path / "2026" / "a.png")
+    for source in (folder, tmp_path / "2026"):
+        quiet(model, source / "a.png", out, scale=1, each=lines.append)
+    first, second = lines
+    assert first.endswith(" s") and second.endswith(f" s, in place of an earlier {out / 'a.png'}")
+
+
 def test_files_of_other_origin_are_replaced_by_force_alone(model, folder, tmp_path):
     out, lines = tmp_path / "out", []
     quiet(model, folder, out, scale=1)

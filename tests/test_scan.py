@@ -1,5 +1,6 @@
 """What is taken for an image in a folder, and what is not."""
 
+import json
 import os
 from pathlib import Path
 
@@ -74,11 +75,21 @@ def test_links_to_folders_are_followed_once(folder, tmp_path):
 
 def test_results_in_other_folders_are_no_inputs(folder):
     put(folder, "out-s/a.png", "out-s/b/c.png", "out-f/a.png")
-    for name in ("out-s", "out-f"):
-        (folder / name / JOURNAL).touch()
+    for name, journal in ("out-s", JOURNAL), ("out-f", ".omgsr-1.jsonl"):  # of a second process that was killed
+        results = [path.relative_to(folder / name).as_posix() for path in (folder / name).rglob("*.png")]
+        (folder / name / JOURNAL).write_text("{\n")
+        (folder / name / journal).write_text("".join(json.dumps({"file": file}) + "\n" for file in results))
     assert found(folder) == ["a.jpg", "b/c.PNG"]
     assert find_pictures(folder, folder / "out-f", None) == find_photos(folder)
     assert found(folder / "out-s") == ["a.png", "b/c.png"]  # named: to restore again, or to be measured
+
+
+def test_photographs_beside_a_result_are_inputs(folder):
+    """`omgsr restore photos/b/d.jpg --out photos/b` must not hide the photographs of the folder from the next run."""
+    put(folder, "b/d.jpg")
+    model = OMGSR.from_base("tiny", "ddpm", 273)
+    restore_folder(model, folder / "b" / "d.jpg", folder / "b", progress=False)
+    assert (folder / "b" / "d.png").is_file() and found(folder) == ["a.jpg", "b/c.PNG", "b/d.jpg"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")

@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from pathlib import Path
 
 from ..presets import FAMILIES, PRETRAINING
 from .options import (
@@ -38,7 +39,8 @@ def add_train(commands):
     add_training_photos(files, required=False)
     files.add_argument(
         "--portraits", nargs="+", default=[], metavar="PATH",
-        help="photographs that are resized to 512 pixels instead of cropped, such as FFHQ (default: none)",
+        help="photographs that are resized to 512 pixels instead of cropped, such as FFHQ, for full-size bases "
+             "(default: none)",
     )  # fmt: skip
     files.add_argument(
         "--evaluation", metavar="PATH", help="photographs for previews and the model card (default: none)"
@@ -136,7 +138,7 @@ def train(
 
     A stopped training resumes with the same command.
     """
-    from ..presets import preset_of, recipe, timestep_caution
+    from ..presets import preset_of, recipe, ships, timestep_caution
 
     variant = variant if resolution is None else f"{variant}-{resolution}"
     preset, measured = preset or preset_of(variant), timestep == "auto"
@@ -145,6 +147,10 @@ def train(
     for name, value in (("photos", photos), ("out", out)):
         if not (dry_run or value):
             raise ValueError(f"A training needs --{name}: got none. Without it only --dry-run is possible.")
+    if portraits and ships(chosen):
+        raise ValueError(f"{chosen.base} is trained on crops alone: leave --portraits out, or add them to --photos.")
+    if options["weights"] and not Path(options["weights"]).is_dir():
+        raise FileNotFoundError(f"--weights must name a folder: '{options['weights']}' is none. Check the path.")
     if not measured and (caution := timestep_caution(chosen)):
         warnings.warn(caution, stacklevel=2)
     import torch

@@ -39,4 +39,5 @@ class DegradedCrops(torch.utils.data.Dataset):
 def describe_photos(paths, *facts):
     """How many photographs `paths` are, and a hash of their names and sizes and of `facts`."""
     lines = [f"{Path(path).name} {Path(path).stat().st_size}" for path in paths] + [str(fact) for fact in facts]
-    return f"{len(paths)} photographs, {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}"
+    text = "\n".join(lines).encode(errors="surrogateescape")  # names need not be UTF-8
+    return f"{len(paths)} photographs, {hashlib.sha256(text).hexdigest()[:12]}"

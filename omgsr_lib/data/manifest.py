@@ -18,12 +18,16 @@ LISTS = "Save it as UTF-8 (CSV UTF-8 in Excel)."
 def write_manifest(paths, file):
     """Write the manifest `file` (CSV) of the photographs `paths`, in their order, whole or not at all.
 
-    Raises `ValueError` if there are none and `FileNotFoundError` for one that is missing.
+    Raises `ValueError` if there are none or for a name that is not in UTF-8, `FileNotFoundError` for one that is
+    missing.
     """
     paths, file = list(map(Path, paths)), Path(file)
     if not paths:
         raise ValueError(f"A manifest names at least one photograph: got none for '{file}'.")
     names = [Path(os.path.relpath(path, file.parent)).as_posix() for path in paths]
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # a byte that is no UTF-8, as Python has it
+            raise ValueError(f"A manifest holds names in UTF-8: {name!r} is not in it. Rename the file or the folder.")
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(sha256, paths))
     with atomic_write(file) as part, open(part, "w", newline="", encoding="utf-8") as stream:

@@ -3,6 +3,7 @@
 Pixels are RGB tensors `(3, H, W)` in `[-1, 1]` inside the library and PIL images outside.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,21 +45,26 @@ def find_photos(source):
             a manifest (`.csv`, written by `write_manifest`). Lists and manifests keep their order; their paths are
             relative to their own folder.
 
-    Raises `FileNotFoundError` if the source is missing or names no photograph or one that is missing; `ValueError` for
-    another kind of file or a CSV without the columns of a manifest. Hashes are compared by `verify_manifest` alone.
+    Raises `FileNotFoundError` if the source is missing or names no photograph or one that is missing; `OSError` for a
+    folder below it that cannot be read; `ValueError` for another kind of file or a CSV without the columns of a
+    manifest. Hashes are compared by `verify_manifest` alone.
     """
     source = Path(source)
     if source.is_file():
         return _listed(source)
     if not source.is_dir():
         raise FileNotFoundError(f"A photo folder must exist: got '{source}'. Check the path.")
-    paths = [path for path in scan_folder(source, SUFFIXES) if path.is_file()]
+    paths = [path for path in scan_folder(source, SUFFIXES, _refuse) if path.is_file()]
     if not paths:
         raise FileNotFoundError(
             f"A photo folder must hold at least one image ({' '.join(SUFFIXES)}): '{source}' has none. Hidden "
             "files and restored images do not count."
         )
     return paths
+
+
+def _refuse(error):
+    raise error
 
 
 def _listed(file):
@@ -96,12 +102,15 @@ def packaged_photos(split):
 
 
 def freely_licensed(folder, provenance):
-    """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research."""
+    """Photographs of `folder` whose `licence` column in the CSV `provenance` does not restrict them to research.
+
+    Paths in its column `file` are relative to its own folder. Raises `ValueError` for a photograph without a row.
+    """
     folder, provenance = Path(folder), Path(provenance)
     rows = read_table(provenance, ("file", "licence"))
     licences = {row["file"]: row["licence"] or "" for row in rows}
     photos = find_photos(folder)
-    names = [p.relative_to(provenance.parent).as_posix() for p in photos]
+    names = [Path(os.path.relpath(path, provenance.parent)).as_posix() for path in photos]
     unlisted = [name for name in names if name not in licences]
     if unlisted:
         raise ValueError(f"Every photograph needs a row in {provenance.name}; {unlisted[0]!r} has none.")

@@ -132,7 +132,7 @@ class Explorer:
             raise ValueError(f"A photograph must be one of {', '.join(self._paths)}: got {photo!r}.")
         check_strength(strength)
         path, place = self._paths[photo], "".join(f"-{1000 * share:.0f}" for share in centre or ())
-        folder = self.folder / f"{path.stem}-{sha256(path)[:8]}-{strength.replace(' ', '-')}{place}"
+        folder = self.folder / f"{path.stem[:50]}-{sha256(path)[:8]}-{strength.replace(' ', '-')}{place}"
         if folder not in self._cases:
             pair, about = self._pair(path, strength, centre)
             latents = {variant: encode_pairs(prior.vae, [pair]) for variant, (prior, _) in self.models.items()}

@@ -1,15 +1,22 @@
 """EXIF data: which way is up, how dense the pixels lie, and what stays true of a restored image, tag by tag."""
 
 import math
+import re
 
 from PIL import ExifTags, Image
 
 
-DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 316, 33432)  # what was taken, with what, by whom
+DESCRIPTIVE = (  # what was taken, with what, by whom; ratings, titles, comments and keywords of Windows
+    *(269, 270, 271, 272, 305, 306, 315, 316, 33432),
+    *(18246, 18249, 40091, 40092, 40093, 40094, 40095),
+)
 STALE = (40962, 40963, 40965)  # size in pixels, a pointer
+DESCRIPTION = 270
+SIZED = re.compile(r'ImageJ=|SCIFIO=|{"shape"|.*<OME\b', re.DOTALL)  # descriptions that state a file's size and pages
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296
 SRGB = 1  # value of ColorSpace
 INCH, CENTIMETRE = 2, 3  # values of UNIT; 1: the resolution is a ratio alone
+DPI = {"png": (0.0127, 1e8), "jpeg": (0.5, 65535), "webp": (1e-9, 2**32 - 1), "tiff": (1e-9, 2**32 - 1)}  # they hold
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,7 +81,7 @@ def is_adobe_rgb(image):
 
 def kept_exif(image):
     """`(EXIF data or None, notes)`: what of a PIL image's EXIF data stays true; what cannot be written is left out."""
-    kept, damaged = Image.Exif(), []
+    kept, damaged, notes = Image.Exif(), [], ()
     try:
         source = image.getexif()
         parts = {None: [tag for tag in DESCRIPTIVE if tag in source]}
@@ -91,6 +98,10 @@ def kept_exif(image):
             try:
                 value = as_bytes((source if ifd is None else source.get_ifd(ifd))[tag])
                 _written(ifd, {tag: value}).tobytes()
+                if ifd is None and tag == DESCRIPTION and SIZED.match(str(value)):
+                    if not str(value).startswith('{"shape"'):  # nothing but the size, as tifffile writes it
+                        notes = ("its description states the size of its file and is left out",)
+                    continue
                 values[tag] = value
             except Exception:
                 names = ExifTags.GPSTAGS if ifd == ExifTags.IFD.GPSInfo else ExifTags.TAGS
@@ -99,7 +110,8 @@ def kept_exif(image):
             kept.update(values)
         elif values:
             kept[ifd] = values
-    notes = (f"damaged EXIF tags are left out: {', '.join(damaged)}",) if damaged else ()
+    if damaged:
+        notes += (f"damaged EXIF tags are left out: {', '.join(damaged)}",)
     return (kept.tobytes() if len(kept) else None), notes
 
 

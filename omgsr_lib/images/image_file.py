@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from .boxes import unread
-from .exif import dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
+from .corrections import corrected
+from .exif import DPI, dots_per_inch, is_adobe_rgb, kept_exif, upright, with_resolution
 from .png import png_source
 from .profile import ADOBE_RGB, described_colours, icc_profile
 from .sixteen_bit import BITS, is_deep, needs_tifffile, read_deep, read_tiff, to_16_bits, write_png, write_tiff
@@ -23,7 +24,7 @@ LOSSY = ("jpeg", "webp")
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 LARGEST_SIDE = {"jpeg": 65500, "webp": 16383}  # of the encoders
 JPEG_EXIF = 65533  # bytes of a segment of a JPEG file
-PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
+SUBFILE, PHOTOMETRIC = 254, 262  # TIFF tags; 1: a reduced copy; 0: white is zero
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow has it
 
 
@@ -72,6 +73,7 @@ class Picture:
         through its embedded profile; every kind of transparency becomes alpha. Mode "I" must lie in 0 .. 65535, "F" in
         0 .. 1; both become 16 bits. Raises `ValueError` for other values.
         """
+        image = corrected(image)
         image.load()
         tags = getattr(image, "tag_v2", {})  # of a TIFF; before: what is transposed forgets them
         icc, about, notes = _described(image)
@@ -113,7 +115,8 @@ class Picture:
             raise ValueError(
                 f"A photograph must be a readable image: '{path}' is not{reason}. Remove or replace it."
             ) from err
-        (colours, bits), notes = unread(path), [*picture.notes, *left_out]
+        colours, bits, further = unread(path)
+        notes = [*picture.notes, *left_out, *further]
         if bits > 8 and picture.levels == 255:
             notes.append(f"its {bits} bits are read as 8")
         if frames > 1:
@@ -227,7 +230,7 @@ class Picture:
             )
 
     def losses(self, format):
-        """What a file of `format` does not keep, in words: of "samples", "colours", "icc", "texts" and "exif"."""
+        """What a file of `format` does not keep, in words: of "samples", "colours", "icc", "texts", "exif", "dpi"."""
         lost = {}
         if format in LOSSY and self.levels > 255:
             lost["samples"] = "its 16 bits are written as 8; png and tiff keep them"
@@ -239,6 +242,9 @@ class Picture:
             lost["icc"] = "its ICC profile is one of grey, which webp does not have: left out"
         if format == "jpeg" and len(self.exif or b"") > JPEG_EXIF:
             lost["exif"] = f"its EXIF data takes more than the {JPEG_EXIF} bytes of a JPEG file: left out"
+        low, high = DPI[format]
+        if self.dpi and not (low <= min(self.dpi) and max(self.dpi) <= high):
+            lost["dpi"] = f"its resolution of {self.dpi[0]:g} dots per inch is none of a {format} file: left out"
         left = [keyword for keyword in texts(self.chunks) if keyword not in self._texts(format)]
         if format != "png" and left:
             lost["texts"] = f"its texts are left out ({', '.join(left)}); png keeps them"
@@ -263,7 +269,7 @@ class Picture:
         """
         lost = self.losses(format)
         icc = None if {"icc", "colours"} & set(lost) else self._profile(format)
-        kept = dict(icc=icc, exif=None if "exif" in lost else self.exif, dpi=self.dpi)
+        kept = dict(icc=icc, exif=None if "exif" in lost else self.exif, dpi=None if "dpi" in lost else self.dpi)
         if format == "tiff":
             write_tiff(file, np.atleast_3d(self._samples()), **kept, xmp=self._texts(format).get(XMP))
         elif format == "png" and self.levels == 65535:
@@ -295,6 +301,8 @@ def _described(image):
     """`(icc, about, notes)` of a PIL image as it was opened; `about`: the attributes exif, dpi and chunks."""
     (exif, notes), icc = kept_exif(image), image.info.get("icc_profile")
     chunks, lost = ((), ()) if image.format == "PNG" else image_texts(image)
+    if getattr(image, "tag_v2", {}).get(SUBFILE) == 1:
+        lost += ("its first page, a small copy of another one, is taken",)
     if not icc and is_adobe_rgb(image):
         chunks += ADOBE_RGB
     return icc, dict(exif=exif, dpi=dots_per_inch(image), chunks=chunks), (*notes, *lost)

@@ -4,6 +4,7 @@ Samples are arrays `(h, w, c)`, uint16 (or uint8 to be written), with c = 1 (gre
 alpha).
 """
 
+import re
 import struct
 import zlib
 
@@ -133,20 +134,27 @@ def to_16_bits(samples, bits=16):
 
 
 def _read_ppm(image):
-    """Samples of a colour PPM file of two bytes each, scaled to 16 bits. Raises `ValueError` if it ends too early."""
+    """Samples of a colour PPM file of two bytes each, or of text, scaled to 16 bits.
+
+    Raises `ValueError` if it ends too early.
+    """
     (width, height), maxval = image.size, _maxval(image)
     image.fp.seek(image.tile[0].offset)
-    content, needed = image.fp.read(6 * width * height), 6 * width * height
-    if len(content) < needed:
+    if image.tile[0].codec_name == "ppm_plain":
+        numbers = re.sub(rb"#[^\r\n]*", b"", image.fp.read()).split()
+        content = np.array(numbers, float).astype(">u2").tobytes()
+    else:
+        content = image.fp.read(6 * width * height)
+    if len(content) < (needed := 6 * width * height):
         raise ValueError(f"its pixels take {needed} bytes, it has {len(content)}")
-    samples = np.frombuffer(content, ">u2").reshape(height, width, 3)
+    samples = np.frombuffer(content[:needed], ">u2").reshape(height, width, 3)
     return (samples * (65535 / maxval)).round().clip(0, 65535).astype(np.uint16)
 
 
 def _maxval(image):
-    """The sample of white in a PPM file of bytes; 255 also in one of text."""
+    """The sample of white in a PPM file."""
     (tile,) = image.tile
-    return tile.args[1] if tile.codec_name == "ppm" else 255
+    return 255 if tile.codec_name == "raw" else tile.args[1]
 
 
 def _rawmode(tile):

@@ -1,12 +1,13 @@
 """Texts that come with an image, as text chunks of a PNG file: titles, comments, how it was made, XMP."""
 
 import re
+import struct
 import zlib
 from xml.etree import ElementTree
 
 
 TEXT = (b"tEXt", b"zTXt", b"iTXt")
-XMP, COMMENT = "XML:com.adobe.xmp", "Comment"  # keywords
+XMP, COMMENT, IPTC = "XML:com.adobe.xmp", "Comment", "Raw profile type iptc"  # keywords
 FILES = {"jpeg": (COMMENT, XMP), "webp": (XMP,), "tiff": (XMP,)}  # what is kept in files of other formats
 LONGEST = 65502  # bytes of a comment or of XMP in a JPEG file
 UNTRUE = re.compile("Raw profile type (exif|APP1|icc|icm|xmp)$|exif:|png:|Thumb::")  # of the old size
@@ -20,17 +21,40 @@ ELEMENTS = re.compile(rb"<(" + NAMES + rb")\b(?:[^>]*/>|.*?</\1\s*>)", re.DOTALL
 
 
 def image_texts(image):
-    """`(chunks, notes)`: comment and XMP of a PIL image whose file is no PNG."""
+    """`(chunks, notes)`: comment, XMP and IPTC data of a PIL image whose file is no PNG."""
     chunks, notes = [], ()
+    if iptc := _iptc(image):
+        chunks.append((b"tEXt", IPTC.encode() + b"\0" + iptc))
     for keyword, name in ((COMMENT, "comment"), (XMP, "xmp")):
         if text := image.info.get(name):
             text = text.encode() if isinstance(text, str) else bytes(text)
-            chunk = b"iTXt", keyword.encode() + bytes(5) + text.strip(b"\0")
-            if (content := true_text(*chunk)) is None:
+            kind = b"iTXt" if keyword == XMP or _is_utf8(text) else b"tEXt"  # of Latin-1
+            content = true_text(kind, keyword.encode() + bytes(5 if kind == b"iTXt" else 1) + text.strip(b"\0"))
+            if content is None:
                 notes = ("its XMP data is damaged and is left out",)
             elif content:
-                chunks.append((b"iTXt", content))
+                chunks.append((kind, content))
     return tuple(chunks), notes
+
+
+def _is_utf8(text):
+    try:
+        return bool(text.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _iptc(image):
+    """The IPTC data (caption, keywords, credit) of a JPEG or TIFF file in the form in which ImageMagick keeps them."""
+    if image.format == "TIFF":
+        data = image.tag_v2._tagdata.get(33723)  # the bytes, which Photoshop calls integers
+    else:
+        data = (image.info.get("photoshop") or {}).get(0x0404)
+    if not data:
+        return b""
+    block = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(data)) + data + bytes(len(data) % 2)
+    lines = [block[start : start + 36].hex().encode() for start in range(0, len(block), 36)]
+    return b"\n".join([b"\niptc", b"%8d" % len(block), *lines, b""])
 
 
 def true_text(name, content):

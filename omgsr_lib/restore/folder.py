@@ -75,7 +75,8 @@ def restore_folder(
         batch_size: how many images of equal padded size go through the model at once.
         progress: a bar in a terminal or notebook, elsewhere a line every half minute.
         say: called with a line for each failure and for what a file could not keep; by default to stderr.
-        each: called with a line for each restored file: its size before and after, the timestep and the seconds.
+        each: called with a line for each restored file: its size before and after, the timestep, the seconds, and
+            whether it took the place of a file.
         options: those of `Restorer`.
 
     Relative paths are kept, and suffixes too where two names would meet (see `output_names`). A file is finished if a
@@ -137,6 +138,7 @@ class _Job:
     picture: Picture | None  # enlarged, later restored; None: finished before
     oversize: bool = False  # not enlarged beforehand, and restored in files
     size: tuple = ()  # of the input, (width, height)
+    replaces: bool = False  # whether a file lies where the result will
     seconds: float = 0.0  # of the model, its share of a batch
 
 
@@ -174,15 +176,16 @@ class _Run:
             )
         size = self.restorer.size(picture.size)
         picture.check_format(self.format, size, path)
+        about = dict(size=picture.size, replaces=output.exists())
         if fits_memory(self.restorer, *size):
-            return _Job(path, output, entry, self.restorer.enlarge(picture), size=picture.size)
+            return _Job(path, output, entry, self.restorer.enlarge(picture), **about)
         start = f"'{path}' becomes {size[0]}x{size[1]} pixels, more than fit into the memory"
         if picture.levels > 255:
             raise ValueError(f"{start}, and files are for 8 bits only. Restore it in pieces, or with 8 bits.")
         needed = size[0] * size[1] * DISK_BYTES
         if shutil.disk_usage(self.target).free < needed:
             raise ValueError(f"{start}, and takes {needed / 2**30:.0f} GiB in '{self.target}'. Free some space there.")
-        return _Job(path, output, entry, picture, oversize=True, size=picture.size)
+        return _Job(path, output, entry, picture, oversize=True, **about)
 
     def read_jobs(self, futures):
         """The jobs to do; what failed and what is finished is recorded."""
@@ -252,7 +255,8 @@ class _Run:
         sizes = " -> ".join("{}x{}".format(*size) for size in (job.size, self.restorer.size(job.size)))
         model, timestep = self.restorer.model, self.restorer.timestep
         timestep = "auto" if estimates(model, timestep) else model.timestep if timestep is None else timestep
-        return f"{job.source}: {sizes}, timestep {timestep}, {job.seconds:.1f} s"
+        replaced = f", in place of an earlier {job.output}" if job.replaces else ""
+        return f"{job.source}: {sizes}, timestep {timestep}, {job.seconds:.1f} s{replaced}"
 
     def fail(self, path, error):
         """Record and say that an input failed."""

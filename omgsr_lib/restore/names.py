@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from ..images.scan import SUFFIXES, scan_folder
 
 
-UNREAD = (".heic", ".heif")  # each one is a line instead of missing without a word
+UNREAD = (".heic", ".heif", ".hif", ".jxl")  # each one is a line instead of missing without a word
 
 
 def find_pictures(source, target, on_error):

@@ -128,7 +128,8 @@ class Restorer:
             latents are predicted in tiles whose outputs are blended with `window` ("gaussian", "released", "cosine",
             "ramp"). With an `overlap` the tiles lie as published, without one there are as few as possible, as small
             as possible. `tile="auto"` is the model's best tile, `model.tile`, if that fits into half of the free
-            memory, else of those that do the one with the fewest computed pixels.
+            memory, else of those that do the one with the fewest computed pixels. One pass takes neither `overlap` nor
+            `planner`, nor another `window` than the default.
         colour_fix: "adain", "wavelet" or None; the reference is the bicubic enlargement.
         seed: None takes the mean of the encoder's posterior (deterministic), an integer a sample of it, as the
             authors' code does; every image is sampled with this seed, in whatever batch it is.
@@ -168,6 +169,10 @@ class Restorer:
         tile, overlap = (self._in_latents(name) for name in ("tile", "overlap"))
         if self.tile not in (None, "auto") and overlap is not None and overlap >= tile:
             raise ValueError(f"overlap must be less than the tile: got overlap={self.overlap} and tile={self.tile}.")
+        given = {name: getattr(self, name) for name in ("overlap", "window", "planner")}
+        unused = ", ".join(f"{name}={value}" for name, value in given.items() if value != getattr(Restorer, name))
+        if self.tile is None and unused:
+            raise ValueError(f"{', '.join(given)} are of tiles: got {unused} and one pass. Give a tile too.")
         self._check_timestep()
 
     def _check_timestep(self):

@@ -11,8 +11,11 @@ import torch
 from ..utils.files import atomic_write, reading, sha256, write_json, writing
 
 
-ORIGINS = ("base_weights", "start_weights", "autoencoder_weights", "perceptual_weights")  # not every run names them
-WEIGHTS = (".safetensors", ".bin")
+ORIGINS = (  # not every run names them
+    *("base_weights", "prompt_embeds", "start_weights", "loss_weights"),
+    *("autoencoder_weights", "perceptual_weights"),
+)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 class Checkpoint:

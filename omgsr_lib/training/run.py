@@ -15,6 +15,7 @@ from ..presets import PACKAGED_PRIORS, ships
 from ..priors.latents import compression, encode_pairs
 from ..priors.loading import WEIGHTS
 from ..restore.pairs import restored_pairs
+from ..utils.files import sha256
 from ..utils.precision import faster_precision, native_precision
 from ..utils.processes import from_first
 from .batches import training_dataset
@@ -26,6 +27,14 @@ from .model_card import adapter_card
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
 PREVIEWS = 4  # images of a preview
+LOSS_WEIGHTS = {  # folders of weights that a perceptual loss or a discriminator reads
+    "lpips": ("vgg16",),
+    "lpips-squeeze": ("squeezenet",),
+    "ea-dists": ("vgg16", "dists"),
+    "dinov2": ("dinov2",),
+    "dinov3": ("dinov3",),
+    "dinov3-dists": ("dinov3",),
+}
 
 
 def finetune(
@@ -94,7 +103,9 @@ def finetune(
         held_out = evaluation_pairs(measured_on, recipe.resolution, seed=0, scale=recipe.scale, short_side=small)
         options |= {"seed": seed, "precision": precision, "weights": weights}
         options["previews"] = held_out[:PREVIEWS] if evaluation else ()
-        origins = from_first(lambda: _origins(base or recipe.base, start, model.prior.subfolder))
+        origins = from_first(
+            lambda: _origins(recipe, base or recipe.base, start, model.prior.subfolder, prompt_embeds, weights)
+        )
         training = set_up(model, pairs, recipe, out, TrainOptions(**options), origins=origins)
         result = run(training)
         main = PartialState().is_main_process
@@ -140,11 +151,18 @@ def fast_precision(model, recipe):
     return faster_precision(model.prior, shape, training=True)
 
 
-def _origins(base, start, denoiser):
+def _origins(recipe, base, start, denoiser, prompt_embeds, weights):
+    """The settings `checkpoint.ORIGINS`: what a run reads and trains with, but does not train."""
     packaged = base in (*PACKAGED_PRIORS, "tiny")
+    prompt = Path(prompt_embeds or Path(base, "prompt_embeds.safetensors"))
+    names = recipe.perceptual and recipe.perceptual_loss, recipe.adversarial and recipe.discriminator
+    parts = sorted({part for name in names for part in LOSS_WEIGHTS.get(name, ())})
+    own = [part for part in parts if weights and Path(weights, part).is_dir()]  # the others are those of the hub
     return {
         "base_weights": base if packaged else weights_of(base, "vae", denoiser),
+        "prompt_embeds": sha256(prompt)[:12] if prompt.is_file() else None,
         "start_weights": weights_of(start),
+        "loss_weights": weights_of(weights, *own) if own else None,
     }
 
 
