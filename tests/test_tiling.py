@@ -181,6 +181,11 @@ def test_gradients_pass():
     assert torch.allclose(latents.grad, torch.full_like(latents, 3.0), atol=1e-5)
 
 
+def test_a_tile_as_small_as_the_multiple_has_no_overlap_by_default():
+    plan = plan_tiles(4, 6, 2, multiple=2)
+    assert (plan.tops, plan.lefts, plan.tile_h, plan.tile_w) == ((0, 2), (0, 2, 4), 2, 2)
+
+
 @pytest.mark.parametrize("overlap", [8, 9, -1])
 def test_tiles_that_cannot_advance_are_refused(overlap):
     with pytest.raises(ValueError, match=f"0 <= overlap < tile: got tile 8, overlap {overlap}"):

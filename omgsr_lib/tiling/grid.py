@@ -105,7 +105,7 @@ def plan_tiles(height, width, tile, overlap=None, *, planner="smallest", multipl
         )
     if overlap is None:
         ninth, wanted = max(tile // multiple // 9, 1) * multiple, min(2 * rim, tile // 4)
-        overlap = tile // 2 if planner == "published" else max(ninth, wanted)
+        overlap = tile // 2 if planner == "published" else min(max(ninth, wanted), tile - multiple)
     if planner == "smallest":
         overlap = -(-overlap // multiple) * multiple
     if not 0 <= overlap < tile:
