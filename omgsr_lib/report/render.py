@@ -287,9 +287,8 @@ def cost_table(costs):
         parts += [part, pd.DataFrame([{"method": method, "stage": "all", **total}])]
     table = pd.concat(parts, ignore_index=True).replace({"method": plots.METHOD_LABELS})
     table = table.rename(columns=lambda name: name[0].upper() + name[1:])
-    return frame_table(
-        table, left=2, notes=["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
-    )
+    notes = ["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
+    return frame_table(table, left=2, notes=notes)
 
 
 def published_cost_table(frame):
@@ -304,9 +303,8 @@ def sweep_table(sweep):
     labels = order["protocol"].replace(plots.METHOD_LABELS)
     names = [f"{label}, t {t}{' = t*' if t == mid else ''}" for label, t, mid in
              zip(labels, order.timestep, order.mid, strict=True)]  # fmt: skip
-    return metric_table(
-        order.assign(dataset=order["variant"].map(VARIANTS), method=names), notes=interval_notes(sweep)
-    )
+    order = order.assign(dataset=order["variant"].map(VARIANTS), method=names)
+    return metric_table(order, notes=interval_notes(sweep))
 
 
 def optimum_table(optimum):
