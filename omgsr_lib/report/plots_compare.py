@@ -68,7 +68,7 @@ def plot_contrasts(table, metrics=None, sides="First minus second"):
         for place, v in enumerate(variants)
     ]
     title = (
-        f"{sides}, paired 95 % interval; shaded: first better; hollow: undecided.\n"
+        f"{sides}, paired 95 % interval; shaded: better; hollow: undecided.\n"
         "Axes linear near 0 and logarithmic beyond; ticks without a number are at a tenth of the numbers."
     )
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
