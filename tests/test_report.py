@@ -221,7 +221,7 @@ def test_a_contrast_that_was_run_with_the_encoder_frozen_alone_is_not_listed_as_
     table.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
     about = "claim.str.startswith('The mid-timestep beats t 400') and variant == 'OMGSR-S'"
     rows = claim_table(results).query(about)
-    assert set(rows.claim) == {"The mid-timestep beats t 400 (encoder frozen)"}
+    assert set(rows.claim) == {"The mid-timestep beats t 400 (encoder frozen, loss on latents)"}
     write_report(results)
     assert (results / rows.figure.iloc[0]).is_file()  # a figure of these rows, not that of the full method
     table[~run | (table.protocol == "untuned")].to_csv(results / "06b_ablation" / "contrasts.csv", index=False)

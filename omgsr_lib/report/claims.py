@@ -188,7 +188,7 @@ CONTRAST_CLAIMS = (
     *((f"own t* - t*, {name}", f"Training at a per-image timestep beats training at t*, {name}", "limitation", False)
       for name in DATASETS),
 )  # fmt: skip
-PROTOCOLS = {"full": "", "frozen-encoder": " (encoder frozen)"}
+PROTOCOLS = {"full": "", "frozen-encoder": " (encoder frozen, loss on latents)"}
 CONTRAST_FIGURES = {"full": "contrasts", "frozen-encoder": "frozen_contrasts"}
 
 

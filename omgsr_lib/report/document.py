@@ -15,7 +15,7 @@ from .render import FIGURES, TABLES, VARIANTS, write_rest
 FIGURE_TITLES = {
     "contrasts": "Paired contrasts of the ablation",
     "costs": "Costs by stage",
-    "frozen_contrasts": "Paired contrasts of the ablation, encoder frozen",
+    "frozen_contrasts": "Paired contrasts of the ablation, encoder frozen, loss on latents",
     "gap": "Distance between LQ latents and noisy latents",
     "growth": "Mid against initial as the budget grows",
     "large": "A large image in tiles",

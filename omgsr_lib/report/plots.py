@@ -63,7 +63,7 @@ METHOD_LABELS = {
     "omgsr-f": "OMGSR-F",
     "f": "OMGSR-F",
     "full": "Encoder and denoiser tuned",
-    "frozen-encoder": "Encoder frozen",
+    "frozen-encoder": "Encoder frozen, loss on latents",
     "full-random": "Both tuned, random prior",
     "frozen-encoder-random": "Encoder frozen, random prior",
     "mini-s": "OMGSR-S (mini)",
