@@ -102,6 +102,17 @@ def test_a_single_training_has_the_spread_of_those_at_the_mid_timestep(frame, ta
     assert row.hi - row["mean"] == pytest.approx(4.303 * 0.5 * 2**0.5, rel=0.1)
     one = contrast_table(frame[frame.seed == 0], MIDS, named("mid - 600"))
     assert set(one.covers) == {"images"}
+    assert row.detectable > row.hi - row["mean"]  # else it would not have been decided
+
+
+def test_a_protocol_of_one_training_has_the_spread_of_the_full_method(frame):
+    """Else two trainings would differ "beyond doubt" because their images are many; the prior is not trained."""
+    few = frame[(frame.protocol == "full") | (frame.seed == 0)]
+    table = contrast_table(few, MIDS, named("own t* - t*, mild") + named("mid - 600"))
+    table = table[table.metric == "psnr_y"].set_index(["contrast", "variant", "protocol"])
+    row = table.loc["own t* - t*, mild", "s", "frozen-encoder"]
+    assert row.hi - row["mean"] == pytest.approx(4.303 * 0.5 * 2**0.5, rel=0.1) and row.covers == "images, trainings"
+    assert table.loc["mid - 600", "s", "untuned"].covers == "images"
 
 
 def test_the_sweep_keeps_seed_0_of_the_full_recipe(frame):
@@ -121,6 +132,9 @@ def test_the_best_timestep_lies_where_it_was_put():
     table = optimum_of(frame, MIDS)
     assert table[["optimum", "lo", "hi"]].to_numpy() == pytest.approx(330)
     assert set(table["mid"]) == set(MIDS.values()) and set(table["most"]) == {999}
+    more = frame[frame["timestep"] == 999].assign(seed=1, value=lambda rows: -100 * rows["value"])
+    table = optimum_of(pd.concat([frame, more]), MIDS)  # a second training of one timestep alone
+    assert table["optimum"].to_numpy() == pytest.approx(330)
 
 
 def test_growth_is_the_contrast_after_each_number_of_crops(frame):

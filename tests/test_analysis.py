@@ -14,7 +14,7 @@ from omgsr_lib.priors.latents import decode_latents, decoded_noisy_latents, enco
 from omgsr_lib.priors.loading import WEIGHTS
 from omgsr_lib.restore.out_of_core import restore_array
 from omgsr_lib.restore.pairs import restored_pairs
-from omgsr_lib.study.notebook import evaluated_models, preset_model, study_pairs, study_photos
+from omgsr_lib.study.notebook import as_restored, evaluated_models, preset_model, study_pairs, study_photos
 from omgsr_lib.study.tilings import compare_tilings, prediction_tiles
 
 
@@ -116,6 +116,11 @@ def test_study_pairs_hold_the_small_degraded_centres_of_the_evaluation_photograp
     pairs = study_pairs(None, size=64, scale=4, crops_per_photo=1)
     assert sorted(pair.name for pair in pairs) == ["astronaut", "chelsea", "china", "grace_hopper"]
     assert {pair.lq_small.shape for pair in pairs} == {(3, 16, 16)}
+    restored = as_restored(pairs)  # training enlarges in random modes: that baseline would not be bicubic
+    for pair, given in zip(pairs, restored, strict=True):
+        assert to_image(given.lq) == to_image(pair.lq_small).resize((64, 64), Image.BICUBIC)
+        assert given.hq is pair.hq and given.name == pair.name
+    assert not all(torch.equal(pair.lq, given.lq) for pair, given in zip(pairs, restored, strict=True))
 
 
 def test_a_users_photographs_are_split_by_content_without_overlap(tmp_path):

@@ -76,6 +76,38 @@ def test_verdicts_and_numbers_are_those_of_the_claims(row, claim, claims):
         assert part["notebook"].iloc[0].startswith(notebook)
 
 
+def test_the_lead_over_the_initial_timestep_is_that_of_the_study():
+    words = " ".join(README.split())
+    early, crops, late, end = re.search(
+        r"PSNR-Y of S: ([\d.]+) dB after ([\d,]+) crops, ([\d.]+) after ([\d,]+)\)", words
+    ).groups()
+    without, of_f = re.search(r"loss it is ([\d.]+) dB, and of F ([\d.]+) in LPIPS-Squeeze", words).groups()
+    keys = ["contrast", "variant", "protocol", "metric", "crops"]
+    growth, contrasts = (
+        pd.read_csv(ROOT / f"results/mini/06b_ablation/{name}.csv").set_index(keys)["mean"].sort_index()
+        for name in ("growth", "contrasts")
+    )
+    for lead, seen in ((early, crops), (late, end)):
+        found = growth["mid - initial (999)", "s", "full", "psnr_y", int(seen.replace(",", ""))]
+        assert float(lead) == pytest.approx(found, abs=0.051)
+    bare = contrasts["mid - initial, both without LDR"]
+    assert float(without) == pytest.approx(bare["s", "full", "psnr_y"].item(), abs=0.051)
+    assert float(of_f) == pytest.approx(-bare["f", "full", "lpips_squeeze"].item(), abs=0.00051)
+
+
+def test_the_numbers_of_realsr_beside_the_weights_are_those_of_the_benchmark():
+    words = " ".join((ROOT / "omgsr_lib" / "weights" / "README.md").read_text(encoding="utf-8").split())
+    text = re.search(r"Real-ESRGAN x4plus\): (.*? dB)\. Side by side", words)[1]
+    scores = pd.read_csv(ROOT / "results/mini/benchmarks/RealSR/scores.csv")
+    means = scores.pivot_table(index="metric", columns="method", values="value")
+    methods = ["bicubic", "mini-s", "mini-f", "realesrgan-x4plus"]
+    for name, metric in {"LPIPS-SqueezeNet": "lpips_squeeze", "PSNR-Y": "psnr_y", "SSIM-Y": "ssim_y", "GMSD": "gmsd",
+                         "NIQE": "niqe", "checkerboard at 8 pixels": "checkerboard"}.items():  # fmt: skip
+        said = re.search(rf"{name} ((?:[\d.]+, ){{3}}[\d.]*\d)", text)[1].split(", ")
+        for value, mean in zip(said, means.loc[metric, methods], strict=True):
+            assert float(value) == pytest.approx(mean, abs=0.51 * 10 ** -len(value.split(".")[1])), (name, value)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_every_link_command_model_and_target_exists(file):
     text = file.read_text(encoding="utf-8")

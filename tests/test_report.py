@@ -205,7 +205,7 @@ def test_what_was_not_run_says_so_and_nothing_fails(results):
     text = write_report(results)[0].read_text()
     waiting = claim_table(results).query("note.str.startswith('not run')").drop_duplicates(KEYS)
     assert f"not testable here, {len(waiting)} of them only not run." in text and 2 <= len(waiting) < 21
-    assert "artefacts included (OMGSR-S, OMGSR-F): not run: `make study`, or with FULL=1, trains it." in text
+    assert "artefacts included (OMGSR-S, OMGSR-F): not run: `make study FULL=1` trains it." in text
     assert "- Study, 1 run, failed: ValueError: nan: s_a." in text
     for path in results.iterdir():
         if path.is_dir():
@@ -220,7 +220,10 @@ def test_a_contrast_that_was_run_with_the_encoder_frozen_alone_is_not_listed_as_
     table.loc[run & (table.protocol == "full"), "protocol"] = "frozen-encoder"
     table.to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
     about = "claim.str.startswith('The mid-timestep beats t 400') and variant == 'OMGSR-S'"
-    assert set(claim_table(results).query(about).claim) == {"The mid-timestep beats t 400 (encoder frozen)"}
+    rows = claim_table(results).query(about)
+    assert set(rows.claim) == {"The mid-timestep beats t 400 (encoder frozen, loss on latents)"}
+    write_report(results)
+    assert (results / rows.figure.iloc[0]).is_file()  # a figure of these rows, not that of the full method
     table[~run | (table.protocol == "untuned")].to_csv(results / "06b_ablation" / "contrasts.csv", index=False)
     (row,) = claim_table(results).query(about).itertuples()
     assert row.note.startswith("not run")

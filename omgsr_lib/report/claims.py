@@ -30,7 +30,8 @@ BASES = ("mini-autoencoder", "mini-ddpm", "mini-flow")  # the shipped weights th
 DISTRIBUTIONS = ("sliced_wasserstein", "frechet", "power_spectrum")  # distances between sets of latents
 MARGIN = 0.01  # share by which a least distance lies below both ends
 OWN = ("checkerboard",)  # measures of this project, which only claims about such patterns are judged by
-NOT_RUN = "not run: `make study`, or with FULL=1, trains it"
+NOT_RUN = "not run: `make study FULL=1` trains it"
+IMAGES_ALONE = "interval over images alone"
 LOSS_STEPS = 20  # at both ends of a training, whose losses are compared
 
 
@@ -170,7 +171,8 @@ def _mid_timestep(folder):
 # Claims that the study's contrasts answer: contrast, claim, where it stands, whether the grid is what it is about.
 CONTRAST_CLAIMS = (
     ("mid - initial (999)", "Injecting at the mid-timestep beats the initial one, t 999", "abstract", False),
-    ("mid - initial, both without LDR", "... also where neither has the refinement loss", "abstract", False),
+    ("mid - initial, both without LDR",
+     "Without the refinement loss on either side, the mid-timestep beats the initial one", "abstract", False),
     ("mid - 800", "The mid-timestep beats t 800", "ablation of the timestep", False),
     ("mid - 600", "The mid-timestep beats t 600", "ablation of the timestep", False),
     ("mid - 400", "The mid-timestep beats t 400", "ablation of the timestep", False),
@@ -182,11 +184,12 @@ CONTRAST_CLAIMS = (
      "abstract; method, overlap-chunked losses", True),
     ("with - without perceptual loss", "The perceptual loss helps", "method, losses", False),
     ("with - without adversarial loss", "The adversarial loss helps", "method, losses", False),
-    ("trained - random prior", "The generative prior is what restores (control: random weights)", "abstract", False),
+    ("trained - random prior", "A trained generative prior restores better than random weights", "abstract", False),
     *((f"own t* - t*, {name}", f"Training at a per-image timestep beats training at t*, {name}", "limitation", False)
       for name in DATASETS),
 )  # fmt: skip
-PROTOCOLS = {"full": "", "frozen-encoder": " (encoder frozen)"}
+PROTOCOLS = {"full": "", "frozen-encoder": " (encoder frozen, loss on latents)"}
+CONTRAST_FIGURES = {"full": "contrasts", "frozen-encoder": "frozen_contrasts"}
 
 
 def _ablation(folder):
@@ -208,10 +211,10 @@ def _ablation(folder):
                 rows = rows[rows["protocol"] == protocol]
                 if rows.empty:
                     continue
-                about |= origin | dict(figure=f"{FIGURES}/contrasts.png", seeds=rows["trainings"].iloc[0])
-                about |= dict(crops=rows["crops"].iloc[0])
+                about |= origin | dict(figure=f"{FIGURES}/{CONTRAST_FIGURES[protocol]}.png")
+                about |= dict(seeds=rows["trainings"].iloc[0], crops=rows["crops"].iloc[0])
                 if (rows["covers"] == "images").any():
-                    about |= dict(note="interval over images alone")
+                    about |= dict(note=IMAGES_ALONE)
                 yield from (about | row | dict(note=row["note"] or about.get("note")) for row in judged(rows, own=own))
 
 
@@ -281,7 +284,7 @@ def _operations(folder):
         return
     several = published[pd.to_numeric(published["steps"], errors="coerce") > 1].dropna(subset="MACs_G")
     macs = several["MACs_G"].astype(str).str.split("-").str[0].astype(float)  # of a range its lower end
-    about |= _origin(folder / "06_evaluate", ()) | dict(figure=f"{FIGURES}/costs.png")
+    about |= _origin(folder / "06_evaluate", ())
     for method, ours in counted.items():
         note = f"{ours:.0f} GMAC at 512 pixels; published {macs.min():.0f} to {macs.max():.0f} (no interval: counts)"
         side = "for" if ours < macs.min() else "against"
@@ -304,7 +307,7 @@ def _test_sets(folder):
         rows = paired_difference(found["RealSR"][0].drop(columns="dataset"), one, other)
         if other == "mini-s":
             rows = rows[[SPECS[metric].full_reference for metric in rows["metric"]]]
-        about |= _model(folder / "benchmarks" / "RealSR", one) | dict(figure=f"{FIGURES}/published_RealSR.png")
+        about |= _model(folder / "benchmarks" / "RealSR", one) | dict(figure=f"{FIGURES}/ranks_RealSR.png")
         yield from (about | row for row in judged(rows))
 
 
@@ -322,8 +325,8 @@ def _own_timestep(folder):
                 yield about | _missing("08_adaptive_timestep", "`omgsr adaptive`")
                 continue
             about |= _model(folder / "adaptive", f"mini-{variant}-adaptive")
-            about |= dict(figure="08_adaptive_timestep/gains.png")
-            yield from (about | row for row in judged(own))
+            about |= dict(figure="08_adaptive_timestep/gains.png")  # of one training a side, whose spread is unknown
+            yield from (about | row | dict(note=row["note"] or IMAGES_ALONE) for row in judged(own))
 
 
 def _beyond(_):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..metrics.specs import SPECS
 from ..metrics.two_level import detectable_effect, two_level_interval
@@ -33,6 +34,7 @@ RUN = [*SIDES, "seed", "precision"]
 DEFAULTS = {"resolution": 128, "images": "fixed", "dataset": "published", "crops": 400}  # of a file without them
 TARGETS = {"lpips_squeeze": 0.01, "psnr_y": 0.1, "gmsd": 0.002}  # differences that a study should decide
 MOST_SEEDS = 20
+POWER = stats.norm.ppf(0.8)  # standard errors beyond an interval's half-width that are decided four times in five
 
 
 def read_study(file):
@@ -81,8 +83,9 @@ def contrast_table(frame, mids, contrasts=CONTRASTS):
 
     A training of one side is compared with those of the other that have its seed and precision; the interval covers
     images and trainings (`two_level_interval`). Where there is one training a side, the spread between trainings is
-    that of two trainings at t*; without several at t* the interval covers images alone. A contrast of the full method
-    that was not run is listed with n = 0 and without values.
+    that of two trainings at t* of the same protocol, or of the full method where that has one alone; without several
+    of either, and for the prior as it is, the interval covers images alone. A contrast of the full method that was not
+    run is listed with n = 0 and without values.
 
     `mids`: mid-timestep of each variant. Columns: contrast, variant, protocol, trainings (of each side), crops (that
     each saw), metric, mean, lo, hi, n (images), covers ("images" or "images, trainings"), better, detectable (the
@@ -131,7 +134,7 @@ def power_table(frame, mids):
 
 def _all_differences(frame, mids, contrasts):
     """`{(variant, protocol, contrast): (crops, {metric: (trainings, images)}, spreads)}`; see `_differences`."""
-    ended, found = trained_to_the_end(frame), {}
+    ended, found, of_full = trained_to_the_end(frame), {}, {}
     for variant, mid in mids.items():
         for protocol in dict.fromkeys(["full", *ended["protocol"]]):
             at_mid = dict(
@@ -139,6 +142,8 @@ def _all_differences(frame, mids, contrasts):
             )
             at_mid |= usual(ended)
             spreads = _spreads(list(_trainings(_select(ended, at_mid)).values()))
+            of_full = spreads if protocol == "full" else of_full
+            spreads = {} if protocol == "untuned" else spreads or of_full
             for name, *changes in contrasts:
                 sides = [_trainings(_select(ended, at_mid | change)) for change in changes]
                 found[variant, protocol.replace("_", "-"), name] = (*_differences(*sides), spreads)
@@ -170,7 +175,9 @@ def _interval(part, spread, metric, name):
     names = name.split(", ")[0].split(" - ")
     better = names[int((hi < 0) != SPECS[metric].lower_better)] if lo > 0 or hi < 0 else ""
     of_trainings, of_images = _standard_deviations(part)
-    detectable = detectable_effect(spread[0] if len(part) == 1 and spread else of_trainings, of_images, *part.shape)
+    detectable = detectable_effect(of_trainings, of_images, *part.shape)
+    if len(part) == 1 and spread:  # the half-width of this interval, since the spread is that of other trainings
+        detectable = (hi - lo) / 2 + POWER * np.hypot(spread[0], of_images / part.shape[1] ** 0.5)
     covers = "images, trainings" if len(part) > 1 or spread else "images"
     return mean, lo, hi, part.shape[1], covers, better, detectable
 

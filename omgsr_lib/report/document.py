@@ -15,6 +15,7 @@ from .render import FIGURES, TABLES, VARIANTS, write_rest
 FIGURE_TITLES = {
     "contrasts": "Paired contrasts of the ablation",
     "costs": "Costs by stage",
+    "frozen_contrasts": "Paired contrasts of the ablation, encoder frozen, loss on latents",
     "gap": "Distance between LQ latents and noisy latents",
     "growth": "Mid against initial as the budget grows",
     "large": "A large image in tiles",
@@ -30,7 +31,7 @@ FIGURE_STARTS = tuple(f"{start}_" for start in FIGURE_TITLES)
 SUMMARY = Path(__file__).with_name("summary.md")
 LEGEND = (
     "Each measure, a row of [claims.csv](claims.csv), is for the claim or against it where its interval excludes 0, "
-    "else undecided; *seen from*: the difference that would have been decided four times in five. *Shown*: some "
+    "else undecided; *seen from*: the true difference that would be decided four times in five. *Shown*: some "
     "measures are for it, none against; *contradicted*: the reverse; *mixed*: both. Checkerboard judges only claims "
     "about patterns. Trainings a side x crops: how many trainings each side has, and what each of them saw."
 )

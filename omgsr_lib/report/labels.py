@@ -42,8 +42,9 @@ def name_points(ax, points):
         *_, offset, box, line = min(places, key=lambda place: place[:3])
         label.set(position=offset, ha=SIDES[np.sign(offset[0])])
         if line:
+            edge = 0 if offset[0] else box.height / 2 / pixel  # a name above or below is not struck through
             ax.annotate("", point, offset, textcoords="offset points",
-                        arrowprops=dict(arrowstyle="-", lw=0.4, color=colour, shrinkA=0, shrinkB=2))  # fmt: skip
+                        arrowprops=dict(arrowstyle="-", lw=0.4, color=colour, shrinkA=edge, shrinkB=2))  # fmt: skip
         taken += [box, *line]
 
 

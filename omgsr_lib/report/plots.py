@@ -63,7 +63,7 @@ METHOD_LABELS = {
     "omgsr-f": "OMGSR-F",
     "f": "OMGSR-F",
     "full": "Encoder and denoiser tuned",
-    "frozen-encoder": "Encoder frozen",
+    "frozen-encoder": "Encoder frozen, loss on latents",
     "full-random": "Both tuned, random prior",
     "frozen-encoder-random": "Encoder frozen, random prior",
     "mini-s": "OMGSR-S (mini)",
@@ -249,7 +249,8 @@ def plot_per_image_timesteps(per_image, mid):
         ax.annotate(f"mid-timestep {mids[name]}", (mids[name], row - 0.4), (0, 2), textcoords="offset points",
                     ha="center", va="bottom", color=METHOD_COLOURS["mid"])  # fmt: skip
     ax.set_yticks(range(len(names)), [METHOD_LABELS.get(name, name) for name in names])
-    ax.set(xlabel="Timestep of each image", ylabel="", ylim=(len(names) - 0.45, -0.75))
+    drawn = "   (dashed: quartiles)" if min(map(len, values)) >= FEW else ""
+    ax.set(xlabel="Timestep of each image" + drawn, ylabel="", ylim=(len(names) - 0.45, -0.75))
     ax.grid(axis="y", visible=False)
     ax.tick_params(left=False)
     return fig
@@ -282,7 +283,7 @@ def plot_losses(log_frame):
         ax.tick_params(labelbottom=True)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    fig.supxlabel("Step", fontsize=7)
+    fig.supxlabel("Step   (pale: each step; bold: running mean)", fontsize=7)
     return fig
 
 
@@ -323,7 +324,9 @@ def plot_timestep_sweep(frame, mids=None):
     for ax, variant in zip(axes[-1], variants, strict=True):
         ax.set_xlabel("Timestep t" + ("" if mids is None else f"   (dashed: mid-timestep {mids[variant]})"))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)) if len(variants) > 1 else 1)
+    title = "Mean and 95 % interval over images; of trainings that of seed 0" if len(variants) > 1 else None
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)) if len(variants) > 1 else 1,
+               title=title, title_fontsize=7)  # fmt: skip
     return fig
 
 

@@ -56,14 +56,14 @@ def plot_calibration(errors, coverage):
         curve.plot(part["level"], part["covered"], "-" + MARKERS[place], ms=3.5, lw=1, color=colour)
         ends.append((name, tuple(part[["level", "covered"]].iloc[-1]), colour, 7))
     curve.plot([0.4, 1], [0.4, 1], color=METHOD_COLOURS["mid"], lw=0.7)
-    curve.set(xlabel="Share promised", ylabel="Share of true D inside", xlim=(0.4, 1.25), ylim=(0, 1.02))
+    curve.set(xlabel="Nominal coverage", ylabel="Share of true D inside", xlim=(0.4, 1.25), ylim=(0, 1.02))
     curve.set(xticks=[0.5, 0.8, 0.95], box_aspect=1)
     curve.set_title("Its intervals", fontsize=7)
-    curve.annotate("line: as promised", (0.42, 0.88), color=METHOD_COLOURS["mid"])
+    curve.annotate("line: nominal", (0.42, 0.88), color=METHOD_COLOURS["mid"])
     name_points(curve, ends)
     for ax in axes.flat[len(kinds) + 1 :]:
         ax.set_visible(False)
-    note = "Line: equal. Black: median and quartiles of the true D, of an eighth of the estimates each"
+    note = "Line: true D = estimated D. Black: median and quartiles of the true D in each eighth of the estimates"
     fig.supxlabel(note, fontsize=6.5)
     return fig
 
@@ -107,7 +107,9 @@ def plot_dial(dial, means, x="psnr_y", y="lpips_squeeze"):
     for ax in axes.flat[len(sets) :]:
         ax.set_visible(False)
     fig.supxlabel(
-        "Large: the estimate, s = 0; s below 0 keeps to the input, above 0 the prior adds more", fontsize=6.5
+        "Line: the adaptive model from strength s = −1 (keeps to the input) to +1 (the prior adds more); large: s = 0,"
+        "\nthe estimate. x: the model that ships, at its t*; +: the control, at the same t*",
+        fontsize=6.5,
     )
     return fig
 
@@ -136,7 +138,9 @@ def plot_shift(dial, metrics):
         ax.set_title(name)
     for ax in axes[-1]:
         ax.set_xlabel("Timesteps moved")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
+    title = "Change of each measure when every timestep is moved from its estimate (0); band: paired 95 % interval"
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants), title=title,
+               title_fontsize=7)  # fmt: skip
     return fig
 
 
@@ -159,5 +163,8 @@ def plot_kinds(table):
         row[0].set_ylabel(f"t*, {variant_label(variant)}")
     for ax, kind in zip(axes[-1], kinds, strict=True):
         ax.set_xlabel(KIND_LABELS[kind])
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title="Latent space")
+    title = "Median over photographs, band: quartiles. Latent space:"
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title=title, title_fontsize=7
+    )
     return fig

@@ -4,6 +4,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -26,13 +27,13 @@ PUBLISHED = "#9E9E9E"  # points that other papers print
 
 
 @figure
-def plot_contrasts(table, metrics=None):
+def plot_contrasts(table, metrics=None, sides="First minus second"):
     """Paired differences with their intervals: a row per contrast, a panel per metric, a colour per variant.
 
     `table` has the columns contrast, variant, metric, mean, lo, hi (`contrasts.contrast_table` of one protocol). The
     side where the first of the contrast is better is shaded; marks whose interval holds 0 are hollow. Axes are linear
     near 0 and logarithmic beyond (asinh), since contrasts differ tenfold. Those without a mean were not run and
-    are left out.
+    are left out. `sides`: what is subtracted from what, where the contrasts' names do not say it.
     """
     table = table.dropna(subset="mean")
     metrics = list(table["metric"].unique()) if metrics is None else list(metrics)
@@ -53,7 +54,8 @@ def plot_contrasts(table, metrics=None):
         ax.axvspan(-reach if lower else 0, 0 if lower else reach, color="#F0F0F0", lw=0, zorder=0)
         ax.axvline(0, color=METHOD_COLOURS["mid"], lw=0.7, zorder=1)
         ax.set_xscale("asinh", linear_width=float(rows["mean"].abs().median()))
-        ax.set_title(metric_label(metric), fontsize=6 if len(metrics) > 4 else 8)
+        name = metric_label(metric).replace(" (dB)", "\n(dB)") if len(metrics) > 4 else metric_label(metric)
+        ax.set_title(name, fontsize=6.5 if len(metrics) > 4 else 8)
         ax.set(xlim=(-reach, reach), ylim=(len(contrasts) - 0.5, -0.5))
         tick = float(f"{reach / 2:.0e}")
         ax.set_xticks([-tick, 0, tick], [f"{-tick:g}", "0", f"{tick:g}"])
@@ -66,7 +68,7 @@ def plot_contrasts(table, metrics=None):
         for place, v in enumerate(variants)
     ]
     title = (
-        "First minus second, paired 95 % interval; shaded: first better; hollow: undecided.\n"
+        f"{sides}, paired 95 % interval; shaded: better; hollow: undecided.\n"
         "Axes linear near 0 and logarithmic beyond; ticks without a number are at a tenth of the numbers."
     )
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), title=title, title_fontsize=7)
@@ -118,9 +120,15 @@ def _marks(ax, means, metrics, lengths):
 
 
 def _names(means, metrics):
-    colours = palette(means.index)
+    colours = {method: _ink(colour) for method, colour in palette(means.index).items()}
     points = means[metrics].to_numpy()
     return [(METHOD_LABELS.get(m, m), tuple(p), colours[m], 7) for m, p in zip(means.index, points, strict=True)]
+
+
+def _ink(colour):
+    """A colour as dark as text must be on white: the same hue, of at most half the brightness."""
+    rgb = np.array(to_rgb(colour))
+    return tuple(rgb * min(1, 0.5 / (rgb @ (0.3, 0.59, 0.11))))
 
 
 @figure
@@ -216,7 +224,8 @@ def plot_costs(costs):
         ax.tick_params(left=False)
     axes[0, 0].set_yticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    title = "One image, one step; seconds measured, all else counted"
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=title, title_fontsize=7)
     return fig
 
 

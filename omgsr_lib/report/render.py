@@ -66,8 +66,8 @@ VARIANTS = {"s": "OMGSR-S", "f": "OMGSR-F"}
 FIGURES = "07_tables_and_figures/figures"
 TABLES = "07_tables_and_figures/tables"
 BY_NOTEBOOKS = ("gap", "snr_match", "per_image", "losses", "tradeoff", "sweep", "contrasts", "published", "costs")
-NOT_RUN = "Not run: `make study`, or `omgsr study --full`, trains what is missing."
-IMAGES_ALONE = "Where no contrast has several trainings, the interval covers images alone."
+NOT_RUN = "Not run: `make study FULL=1` trains what is missing."
+IMAGES_ALONE = "The interval covers images alone where nothing was trained or the spread between trainings is unknown."
 
 
 def read_results(path):
@@ -154,8 +154,10 @@ def all_figures(folder):
         mids = frames[0].groupby("variant")["mid"].first().to_dict()
         yield "sweep", partial(plots.plot_timestep_sweep, main_metrics(frames[0]), mids)
     if frames := read("06b_ablation/contrasts.csv"):
-        full = frames[0][frames[0]["protocol"] == "full"]
-        yield "contrasts", partial(plots_compare.plot_contrasts, full)
+        for name, protocol in (("contrasts", "full"), ("frozen_contrasts", "frozen-encoder")):
+            rows = frames[0][frames[0]["protocol"] == protocol]
+            if rows["mean"].notna().any():
+                yield name, partial(plots_compare.plot_contrasts, rows)
     for name, data in benchmark_results(Path(folder, "benchmarks")).items():
         yield from benchmark_figures(name, *data).items()
 
@@ -285,9 +287,8 @@ def cost_table(costs):
         parts += [part, pd.DataFrame([{"method": method, "stage": "all", **total}])]
     table = pd.concat(parts, ignore_index=True).replace({"method": plots.METHOD_LABELS})
     table = table.rename(columns=lambda name: name[0].upper() + name[1:])
-    return frame_table(
-        table, left=2, notes=["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
-    )
+    notes = ["GMAC: 10^9 multiplications with additions. Counted: no weights, not run."]
+    return frame_table(table, left=2, notes=notes)
 
 
 def published_cost_table(frame):
@@ -302,9 +303,8 @@ def sweep_table(sweep):
     labels = order["protocol"].replace(plots.METHOD_LABELS)
     names = [f"{label}, t {t}{' = t*' if t == mid else ''}" for label, t, mid in
              zip(labels, order.timestep, order.mid, strict=True)]  # fmt: skip
-    return metric_table(
-        order.assign(dataset=order["variant"].map(VARIANTS), method=names), notes=interval_notes(sweep)
-    )
+    order = order.assign(dataset=order["variant"].map(VARIANTS), method=names)
+    return metric_table(order, notes=interval_notes(sweep))
 
 
 def optimum_table(optimum):

@@ -1,5 +1,6 @@
 """Quality against the timestep of injection: the sweep of the study, and where its best timestep lies."""
 
+import numpy as np
 import pandas as pd
 
 from ..metrics.specs import SPECS
@@ -28,8 +29,10 @@ def sweep_table(frame, mids):
 def optimum_of(frame, mids):
     """The timestep at which each metric is best, with an interval over images and trainings, beside t*.
 
-    Columns: variant, protocol, metric, optimum, lo, hi, mid, least, most (the ends of the sweep), crops. The spread
-    between trainings is that of the timesteps with several, pooled; without any the interval covers images alone.
+    Over the seeds that all timesteps have, as the curves of `sweep_table`: a further training of one timestep would
+    move that one alone. Columns: variant, protocol, metric, optimum, lo, hi, mid, least, most (the ends of the sweep),
+    crops. The spread between trainings is that of the timesteps with several, pooled; without any the interval covers
+    images alone.
     """
     runs, rows = _sweep(frame), []
     runs = runs[runs.prior == "trained"]
@@ -41,9 +44,12 @@ def optimum_of(frame, mids):
         count = of_seeds.count()
         freedom = int((count - 1).sum())
         spread = ((of_seeds.var(ddof=1).fillna(0) * (count - 1)).sum() / freedom) ** 0.5 if freedom else 0.0
-        curve = values.groupby("timestep").mean()
+        seeds = values.index.get_level_values("seed")
+        shared = values[(seeds.value_counts()[seeds] == len(count)).to_numpy()]
+        curve = shared.groupby("timestep").mean()
         curve = curve if SPECS[metric].lower_better else -curve
-        interval = optimum_interval(curve.index.to_numpy(), curve.to_numpy(), (spread, freedom), count.to_numpy())
+        trainings = np.full(len(curve), len(shared) // len(curve))
+        interval = optimum_interval(curve.index.to_numpy(), curve.to_numpy(), (spread, freedom), trainings)
         facts = (mids[variant], curve.index[0], curve.index[-1], part["crops"].max())
         rows.append((variant, protocol.replace("_", "-"), metric, *interval, *facts))
     columns = ["variant", "protocol", "metric", "optimum", "lo", "hi", "mid", "least", "most", "crops"]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from PIL import Image
 
 from .. import presets
 from ..adaptive.estimator import DifferenceEstimator
 from ..adaptive.model import AdaptiveOMGSR
 from ..data.pairs import evaluation_pairs
-from ..data.photos import find_photos, packaged_photos
+from ..data.photos import find_photos, packaged_photos, to_image, to_pixels
 from ..model import OMGSR
 from ..presets import MODELS, preset_recipe, ships
 from ..training.batches import training_dataset
@@ -39,6 +40,17 @@ def study_pairs(photos, *, size, seed=0, scale=4, crops_per_photo=6, split="eval
     """`EvaluationPair`s of a part of the photographs: centres of the user's, several crops of the packaged ones."""
     paths, crops = study_photos(photos, split), 1 if photos else crops_per_photo
     return evaluation_pairs(paths, size, seed=seed, scale=scale, crops_per_photo=crops, settings=settings)
+
+
+def as_restored(pairs):
+    """`EvaluationPair`s whose `lq` is the bicubic enlargement of `lq_small`, the input that `restore` makes of a file.
+
+    Training enlarges in random modes: of a pair as it is, `lq` may be enlarged by nearest neighbour.
+    """
+    small = [to_image(pair.lq_small) for pair in pairs]
+    sizes = [tuple(pair.hq.shape[:0:-1]) for pair in pairs]
+    large = [image.resize(size, Image.BICUBIC) for image, size in zip(small, sizes, strict=True)]
+    return [replace(pair, lq=to_pixels(image)) for pair, image in zip(pairs, large, strict=True)]
 
 
 def training_pairs(photos, recipe, *, synthetic, seed):

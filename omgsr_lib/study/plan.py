@@ -2,8 +2,8 @@
 
 Three trainings a side for what the report calls a claim of the paper, one for the rest. The default preset holds what
 decides the most: mid against initial timestep and the refinement loss, three trainings each, and a coarse sweep, by
-the full method. `full` adds the finer sweep, the same with the encoder frozen, the prior, the other losses, chunks at
-256 pixels, and timesteps of each image's own.
+the full method. `full` adds the finer sweep, the same with the encoder frozen (whose loss is the squared error of the
+latents alone), the prior, the other losses, chunks at 256 pixels, and timesteps of each image's own.
 """
 
 from dataclasses import dataclass, fields
