@@ -61,12 +61,12 @@ def test_card_of_an_evaluated_training(tmp_path):
     model, folder = adapters(tmp_path, "mini-flow")
     picture = torch.zeros(3, 16, 16)
     pairs = [EvaluationPair(name="a", lq=picture, lq_small=picture, hq=picture + 0.5)] * 2
-    scores = pd.DataFrame({"metric": ["psnr_y"] * 4, "method": ["bicubic", "omgsr"] * 2, "value": [20, 22, 21, 24.5]})
+    scores = pd.DataFrame({"metric": ["psnr_y"] * 4, "method": ["lq", "omgsr"] * 2, "value": [20, 22, 21, 24.5]})
     adapter_card(folder, model, pairs, [picture] * 2, scores, LOG, FACTS, command="omgsr train")
     header, rows = card_of(folder)
     assert header["license"] == "apache-2.0" and "base_model" not in header
     assert rows["base"] == "mini-flow" and "revision" not in rows
-    assert rows["PSNR-Y (dB)"] == "23.25 (bicubic 20.5)" and rows["images"] == "2"
+    assert rows["PSNR-Y (dB)"] == "23.25 (LQ, enlarged: 20.5)" and rows["images"] == "2"
     assert "![restored.png](restored.png)" in (folder / "README.md").read_text()
 
 

@@ -125,8 +125,8 @@ def variant_scores(variant, photos, controls=None, realsr=None, weights=None):
         for model, choice, shift, timesteps in plans:
             scores = _wide(restored_pairs(models[model], pairs, timestep=timesteps), pairs, weights)
             rows.append(scores.assign(**about, model=model, choice=choice, shift=shift, timestep=timesteps.tolist()))
-        bicubic = _wide([pair.lq for pair in pairs], pairs, weights)
-        rows.append(bicubic.assign(**about, model="bicubic", choice="none", shift=0.0))
+        enlarged = _wide([pair.lq for pair in pairs], pairs, weights)
+        rows.append(enlarged.assign(**about, model="lq", choice="none", shift=0.0))
     return pd.concat(rows, ignore_index=True)
 
 

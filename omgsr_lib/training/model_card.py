@@ -94,7 +94,7 @@ def adapter_card(folder, model, pairs, restored, scores, log, facts, *, command)
 
     The header is that of the Hub, with the base model and its licence. Base, revision and mid-timestep come from
     `model`, the other rows about the training from the dictionary `facts` (preset, steps, data, ...). `restored` are
-    the model's images of the `EvaluationPair`s, `scores` their long data frame with the methods bicubic and omgsr;
+    the model's images of the `EvaluationPair`s, `scores` their long data frame with the methods lq and omgsr;
     without an evaluation give `pairs=[]`, `restored=[]`, `scores=None`. `command`: see `command_line`.
     """
     measured, figures = {}, []
@@ -105,7 +105,7 @@ def adapter_card(folder, model, pairs, restored, scores, log, facts, *, command)
         figures = ["restored.png"]
         means = scores.groupby(["metric", "method"], sort=False)["value"].mean()
         measured = {
-            SPECS[metric].label: f"{means[metric, 'omgsr']:.4g} (bicubic {means[metric, 'bicubic']:.4g})"
+            SPECS[metric].label: f"{means[metric, 'omgsr']:.4g} (LQ, enlarged: {means[metric, 'lq']:.4g})"
             for metric in scores["metric"].unique()
         } | {"images": len(pairs)}
     base = {"base": model.base, "revision": model.revision, "mid-timestep": model.timestep}

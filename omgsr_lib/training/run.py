@@ -168,7 +168,7 @@ def _origins(recipe, base, start, denoiser, prompt_embeds, weights):
 
 def _scores(restored, pairs, weights):
     metrics = (*METRICS, "lpips_squeeze") if weights and (Path(weights) / "squeezenet").is_dir() else METRICS
-    methods = {"bicubic": [pair.lq for pair in pairs], "omgsr": restored}
+    methods = {"lq": [pair.lq for pair in pairs], "omgsr": restored}
     return pd.concat(
         score_pairs(images, pairs, method=method, metrics=metrics, weights=weights)
         for method, images in methods.items()
