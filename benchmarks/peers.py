@@ -2,7 +2,7 @@
 
 An image of 128x128 pixels to 512x512, the protocol of the field, as `omgsr restore --fold` does it, in each model's
 own tile. All run in turns in seconds of the processor, so that other work on the machine matters less, the best of
-repeats counts. Two operations per multiplication: of the peer those of its convolutions, of our models what torch's
+the repeats counts. Two operations per multiplication: of the peer those of its convolutions, of our models what torch's
 counter finds.
 
     python benchmarks/peers.py [--repeats 3] [--out results/benchmarks]
