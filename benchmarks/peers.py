@@ -1,9 +1,9 @@
 """Real-ESRGAN x4plus beside the shipped models: seconds and operations of the same restored image, on one thread.
 
 An image of 128x128 pixels to 512x512, the protocol of the field, as `omgsr restore --fold` does it, in each model's
-own tile. All run in turns in seconds of the processor, so that other work on the machine matters less, the best of the
-repeats counts. Two operations per multiplication: of the peer those of its convolutions, of our models what torch's
-counter finds.
+own tile. All run in turns in seconds of the processor, so that other work on the machine matters less, and the best of
+the repeats counts. Two operations per multiplication: of the peer those of its convolutions, of our models what
+torch's counter finds.
 
     python benchmarks/peers.py [--repeats 3] [--out results/benchmarks]
 """
