@@ -1,11 +1,9 @@
-import io
 import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 from explorer_case import colour, empty_cache, fill
-from PIL import Image
 
 from omgsr_lib.explorer.curves import plot_svg, plots_of
 from omgsr_lib.explorer.drawing import caption, contact_sheet, views_of
@@ -16,10 +14,6 @@ def cache(tmp_path_factory):
     return fill(empty_cache(tmp_path_factory.mktemp("cache") / "case"), [0, 223, 325])
 
 
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
 def test_captions_are_the_caches_numbers(cache):
     assert caption(cache, None, "lq", 0) == "PSNR-Y 20.50 dB"
     assert caption(cache, "s", "noisy", 325) == "SNR 23.8 dB" and caption(cache, "s", "noisy", 0) == "no noise"
@@ -28,7 +22,7 @@ def test_captions_are_the_caches_numbers(cache):
 
 
 def test_contact_sheet_has_a_column_per_timestep_after_the_input(cache):
-    sheet = pixels(contact_sheet(cache, [0, 325], cell=40))
+    sheet = np.asarray(contact_sheet(cache, [0, 325], cell=40))
     assert sheet.shape == (22 + 6 * 46 - 6, 62 + 3 * 46 - 6, 3)
     rows = [(v, p) for v in "sf" for p in ("noisy", "prior", "tuned")]
     for row, (variant, panel) in enumerate(rows):

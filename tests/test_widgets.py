@@ -13,7 +13,7 @@ from explorer_case import TIMESTEPS, FakeExplorer, colour
 from PIL import Image
 
 from omgsr_lib.explorer import widgets
-from omgsr_lib.explorer.drawing import caption, contact_sheet
+from omgsr_lib.explorer.drawing import caption, contact_sheet, to_jpeg
 from omgsr_lib.explorer.widgets import ExplorerView, before_after, nearest, timestep_explorer
 
 
@@ -86,7 +86,7 @@ def test_the_sheet_comes_first_and_needs_no_widget_and_no_further_frame(explorer
     cache = explorer.open("square", "medium")
     assert len(shown) == 1 and view.box is None
     assert cache.missing == [999]  # the mid-timesteps 223 and 325 belong to the sheet
-    assert shown[0].data == view.sheet == contact_sheet(cache, [0, 223, 325, 500])
+    assert shown[0].data == view.sheet == to_jpeg(contact_sheet(cache, [0, 223, 325, 500]))
     assert shown[0].alt.startswith("square: ") and shown[0].alt.endswith("at the timesteps 0, 223, 325, 500")
     assert "static" in repr(view)
 

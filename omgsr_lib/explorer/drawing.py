@@ -70,7 +70,7 @@ def difference_colours():
 
 
 def contact_sheet(cache, timesteps, *, cell=88):
-    """PNG bytes: what goes in, then a column per computed timestep; per variant z_t, prior and tuned model."""
+    """A PIL image: what goes in, then a column per computed timestep; per variant z_t, prior and tuned model."""
     margin, header = 62, 22
     rows = [(variant, panel) for variant in cache.variants for panel in ("noisy", "prior", "tuned")]
     size = margin + (len(timesteps) + 1) * (cell + _GAP) - _GAP, header + len(rows) * (cell + _GAP) - _GAP
@@ -89,12 +89,18 @@ def contact_sheet(cache, timesteps, *, cell=88):
         images += [cache.panels(variant, timestep)[panel] for timestep in timesteps]
         for column, image in enumerate(images):
             sheet.paste(image.resize((cell, cell), Image.LANCZOS), (margin + column * (cell + _GAP), top))
-    return to_png(sheet)
+    return sheet
 
 
 def to_png(image):
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def to_jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
 
 

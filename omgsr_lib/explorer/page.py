@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..utils.files import atomic_write
 from .cache import PANELS
@@ -63,7 +62,7 @@ def explore_page(path, caches, *, heading=HEADING):
     for cache, case in zip(caches, cases, strict=True):
         case["frames"] = {timestep: frames_of(cache, timestep, place) for timestep in cache.timesteps}
     some = caches[0].timesteps[:: max(1, len(caches[0].timesteps) // 6)]
-    sheet = _uri(Image.open(io.BytesIO(contact_sheet(caches[0], some))), quality=QUALITY)
+    sheet = _uri(contact_sheet(caches[0], some), quality=QUALITY)
     text = page_text(caches[0], heading, sheet, cases=cases, images=list(images))
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from functools import partial
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.photos import to_rgb
-from .drawing import contact_sheet, to_png
+from .drawing import contact_sheet, to_jpeg, to_png
 from .page import as_json, case_of, frames_of, lossless, page_text
 
 
@@ -44,7 +44,7 @@ class ExplorerView:
     are written by the page, `_case`, `_status` and one for each timestep by this class, as JSON that the page reads.
     The thread computes frames from the slider's position outwards.
 
-    Attributes: `sheet` (PNG bytes) and `box` (the widgets, None without a kernel or once closed).
+    Attributes: `sheet` (JPEG bytes) and `box` (the widgets, None without a kernel or once closed).
     """
 
     def __init__(self, explorer, cache, sheet, interactive=True):
@@ -203,9 +203,9 @@ def timestep_explorer(explorer, *, photo=None, strength="medium", static=(0, 100
     key = explorer.folder.resolve()
     if key in _OPEN:
         _OPEN.pop(key).close()
-    view = _OPEN[key] = ExplorerView(explorer, cache, contact_sheet(cache, shown), interactive)
+    view = _OPEN[key] = ExplorerView(explorer, cache, to_jpeg(contact_sheet(cache, shown)), interactive)
     alt = f"{cache.about['photo']}: noisy latents, prior and tuned model at the timesteps {', '.join(map(str, shown))}"
-    display.display(display.Image(data=view.sheet, format="png", alt=alt))
+    display.display(display.Image(data=view.sheet, format="jpeg", alt=alt))
     if view.box is not None:
         display.display(view.box)
     return view
