@@ -82,6 +82,7 @@ def test_the_lead_over_the_initial_timestep_is_that_of_the_study():
         r"PSNR-Y of S: ([\d.]+) dB after ([\d,]+) crops, ([\d.]+) after ([\d,]+)\)", words
     ).groups()
     without, of_f = re.search(r"loss it is ([\d.]+) dB, and of F ([\d.]+) in LPIPS-Squeeze", words).groups()
+    frozen = re.search(r"encoder frozen, ([\d.]+) and ([\d.]+) dB", words).groups()
     keys = ["contrast", "variant", "protocol", "metric", "crops"]
     growth, contrasts = (
         pd.read_csv(ROOT / f"results/mini/06b_ablation/{name}.csv").set_index(keys)["mean"].sort_index()
@@ -93,6 +94,10 @@ def test_the_lead_over_the_initial_timestep_is_that_of_the_study():
     bare = contrasts["mid - initial, both without LDR"]
     assert float(without) == pytest.approx(bare["s", "full", "psnr_y"].item(), abs=0.051)
     assert float(of_f) == pytest.approx(-bare["f", "full", "lpips_squeeze"].item(), abs=0.00051)
+    plain = contrasts["mid - initial (999)"]
+    for lead, variant in zip(frozen, "sf", strict=True):
+        assert float(lead) == pytest.approx(plain[variant, "frozen-encoder", "psnr_y"].item(), abs=0.051)
+    assert plain["s", "frozen-encoder", "lpips_squeeze"].item() > 0
 
 
 def test_the_numbers_of_realsr_beside_the_weights_are_those_of_the_benchmark():
