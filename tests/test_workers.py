@@ -1,5 +1,6 @@
 """utils/workers.py: single-threaded workers, and that a restored image does not depend on their number."""
 
+import os
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import Restorer, restore
+from omgsr_lib.utils import workers
 from omgsr_lib.utils.workers import in_order, on_threads
 
 
@@ -31,6 +33,27 @@ def test_results_come_in_order_from_threads_with_one_thread_each():
     assert [item for item, *_ in results] == [*range(6)]
     assert {(threads, inference) for _, threads, inference, _ in results} == {(1, True)}
     assert len({thread for *_, thread in results}) == 2 and torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell the cores of a process")
+@pytest.mark.parametrize("spare", [0, 1])
+def test_as_many_workers_as_cores_stay_each_on_its_own(monkeypatch, spare):
+    mine = os.sched_getaffinity(0)
+    if len(mine) < 2:
+        pytest.skip("two workers need two cores")
+    cores = sorted(mine)[:2]
+    monkeypatch.setattr(workers, "_cores", lambda: cores + ["another"] * spare)
+    pool = workers._pool.__wrapped__(2)
+    meet = threading.Barrier(2)  # so that each of the two threads takes one
+
+    def own(_):
+        meet.wait(10)
+        return os.sched_getaffinity(0)
+
+    found = list(pool.map(own, range(2)))
+    pool.shutdown()
+    assert sorted(map(sorted, found)) == ([[core] for core in cores] if not spare else [sorted(mine)] * 2)
+    assert os.sched_getaffinity(0) == mine
 
 
 @pytest.mark.usefixtures("two_threads")
