@@ -100,21 +100,30 @@ def test_a_batch_is_restored_image_by_image(nodes, model, channels):
 
 def test_inputs_are_those_of_restore(nodes, model):
     image = batch()
-    result = run(nodes, model, image, scale=2.5, timestep=" 400", tile=32, colour_fix="none", seed=5)
-    options = dict(scale=2.5, timestep=400, tile=32, colour_fix=None, seed=5)
+    result = run(nodes, model, image, scale=2.5, timestep=" 400", tile=64, colour_fix="none", seed=5)
+    options = dict(scale=2.5, timestep=400, tile=64, colour_fix=None, seed=5)
     expected = restore(model, Image.fromarray(levels(image)[0]), progress=False, **options).images[0]
     assert np.array_equal(levels(result)[0], np.asarray(expected))
 
 
 @pytest.mark.parametrize("timestep", ["soon", "1.5", "-3", "", "1000"])
 def test_a_timestep_that_is_none_is_named_before_the_work(nodes, timestep):
-    assert repr(timestep) in nodes.RestoreOMGSR.validate_inputs(timestep, 0)
+    assert repr(timestep) in nodes.RestoreOMGSR.validate_inputs(timestep)
+    for good in ("Auto", "999", None):  # None: of another node
+        assert nodes.RestoreOMGSR.validate_inputs(good) is True
 
 
-def test_tiles_that_are_too_small_are_refused_before_the_work(nodes):
-    check = nodes.RestoreOMGSR.validate_inputs
-    assert check("auto", 8) == "tile must be 0 or from 64 to 4096 pixels: got 8." and "got -64" in check("auto", -64)
-    assert check("Auto", 0) is check("999", 64) is check(None, None) is True  # None: of another node
+@pytest.mark.parametrize("tile", [8, 65, -64, 5000])
+def test_tiles_that_do_not_work_are_refused_before_the_work(nodes, model, tile):
+    with pytest.raises(ValueError, match=f"0 or from 64 to 4096 pixels, a multiple of {model.multiple}: got {tile}"):
+        run(nodes, model, batch(), tile=tile)
+
+
+def test_what_the_lists_do_not_offer_is_refused(nodes):
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, bfloat16: got 'fp8'"):
+        nodes.LoadOMGSR.execute("mini-s", "fp8")
+    with pytest.raises(ValueError, match="model_name must be one of mini-s, .*: got 'omgsr-s-512'"):
+        nodes.LoadOMGSR.execute("omgsr-s-512", "auto")
 
 
 def test_the_progress_bar_counts_the_tiles_of_all_images(nodes, model):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 
 import pytest
 import torch
@@ -51,6 +52,18 @@ def test_an_existing_folder_keeps_what_is_not_replaced(tmp_path):
         p.relative_to(tmp_path / "a").as_posix(): p.read_text() for p in (tmp_path / "a").rglob("*") if p.is_file()
     }
     assert files == {"notes.txt": "mine", "file": "new", "weights/new": "new"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_weights_can_be_read_by_whoever_may_read_the_other_files(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "a") as part:
+            (part / "config.json").write_text("{}")
+            save_file({"x": torch.zeros(1)}, part / "x.safetensors")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {0o644}
 
 
 def test_relative_paths(tmp_path, monkeypatch):

@@ -54,10 +54,20 @@ def test_the_sources_keep_the_paths_of_the_results(tmp_path):
         assert (tmp_path / "_copied" / figure).is_file(), figure
 
 
+@pytest.mark.parametrize("page", ["index.md", "report.md"])
+def test_links_of_the_sources_lead_to_sources(tmp_path, page):
+    """Sphinx ends at a link that leads nowhere, and it is not installed where most tests run."""
+    write_sources(RESULTS, README, tmp_path)
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    found = {target for target in re.findall(r"\]\(([^)#]+)", text) if not target.startswith(("http://", "https://"))}
+    assert len(found) > 5 and not [target for target in found if not (tmp_path / target).is_file()]
+
+
 def test_the_front_page_is_the_readmes():
     names = ["01_latent_gap", "06_evaluate", "06b_ablation"]
     page = front_page(README.read_text(encoding="utf-8"), names)
     assert page.startswith("# OMGSR, reproduced") and "```{math}" in page and "results/mini" not in page
+    assert "blind AI judge](" not in page and "[arXiv 2508.08227](https://arxiv.org" in page
     assert page.count("[01](notebooks/01_latent_gap.ipynb)") == 1
     assert page.count("[06b](notebooks/06b_ablation.ipynb)") == 3
     assert "Try it" not in page and all(f"notebooks/{name}\n" in page for name in names)

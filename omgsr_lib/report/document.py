@@ -68,7 +68,7 @@ def report_text(folder, claims):
     if claims["weights"].isin(["other", "not recorded"]).any():
         lines += ["", f"{MARK}: measured with other weights than those that ship, or by a run that did not record "
                   "which."]  # fmt: skip
-    lines += ["", "| Claim | Measured: first minus second, 95 % interval | Trainings a side x crops | Verdict | See |"]
+    lines += ["", "| Claim | Verdict | Measured: first minus second, 95 % interval | Trainings a side x crops | See |"]
     lines += ["| :-- | :-- | :-- | :-- | :-- |"]
     lines += [_claim_row(*key, part) for key, part in claims.groupby(KEYS, sort=False)]
     lines += ["", SUMMARY.read_text(encoding="utf-8").rstrip(), "", *_not_run(folder, claims)]
@@ -90,7 +90,7 @@ def _claim_row(claim, variant, part):
     links = [f"[figure]({first.figure})"] if first.figure else []
     links += [f"[notebook](notebooks/{first.notebook}.ipynb)"]
     name = f"{claim} ({variant})" if variant else claim
-    return f"| {name}{mark} | {texts} | {budget} | {verdict} | {' '.join(links)} |"
+    return f"| {name}{mark} | {verdict} | {texts} | {budget} | {' '.join(links)} |"
 
 
 def verdict_lines(claims):

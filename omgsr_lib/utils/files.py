@@ -115,6 +115,7 @@ def atomic_folder(folder):
         with writing(folder):
             part.mkdir(parents=True)
             yield part
+            _share(part)
             if folder.exists():
                 for new in part.iterdir():
                     old = folder / new.name
@@ -125,6 +126,14 @@ def atomic_folder(folder):
                 part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _share(folder):
+    """Who may read a file may read those of safetensors too, which writes them for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o666 & ~mask)
 
 
 def part_hashes(folder):

@@ -63,9 +63,11 @@ class LoadOMGSR(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, precision):
         device = model_management.get_torch_device()
-        dtype = PRECISIONS.get(precision)
-        if dtype is None:
-            dtype = torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
+        offered(model_name, "model_name", [*packaged(), *saved()])
+        offered(precision, "precision", ["auto", *PRECISIONS])
+        if precision == "auto":
+            precision = "bfloat16" if model_management.should_use_bf16(device) else "float32"
+        dtype = PRECISIONS[precision]
         model = OMGSR.from_pretrained(saved().get(model_name, model_name), dtype=dtype)
         model_management.free_memory(model_management.module_size(model), device)
         model = prepare(model, device=device, dtype=dtype)
@@ -122,10 +124,11 @@ class RestoreOMGSR(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, timestep, tile):
-        """True, or what is wrong; ComfyUI gives None for a value that another node will compute."""
-        if tile and not SMALLEST_TILE <= tile <= LARGEST_TILE:
-            return f"tile must be 0 or from {SMALLEST_TILE} to {LARGEST_TILE} pixels: got {tile}."
+    def validate_inputs(cls, timestep):
+        """True, or what is wrong; ComfyUI gives None for a value that another node will compute.
+
+        Of the timestep alone: ComfyUI repeats the message at every input that is named here.
+        """
         try:
             parsed("auto" if timestep is None else timestep)
         except ValueError as err:
@@ -136,6 +139,11 @@ class RestoreOMGSR(io.ComfyNode):
     def execute(cls, model, image, scale, timestep, tile, colour_fix, seed):
         options = dict(scale=scale, timestep=parsed(timestep), colour_fix=None if colour_fix == "none" else colour_fix)
         options |= dict(seed=None if seed < 0 else seed, progress=False)
+        if tile and not (SMALLEST_TILE <= tile <= LARGEST_TILE and tile % model.multiple == 0):
+            raise ValueError(
+                f"tile must be 0 or from {SMALLEST_TILE} to {LARGEST_TILE} pixels, a multiple of {model.multiple}: "
+                f"got {tile}."
+            )
         device, tile = model_management.get_torch_device(), tile or model.tile or BEST_TILE
         height, width = (math.ceil(side * scale) for side in image.shape[1:3])
         model_management.free_memory(model_management.module_size(model) + AUTOENCODER * height * width, device)
@@ -155,6 +163,12 @@ class RestoreOMGSR(io.ComfyNode):
         finally:
             model.to(model_management.unet_offload_device())
         return io.NodeOutput(restored.to(model_management.intermediate_device()))
+
+
+def offered(value, name, options):
+    """Raises `ValueError` for what a list does not offer: ComfyUI compares on its page only, not over HTTP."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}: got {value!r}.")
 
 
 def packaged():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 KEPT = ("*/*.png", "*/*.jpg", "*/figures/*.png", "*/tables/*.md", "notebooks/*.ipynb", "report.md", "claims.csv")
+KEPT += ("study/skipped.csv",)  # which the report names
 NOTEBOOKS, EXPLORER = "notebooks", "explore_timestep_injection"
 HIDDEN = "injected-parameters"  # tag of the cell that papermill adds; it repeats the one above it
 FINDINGS = "What we found"  # section of the README
@@ -53,10 +54,11 @@ def write_sources(results, readme, source):
 def front_page(readme, notebooks):
     """The front page in MyST Markdown from the README's text: its head and its findings, then what there is to read.
 
-    `notebooks`: their names, in order.
+    `notebooks`: their names, in order. A link to what is not among the pages, as to a folder's README, becomes text.
     """
     head, findings = re.split(r"^## .*$", readme, maxsplit=1, flags=re.M)[0], _section(readme, FINDINGS)
     text = f"{head.rstrip()}\n\n## {FINDINGS}\n\n{findings.strip()}\n"
+    text = re.sub(rf"(?<!!)\[([^]]+)\]\((?!https?:|{LINKED})[^)]+\)", r"\1", text)
     text = text.replace(f"({LINKED}", "(").replace("```math", "```{math}")
     text = re.sub(r"<!--.*?-->\n", "", text, flags=re.S)
     text = re.sub(r"\| (\d\d\w?) \|$", lambda found: f"| {_link(found[1], notebooks)} |", text, flags=re.M)
