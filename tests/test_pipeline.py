@@ -237,6 +237,9 @@ def test_photographs_are_turned_and_keep_their_profile(pipe, tmp_path):
         (dict(scale=0.5), "0.5"),
         (dict(timestep=1000), "1000"),
         (dict(timestep=2.5), "2.5"),
+        (dict(timestep=True), "got True"),
+        (dict(scale="4"), "scale must be a number of at least 1: got '4'"),
+        (dict(image=torch.zeros(3, 8, 8)), r"got \['Tensor'\]"),
         (dict(tile=50), "50"),
         (dict(tile=0), "0"),
         (dict(output_type="latent"), "latent"),
@@ -245,6 +248,11 @@ def test_photographs_are_turned_and_keep_their_profile(pipe, tmp_path):
 def test_wrong_arguments_are_named(pipe, options, named):
     with pytest.raises(ValueError, match=named):
         pipe(**dict(image=photo()) | options)
+
+
+def test_integers_of_numpy_are_timesteps_and_tiles(pipe):
+    one, two = (pipe(photo(), timestep=kind(100), tile=kind(64)).images[0] for kind in (int, np.int64))
+    assert one.tobytes() == two.tobytes()
 
 
 def test_full_size_models_fit(family):

@@ -8,6 +8,7 @@ prediction, the colours of the enlargement.
 """
 
 import math
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -90,15 +91,15 @@ class OMGSRPipeline(DiffusionPipeline):
 
     def check_inputs(self, images, scale, timestep, tile, output_type):
         """Raise `ValueError` for a wrong argument of `__call__`."""
-        wrong = [getattr(image, "mode", type(image).__name__) for image in images]
+        wrong = [image.mode if isinstance(image, Image.Image) else type(image).__name__ for image in images]
         if not images or not all(isinstance(image, Image.Image) and image.mode in MODES for image in images):
             raise ValueError(f"image must be PIL images with 8 bits, of mode {', '.join(MODES)}: got {wrong}.")
-        if not 1 <= scale < math.inf:
-            raise ValueError(f"scale must be at least 1: got {scale!r}.")
+        if not (isinstance(scale, Real) and 1 <= scale < math.inf):
+            raise ValueError(f"scale must be a number of at least 1: got {scale!r}.")
         last, step = self.scheduler.config.num_train_timesteps - 1, self.factor * self.multiple
-        if not (isinstance(timestep, int) and 0 <= timestep <= last):
+        if isinstance(timestep, bool) or not (isinstance(timestep, Integral) and 0 <= timestep <= last):
             raise ValueError(f"timestep must be an integer in 0 .. {last}: got {timestep!r}.")
-        if tile is not None and not (isinstance(tile, int) and tile >= 2 * step and tile % step == 0):
+        if tile is not None and not (isinstance(tile, Integral) and tile >= 2 * step and tile % step == 0):
             raise ValueError(f"tile must be a multiple of {step} pixels, at least {2 * step}: got {tile!r}.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type must be "pil", "np" or "pt": got {output_type!r}.')
