@@ -38,7 +38,14 @@ LEGEND = (
 MARK = "†"  # of numbers that are not those of the shipped weights
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.35em .5em;
-border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:28%}"""
+border-bottom:1px solid #ddd}img{max-width:100%}td:first-child{width:28%}
+button{font:inherit;margin:0 .3em .3em 0;padding:.15em .7em;border:1px solid #999;border-radius:1em;background:#fff;
+color:inherit}button[aria-pressed=true]{background:#222;color:#fff}"""
+SELECT = """for (const button of document.querySelectorAll("button")) button.onclick = () => {
+  for (const other of document.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);
+  for (const row of document.querySelectorAll("#claims + table tbody tr"))
+    row.hidden = !row.cells[1].textContent.startsWith(button.dataset.verdict);
+};"""
 
 
 def write_report(folder, *, pdf=False):
@@ -137,11 +144,20 @@ def _figures(folder):
 
 
 def _html(preset, markdown):
-    """The page of the report: its Markdown, whose links to tables go to those in HTML."""
+    """The page of the report: its Markdown, whose links to tables go to those in HTML, and a choice of verdicts."""
     body = mistune.create_markdown(plugins=["table"])(markdown.replace(".md)", ".html)"))
     body = body.replace("&lt;br&gt;", "<br>")  # all else is escaped
+    body = body.replace("<table>", f'<p id="claims">{_choices()}</p>\n<table>', 1)
     head = f'<meta charset="utf-8"><title>OMGSR, preset {escape(preset)}</title><style>{STYLE}</style>'
+    body += f"<script>{SELECT}</script>\n"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+
+
+def _choices():
+    """Buttons of which each leaves the claims of one verdict in the table, the first all."""
+    first = '<button data-verdict="" aria-pressed="true">all claims</button>'
+    others = (f'<button data-verdict="{verdict}" aria-pressed="false">{verdict}</button>' for verdict in VERDICTS)
+    return "\n".join([first, *others])
 
 
 def _name(path):
