@@ -7,6 +7,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -51,9 +52,16 @@ def merge_lora(module):
 
     `W + (alpha / r) B A` is computed in float32 at least and rounded once to the precision of `W`; on a CPU on one
     thread, since rounding depends on the number of threads, and with it the bytes of restored images would.
+    Raises `ValueError` for quantised weights.
     """
+    adapted = _adapted_layers(module)
+    if any(type(layer).__name__ == "TorchaoLoraLinear" for layer in adapted.values()):
+        raise ValueError(
+            "Adapters are merged into weights of 16 or 32 bits: these are quantised. Save the adapters and load them "
+            "onto the base as it was."
+        )
     with on_threads(1):
-        for name, layer in _adapted_layers(module).items():
+        for name, layer in adapted.items():
             dtype = layer.get_base_layer().weight.dtype
             layer.to(torch.promote_types(dtype, torch.float32)).merge()
             module.set_submodule(name, layer.get_base_layer().to(dtype))
@@ -173,7 +181,9 @@ def _inject(module, config):
 
     module.requires_grad_(False)
     on_meta = next(module.parameters()).is_meta
-    inject_adapter_in_model(config, module, low_cpu_mem_usage=on_meta)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")  # `merge_lora` refuses them
+        inject_adapter_in_model(config, module, low_cpu_mem_usage=on_meta)
     for parameter in lora_parameters(module).values():
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     return module

@@ -123,6 +123,11 @@ def add_train(commands):
         help="recompute the activations of denoiser and autoencoder: less memory, more operations, the same result"
              + RECIPE,
     )  # fmt: skip
+    speed.add_argument(
+        "--quantise", choices=["int8", "fp8"],
+        help="the base's linear weights in half the memory of bf16, with --checkpointing; needs torchao (default: as "
+             "the base has them)",
+    )  # fmt: skip
     speed.add_argument("--workers", type=from_zero, default=0, metavar="N", help="processes that load data, from 0")
     add_threads(speed)
 
@@ -159,7 +164,8 @@ def train(
     if dry_run:
         from ..study.costs import dry_run
 
-        print(dry_run(chosen, precision=options["precision"] or "bf16", optimizer=options["optimizer"]))
+        wanted = {name: options[name] for name in ("optimizer", "quantise")}
+        print(dry_run(chosen, precision=options["precision"] or "bf16", **wanted))
         return
     from ..training.model_card import command_line
     from ..training.run import finetune

@@ -77,17 +77,23 @@ def prepare(model, *, device=None, dtype=None, fold=False, quantise=None, offloa
 
 
 def _check(model, device, quantise, offload, compile):
-    if quantise is not None and quantise not in QUANTISED:
-        raise ValueError(f"Weights are quantised to one of {', '.join(QUANTISED)}: got {quantise!r}.")
-    if quantise is not None and not model.prior.quantisable:
-        raise ValueError(
-            f"Only denoisers of linear layers are quantised, as FLUX: a {model.prior.family} prior has convolutions. "
-            "Leave quantise out."
-        )
+    if quantise is not None:
+        check_quantise(model.prior, quantise)
     if offload and device.type != "cuda":
         raise ValueError(f"Offloading frees the memory of a GPU: the device is {device.type}. Leave offload out.")
     if offload and (compile or quantise):
         raise ValueError("Offloaded layers are neither compiled nor quantised. Give offload alone.")
+
+
+def check_quantise(prior, kind):
+    """Raise `ValueError` unless the denoiser of `prior` can be quantised, and to `kind`."""
+    if kind not in QUANTISED:
+        raise ValueError(f"Weights are quantised to one of {', '.join(QUANTISED)}: got {kind!r}.")
+    if not prior.quantisable:
+        raise ValueError(
+            f"Only denoisers of linear layers are quantised, as FLUX: a {prior.family} prior has convolutions. "
+            "Leave quantise out."
+        )
 
 
 def compile_stages(model, *, cache=None, graphs=False, **options):
@@ -125,6 +131,11 @@ def quantise_linear(module, kind):
     except ImportError as err:
         raise ImportError("Quantised weights need torchao: pip install torchao.") from err
     quantize_(module, {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[kind](version=2))
+
+
+def is_quantised(module):
+    """Whether `module` holds weights of `quantise_linear`."""
+    return any(type(p.data).__module__.startswith("torchao.") for p in module.parameters())
 
 
 def offload_layers(module, device):

@@ -20,6 +20,7 @@ from ..priors.latents import compression, decode_latents, encode_latents
 from ..tiling.vae import flat_peak, run_exact
 from ..tiling.vae_layers import decoder_layers, encoder_layers
 from ..training.loop import teacher_of
+from ..training.quantised import check_training, quantised_memory
 from ..utils.meter import Meter, count
 
 
@@ -33,7 +34,8 @@ class TrainingCosts:
 
     Attributes:
         parts: data frame with a row per part of the step: part, parameters, trainable, flops, kept, peak (`Count`).
-        memory: bytes by name: weights, optimizer, activations. Their sum is the estimated peak.
+        memory: bytes by name: weights, optimizer, activations, with `quantise` weights in full. Their sum is the
+            estimated peak.
         uncounted: the recipe's loss networks that were not given.
     """
 
@@ -52,17 +54,18 @@ class TrainingCosts:
         return sum(self.memory.values())
 
 
-def dry_run(recipe, *, precision="bf16", optimizer="adamw"):
+def dry_run(recipe, *, precision="bf16", optimizer="adamw", quantise=None):
     """What `omgsr train --dry-run` prints, with the recipe's own base and loss networks; nothing is downloaded."""
     model = meta_model(recipe, precision)
     with torch.device("meta"):
         networks = build_losses(recipe, model.vae, pretrained=False)
-    costs = training_costs(recipe, model=model, precision=precision, optimizer=optimizer, **networks._asdict())
+    options = dict(precision=precision, optimizer=optimizer, quantise=quantise)
+    costs = training_costs(recipe, model=model, **options, **networks._asdict())
     return format_dry_run(recipe, costs)
 
 
 def training_costs(
-    recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16", optimizer="adamw"
+    recipe, *, model=None, perceptual=None, discriminator=None, precision="bf16", optimizer="adamw", quantise=None
 ):  # fmt: skip
     """The `TrainingCosts` of a `presets.Recipe`, in seconds for any size.
 
@@ -70,6 +73,7 @@ def training_costs(
         model: `OMGSR` on the meta device, by default `meta_model`. It gets the recipe's adapters if it has none.
         perceptual, discriminator: the `LossNetworks` on the meta device; the parts of those not given are left out.
         precision, optimizer: as in `train`; precision "bf16" with the casts of autocast, or "no".
+        quantise: as in `finetune`; what computing with 8-bit weights keeps in full comes on top, at most.
 
     FLOPs are those of convolutions, matrix products and attention. With `recipe.checkpointing` the layers that
     `recompute_activations` names keep their inputs only and are computed twice. Activations are the most that autograd
@@ -126,6 +130,10 @@ def training_costs(
         "optimizer": OPTIMIZER_BYTES[optimizer] * sum(row["trainable"] for row in rows),
         "activations": max(map(_peak, passes)),
     }
+    if quantise is not None:
+        check_training(model.prior, recipe, quantise)
+        off, memory["weights in full"] = quantised_memory(denoiser)
+        memory["weights"] -= off
     given = {"perceptual loss": perceptual, "discriminator": discriminator}
     wanted = {"perceptual loss": recipe.perceptual, "discriminator": recipe.adversarial}
     uncounted = tuple(name for name in given if wanted[name] and given[name] is None)

@@ -12,6 +12,7 @@ import torch
 from ..losses.build import LossNetworks, build_losses
 from ..presets import Recipe
 from ..restore.pairs import restored_pairs
+from ..restore.prepare import is_quantised
 from ..utils.copying import copied_with
 from ..utils.recompute import recompute_activations
 from .batches import StepBatches
@@ -136,6 +137,8 @@ def set_up(model, pairs, recipe, folder, options, *, origins=None):
         for part in (model.prior.denoiser, model.lq_vae, model.vae):
             recompute_activations(part)
     if accelerator.distributed_type == DistributedType.FSDP:
+        if is_quantised(model.prior.denoiser):
+            raise ValueError("Quantised weights are not sharded (FSDP): each process holds all. Launch with ddp.yaml.")
         shard_frozen(model.prior.denoiser)
     model.to(accelerator.device)
 

@@ -23,6 +23,7 @@ from .checkpoint import weights_of
 from .distributed import held
 from .loop import TrainOptions, run, set_up
 from .model_card import adapter_card
+from .quantised import quantise_base
 
 
 METRICS = ("psnr_y", "ssim_y", "gmsd", "checkerboard")
@@ -53,6 +54,7 @@ def finetune(
     data="",
     seed=0,
     measure_timestep=False,
+    quantise=None,
     precision=None,
     weights=None,
     **options,
@@ -72,6 +74,7 @@ def finetune(
         data: what the card calls the training photographs.
         measure_timestep: whether the mid-timestep is that of the training photographs (SNR rule, the published
             degradation), instead of the recipe's, which belongs to its own base.
+        quantise: "int8" or "fp8", the precision of the denoiser's frozen linear weights (`quantised.quantise_base`).
         weights: folder of the loss networks' weights; with LPIPS-SqueezeNet in it that is one of the measures.
         precision, options: of `TrainOptions`; the precision is by default the faster one (`fast_precision`). In
             bf16 on a GPU frozen weights are loaded in bf16.
@@ -81,6 +84,8 @@ def finetune(
         on_gpu = torch.cuda.is_available() and (precision or native_precision()) == "bf16"
         dtype = torch.bfloat16 if on_gpu else torch.float32
         model = OMGSR.from_recipe(recipe, base=base, prompt_embeds=prompt_embeds, dtype=dtype)
+        if quantise is not None:
+            quantise_base(model, recipe, quantise)
         if start is None and recipe.start:
             start = WEIGHTS / recipe.start
         if start is not None:
@@ -106,6 +111,7 @@ def finetune(
         origins = from_first(
             lambda: _origins(recipe, base or recipe.base, start, model.prior.subfolder, prompt_embeds, weights)
         )
+        origins["quantise"] = quantise
         training = set_up(model, pairs, recipe, out, TrainOptions(**options), origins=origins)
         result = run(training)
         main = PartialState().is_main_process
@@ -133,6 +139,8 @@ def finetune(
             facts["start"] = f"adapters {Path(start).name}"
         if recipe.dial:
             facts["degradations"] = "from mild to extreme"
+        if quantise is not None:
+            facts["base"] = f"linear weights in {quantise}"
         if recipe.adaptive:
             facts["timesteps"] = "one per image; measured below at the mid-timestep"
         adapter_card(folder, model, held_out, restored, scores, result.log, facts, command=command)

@@ -1,0 +1,58 @@
+"""Training on a base in 8 bits: the denoiser's frozen linear weights in half the memory of bfloat16.
+
+Adapters stay float32, and what they compute with is the weights as they were rounded: adapters trained so make up for
+a part of the rounding too, and belong on the base in 16 bits all the same.
+"""
+
+from torch import nn
+
+from ..restore.prepare import check_quantise, quantise_linear
+
+
+def quantise_base(model, recipe, kind):
+    """Keep the linear weights of the un-tuned `model`'s denoiser in `kind`, "int8" or "fp8", in place; returns it.
+
+    Raises `ValueError` as `check_training`, `ImportError` if torchao is missing.
+    """
+    check_training(model.prior, recipe, kind)
+    quantise_linear(model.prior.denoiser, kind)
+    return model
+
+
+def check_training(prior, recipe, kind):
+    """Raise `ValueError` unless the adapters of `recipe` can be trained on `prior` in `kind`."""
+    check_quantise(prior, kind)
+    if not recipe.checkpointing:
+        raise ValueError(
+            "A training on quantised weights recomputes its activations, or it keeps every weight in 16 bits besides: "
+            "checkpointing is off. Add --checkpointing (`checkpointing=True` of the recipe)."
+        )
+    if recipe.target == "mean":
+        raise ValueError(
+            "A recipe whose target is the mean over views merges adapters into its base, whose weights must not be "
+            f"quantised: got {kind!r}. Leave quantise out."
+        )
+
+
+def quantised_memory(denoiser):
+    """Bytes that quantising the frozen linear weights of `denoiser` takes off, and that computing with them adds.
+
+    Off: 16 or 32 bits a value become 8, with a scale in float32 for each output. On: autograd keeps a layer's weights
+    in full until its backward pass, where blocks are recomputed those of one, and those outside of blocks.
+    """
+    layers = {name: layer for name, layer in denoiser.named_modules() if _is_base(name, layer)}
+    off = sum(layer.weight.nbytes - layer.weight.numel() - 4 * layer.out_features for layer in layers.values())
+    blocks = {f"{part}.{i}": 0 for part, many in denoiser.named_children() if isinstance(many, nn.ModuleList)
+              for i in range(len(many))}  # fmt: skip
+    outside = 0
+    for name, layer in layers.items():
+        block = ".".join(name.split(".")[:2])
+        if block in blocks:
+            blocks[block] += layer.weight.nbytes
+        else:
+            outside += layer.weight.nbytes
+    return off, outside + max(blocks.values(), default=0)
+
+
+def _is_base(name, layer):
+    return isinstance(layer, nn.Linear) and ".lora_" not in name
