@@ -14,7 +14,8 @@ from omgsr_lib.presets import recipe
 from omgsr_lib.restore.prepare import is_quantised, quantise_linear
 from omgsr_lib.study.costs import training_costs
 from omgsr_lib.training import loop
-from omgsr_lib.training.quantised import check_training, quantised_memory
+from omgsr_lib.training.checkpoint import load_state, save_state
+from omgsr_lib.training.quantised import check_training, quantise_base, quantised_memory
 from omgsr_lib.training.run import finetune
 from omgsr_lib.training.step import train_step
 
@@ -90,6 +91,49 @@ def test_a_run_resumes_and_its_adapters_fit_the_base(photos, tmp_path, monkeypat
     assert not is_quantised(model.merge())
     with pytest.raises(ValueError, match="has quantise = 'int8', got None"):
         trained(photos, tmp_path / "whole", chosen, None)
+
+
+@needs_torchao
+def test_narrower_adapters_continue_on_quantised_weights(photos, tmp_path):
+    chosen = small("f", steps=1)
+    OMGSR.from_recipe(chosen).add_adapters(2, 2).save_adapter(tmp_path / "start")
+    trained(photos, tmp_path / "run", chosen, "int8", start=str(tmp_path / "start"), evaluation=())
+    model = OMGSR.from_recipe(chosen).load_adapter(tmp_path / "run" / "adapters")
+    assert model.ranks == (chosen.vae_rank, chosen.denoiser_rank)
+
+
+def test_a_run_that_names_no_quantise_goes_on(photos, tmp_path):
+    chosen, file = small("f", steps=1), tmp_path / "run" / "state.pt"
+    trained(photos, tmp_path / "run", chosen, None)
+    state = load_state(file)
+    assert state["settings"].pop("quantise") is None
+    save_state(file, state)
+    assert len(trained(photos, tmp_path / "run", chosen, None).log) == 1
+
+
+@needs_torchao
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize("variant", ["f", "z", "k"])
+def test_activations_under_autocast_have_the_precision_of_the_plain_base(variant, kind, dtype):
+    """In float32 they would take up to twice the memory that a dry run counts."""
+    chosen, found = small(variant), []
+    for quantise in (None, kind):
+        model = OMGSR.from_recipe(chosen).to(dtype)
+        if quantise:
+            quantise_base(model, chosen, quantise)
+        model.add_adapters(4, 4, seed=1)
+        found.append({})
+        for name, layer in model.prior.denoiser.named_modules():
+            layer.register_forward_hook(
+                lambda layer, inputs, output, name=name, seen=found[-1]: seen.update({name: output.dtype})
+                if torch.is_tensor(output) else None
+            )  # fmt: skip
+        latents = torch.randn(1, model.vae.config.latent_channels, 8, 8, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            clean = model.predict_clean(latents)
+        clean.float().sum().backward()
+    assert found[0] == found[1] and torch.bfloat16 in found[0].values()
 
 
 @needs_torchao
