@@ -107,5 +107,6 @@ def test_a_run_that_names_no_weights_goes_on(photos, tmp_path):
     state = load_state(tmp_path / "run" / "state.pt")
     assert state["settings"].pop("base_weights") == "tiny" and state["settings"].pop("start_weights") is None
     assert state["settings"].pop("prompt_embeds") is None and state["settings"].pop("loss_weights") is None
+    assert state["settings"].pop("quantise") is None
     save_state(tmp_path / "run" / "state.pt", state)
     assert len(finetuned(photos, tmp_path / "run").log) == 1

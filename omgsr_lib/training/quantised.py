@@ -4,19 +4,40 @@ Adapters stay float32, and what they compute with is the weights as they were ro
 a part of the rounding too, and belong on the base in 16 bits all the same.
 """
 
+import torch
 from torch import nn
 
-from ..restore.prepare import check_quantise, quantise_linear
+from ..restore.prepare import check_quantise, is_quantised, quantise_linear
 
 
 def quantise_base(model, recipe, kind):
     """Keep the linear weights of the un-tuned `model`'s denoiser in `kind`, "int8" or "fp8", in place; returns it.
 
+    Autocast does not reach inside these layers, whose outputs have the precision of the input (int8) or of the bias
+    (fp8): both are cast around them, so that activations take as much memory as on the base as it was.
+
     Raises `ValueError` as `check_training`, `ImportError` if torchao is missing.
     """
     check_training(model.prior, recipe, kind)
     quantise_linear(model.prior.denoiser, kind)
+    for layer in model.prior.denoiser.modules():
+        if isinstance(layer, nn.Linear) and is_quantised(layer):
+            layer.register_forward_pre_hook(_cast_input)
+            layer.register_forward_hook(_cast_output)
     return model
+
+
+def _cast_input(layer, inputs):
+    return (_as_autocast(inputs[0]),)
+
+
+def _cast_output(layer, inputs, output):
+    return _as_autocast(output)
+
+
+def _as_autocast(tensor):
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def check_training(prior, recipe, kind):
