@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from omgsr_lib.data.photos import open_photo, packaged_photos, to_image, to_pixels
 from omgsr_lib.model import OMGSR
-from omgsr_lib.priors.latents import decode_latents, encode_latents
+from omgsr_lib.priors.latents import compression, decode_latents, encode_latents
 from omgsr_lib.restore.pipeline import restore
 from omgsr_lib.restore.prepare import prepare
 from omgsr_lib.tiling.grid import plan_tiles
@@ -70,7 +70,7 @@ def bare(model, pixels, tiles):
 
 def overhead(model, tile, repeats):
     """Seconds in the stages of restore() and bare, the median ratio of neighbouring runs, how images differ."""
-    image, factor = picture(64), 8
+    image, factor = picture(64), compression(model.vae)
     pixels = enlarged(image)
     side = pixels.shape[-1] // factor
     options = dict(planner="smallest", multiple=model.prior.latent_multiple, rim=model.prior.rim)
@@ -147,9 +147,9 @@ def psnr(found, expected):
 
 
 @torch.inference_mode()
-def published(model, source, target, tile=TILE // 8):
+def published(model, source, target):
     """The published pipeline for one image file: half overlap, one tile at a time, plain weights and colours."""
-    low = enlarged(Image.open(source).convert("RGB"))
+    low, tile = enlarged(Image.open(source).convert("RGB")), TILE // compression(model.vae)
     latents = encode_latents(model.lq_vae, low)
     starts = [gaussian_starts(side, tile) for side in latents.shape[-2:]]
     total, count = torch.zeros_like(latents), torch.zeros_like(latents)
