@@ -1,31 +1,20 @@
 """benchmarks/gpu_*.py: the parts that need no GPU, in closed form, one case at mini size, and what a stop leaves."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_case import load_benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.utils.memory import meta_twin
 
 
-def load(name):
-    folder = Path(__file__).resolve().parents[1] / "benchmarks"
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def script():
-    return load("gpu_restore")
+    return load_benchmark("gpu_restore")
 
 
 def test_operations_of_a_convolution_and_an_attention(script):
@@ -97,7 +86,7 @@ def test_a_stopped_run_keeps_its_rows(script, monkeypatch, tmp_path):
 
 
 def test_a_training_that_fails_stops_no_other(monkeypatch, tmp_path):
-    script, calls = load("gpu_training"), []
+    script, calls = load_benchmark("gpu_training"), []
 
     def train(model, clock, *_, steps, **options):
         calls.append(steps)

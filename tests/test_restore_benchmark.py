@@ -1,11 +1,9 @@
 """benchmarks/restore.py: what it measures against is the same image."""
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from benchmark_case import load_benchmark
 
 from omgsr_lib.model import OMGSR
 from omgsr_lib.restore.pipeline import restore
@@ -13,14 +11,8 @@ from omgsr_lib.restore.pipeline import restore
 
 @pytest.fixture
 def script(monkeypatch):
-    folder = Path(__file__).parents[1] / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(time, "perf_counter", time.perf_counter)  # the script counts the processor's seconds
-    spec = importlib.util.spec_from_file_location("restore_benchmark", folder / "restore.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("record", None)
+    return load_benchmark("restore")
 
 
 @pytest.mark.parametrize("tile", [None, 128])

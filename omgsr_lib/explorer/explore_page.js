@@ -279,6 +279,7 @@ async function show(chosen) {
   Object.assign(state, { photo: chosen.photo, strength: chosen.strength, index: nearest(chosen.timesteps, wanted) });
   $("timestep").max = chosen.timesteps.length - 1;
   $("timestep").value = state.index;
+  $("timestep").disabled = false;
   $("photo").value = state.photo;
   for (const input of $("strengths").querySelectorAll("input")) input.checked = input.value === state.strength;
   $("warning").hidden = !chosen.warning;

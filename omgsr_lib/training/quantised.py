@@ -4,6 +4,8 @@ Adapters stay float32, and what they compute with is the weights as they were ro
 a part of the rounding too, and belong on the base in 16 bits all the same.
 """
 
+from collections import Counter
+
 import torch
 from torch import nn
 
@@ -61,19 +63,11 @@ def quantised_memory(denoiser):
     Off: 16 or 32 bits a value become 8, with a scale in float32 for each output. On: autograd keeps a layer's weights
     in full until its backward pass, where blocks are recomputed those of one, and those outside of blocks.
     """
-    layers = {name: layer for name, layer in denoiser.named_modules() if _is_base(name, layer)}
-    off = sum(layer.weight.nbytes - layer.weight.numel() - 4 * layer.out_features for layer in layers.values())
-    blocks = {f"{part}.{i}": 0 for part, many in denoiser.named_children() if isinstance(many, nn.ModuleList)
-              for i in range(len(many))}  # fmt: skip
-    outside = 0
-    for name, layer in layers.items():
-        block = ".".join(name.split(".")[:2])
-        if block in blocks:
-            blocks[block] += layer.weight.nbytes
-        else:
-            outside += layer.weight.nbytes
-    return off, outside + max(blocks.values(), default=0)
-
-
-def _is_base(name, layer):
-    return isinstance(layer, nn.Linear) and ".lora_" not in name
+    off, full = 0, Counter()
+    blocks = {name for name, part in denoiser.named_children() if isinstance(part, nn.ModuleList)}
+    for name, layer in denoiser.named_modules():
+        if isinstance(layer, nn.Linear) and ".lora_" not in name:
+            off += layer.weight.nbytes - layer.weight.numel() - 4 * layer.out_features
+            part, number = (name.split(".") + [""])[:2]
+            full[f"{part}.{number}" if part in blocks else "outside"] += layer.weight.nbytes
+    return off, full.pop("outside", 0) + max(full.values(), default=0)

@@ -44,6 +44,7 @@ def test_the_explorer_answers_in_its_frame(shown, site):
     shown.set_viewport_size({"width": 1280, "height": 900})
     shown.goto((site / "explorer.html").as_uri())
     frame = shown.frame_locator("iframe.explorer")
+    frame.locator("#position:not(:empty)").wait_for()  # its images are there
     frame.locator("#timestep").focus()
     shown.keyboard.press("End")
     assert frame.locator("#position").inner_text() == "t = 999"

@@ -20,6 +20,7 @@ from PIL import Image
 from omgsr_lib import OMGSR, prepare, restore
 from omgsr_lib.presets import MODELS, PACKAGED_PRIORS, recipe
 from omgsr_lib.priors.latents import compression
+from omgsr_lib.restore.checks import check_name
 from omgsr_lib.restore.pipeline import BEST_TILE
 from omgsr_lib.tiling.grid import plan_tiles
 from omgsr_lib.utils.memory import out_of_memory
@@ -63,8 +64,8 @@ class LoadOMGSR(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, precision):
         device = model_management.get_torch_device()
-        offered(model_name, "model_name", [*packaged(), *saved()])
-        offered(precision, "precision", ["auto", *PRECISIONS])
+        check_name("model_name", model_name, [*packaged(), *saved()])  # over HTTP ComfyUI does not
+        check_name("precision", precision, ["auto", *PRECISIONS])
         if precision == "auto":
             precision = "bfloat16" if model_management.should_use_bf16(device) else "float32"
         dtype = PRECISIONS[precision]
@@ -163,12 +164,6 @@ class RestoreOMGSR(io.ComfyNode):
         finally:
             model.to(model_management.unet_offload_device())
         return io.NodeOutput(restored.to(model_management.intermediate_device()))
-
-
-def offered(value, name, options):
-    """Raises `ValueError` for what a list does not offer: ComfyUI compares on its page only, not over HTTP."""
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}: got {value!r}.")
 
 
 def packaged():
